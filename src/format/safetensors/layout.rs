@@ -1,0 +1,1 @@
+//! Laying a safetensors file out (placeholder).

@@ -1,0 +1,5 @@
+//! Sinks: where bytes go.
+
+#[cfg(feature = "cuda")]
+pub mod cuda;
+pub mod host;

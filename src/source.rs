@@ -1,0 +1,77 @@
+//! Sources: where bytes come from. Each knows how to read at an offset through a shared reference, and declares its
+//! temper: what it likes to be asked.
+
+pub mod hub;
+pub mod local;
+
+use crate::error::{Error, Result};
+use crate::text::grouped;
+use local::LocalFile;
+use std::fmt::Debug;
+use std::sync::Arc;
+
+/// How a source likes to be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Temper {
+    /// The largest gap worth reading over rather than asking twice.
+    pub gap_bytes_max: u64,
+    /// Requests worth having in flight at once.
+    pub depth: u32,
+    /// Whether it lies across a network, so that many readers beat alignment.
+    pub network: bool,
+}
+
+/// Bytes by offset, through a shared reference, from any thread.
+pub trait ReadAt: Send + Sync + Debug {
+    /// The size now, as it was when the source was opened.
+    fn size_bytes(&self) -> u64;
+
+    /// Reads up to `buf.len()` bytes at `offset_bytes`; fewer only at the end.
+    fn read_at(&self, buf: &mut [u8], offset_bytes: u64) -> Result<usize>;
+
+    /// How it likes to be read.
+    fn temper(&self) -> Temper;
+
+    /// The local file behind it, where there is one.
+    fn as_local(&self) -> Option<&LocalFile>;
+
+    /// Reads exactly `buf.len()` bytes; a file that ends before them has shrunk.
+    fn read_exact_at(&self, buf: &mut [u8], offset_bytes: u64) -> Result<()> {
+        let mut done = 0;
+        while done < buf.len() {
+            match self.read_at(&mut buf[done..], offset_bytes + done as u64)? {
+                0 => {
+                    let end = offset_bytes + done as u64;
+                    let message = format!(
+                        "ended at byte {} where it had {} when it was opened",
+                        grouped(end),
+                        grouped(self.size_bytes())
+                    );
+                    return Err(Error::bad_input(message).detail("the file changed while it was read"));
+                }
+                n => done += n,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A name that a place lists.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Entry {
+    /// The path relative to the place, with `/`.
+    pub name: String,
+    /// The size, where the listing tells it.
+    pub size_bytes: u64,
+    /// Whether it is a directory.
+    pub is_directory: bool,
+}
+
+/// A directory, a prefix, a repo's tree: lists and opens.
+pub trait Place: Send + Sync + Debug {
+    /// What is in it: files and directories of the top, or of `under` (a directory's name as listed), sorted by name.
+    fn list(&self, under: &str) -> Result<Vec<Entry>>;
+
+    /// Opens a file by its listed name. Names that leave the place are refused.
+    fn open(&self, name: &str) -> Result<Arc<dyn ReadAt>>;
+}

@@ -1,0 +1,1 @@
+//! The layout of the Hugging Face cache on disk, as pure paths.

@@ -1,0 +1,181 @@
+//! Local files: read by offset, with the file's identity kept so that a change under us is noticed.
+
+use super::{Entry, Place, ReadAt, Temper};
+use crate::error::{Error, Result};
+use std::fs::{File, Metadata};
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+/// A file that is open for reading.
+#[derive(Debug)]
+pub struct LocalFile {
+    file: File,
+    path: PathBuf,
+    identity: Identity,
+}
+
+/// What must not change while a file is read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Identity {
+    device: u64,
+    inode: u64,
+    size_bytes: u64,
+    modified: Option<SystemTime>,
+}
+
+impl Identity {
+    fn of(metadata: &Metadata) -> Identity {
+        #[cfg(unix)]
+        let (device, inode) = {
+            use std::os::unix::fs::MetadataExt;
+            (metadata.dev(), metadata.ino())
+        };
+        #[cfg(not(unix))]
+        let (device, inode) = (0, 0);
+        Identity { device, inode, size_bytes: metadata.len(), modified: metadata.modified().ok() }
+    }
+}
+
+impl LocalFile {
+    /// Opens a regular file; anything else (a directory, a pipe, a device) is refused before it could block.
+    pub fn open(path: &Path) -> Result<LocalFile> {
+        let fail = |e| Error::io("cannot be opened", e).file(path.display().to_string());
+        let metadata = std::fs::metadata(path).map_err(fail)?;
+        if !metadata.is_file() {
+            let what = if metadata.is_dir() { "a directory" } else { "not a regular file" };
+            return Err(Error::bad_input(format!("is {what}")).file(path.display().to_string()));
+        }
+        let file = File::open(path).map_err(fail)?;
+        let identity = Identity::of(&file.metadata().map_err(fail)?);
+        Ok(LocalFile { file, path: path.to_owned(), identity })
+    }
+
+    /// The open file.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// The path it was opened by.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// An error if the file is no longer what it was when it was opened: size, time of change, and that the path still
+    /// leads to it.
+    pub fn check_unchanged(&self) -> Result<()> {
+        let fail = |e| Error::io("cannot be examined", e).file(self.path.display().to_string());
+        let open = Identity::of(&self.file.metadata().map_err(fail)?);
+        if open != self.identity {
+            let message = if open.size_bytes != self.identity.size_bytes {
+                format!(
+                    "changed while it was read: {} bytes, and {} when it was opened",
+                    crate::text::grouped(open.size_bytes),
+                    crate::text::grouped(self.identity.size_bytes)
+                )
+            } else {
+                "changed while it was read: its time of change differs".to_string()
+            };
+            return Err(Error::bad_input(message)
+                .file(self.path.display().to_string())
+                .hint("load again when nothing writes to it"));
+        }
+        Ok(())
+    }
+
+    fn read_once(&self, buf: &mut [u8], offset_bytes: u64) -> std::io::Result<usize> {
+        #[cfg(unix)]
+        return std::os::unix::fs::FileExt::read_at(&self.file, buf, offset_bytes);
+        #[cfg(windows)]
+        return std::os::windows::fs::FileExt::seek_read(&self.file, buf, offset_bytes);
+    }
+}
+
+impl ReadAt for LocalFile {
+    fn size_bytes(&self) -> u64 {
+        self.identity.size_bytes
+    }
+
+    fn read_at(&self, buf: &mut [u8], offset_bytes: u64) -> Result<usize> {
+        loop {
+            match self.read_once(buf, offset_bytes) {
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(e) => {
+                    return Err(Error::io("cannot be read", e)
+                        .at(offset_bytes)
+                        .file(self.path.display().to_string()));
+                }
+                Ok(n) => return Ok(n),
+            }
+        }
+    }
+
+    fn temper(&self) -> Temper {
+        Temper { gap_bytes_max: 64 << 10, depth: 32, network: false }
+    }
+
+    fn as_local(&self) -> Option<&LocalFile> {
+        Some(self)
+    }
+}
+
+/// A directory.
+#[derive(Debug)]
+pub struct LocalPlace {
+    root: PathBuf,
+}
+
+impl LocalPlace {
+    /// The directory at `root`.
+    pub fn new(root: impl Into<PathBuf>) -> LocalPlace {
+        LocalPlace { root: root.into() }
+    }
+
+    /// Where it is.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+}
+
+/// Refuses a name from an index, a header or a listing that would lead outside its place: absolute, `..`, a drive, a
+/// backslash, control characters.
+pub fn check_relative(name: &str) -> Result<()> {
+    let plain = |c| matches!(c, Component::Normal(_) | Component::CurDir);
+    let ok = !name.is_empty()
+        && !name.chars().any(|c| c.is_control() || c == '\\' || c == ':')
+        && Path::new(name).components().all(plain);
+    if ok {
+        return Ok(());
+    }
+    Err(Error::bad_input(format!(
+        "the file name `{}` leads outside the model or holds forbidden characters",
+        crate::text::Shown(name)
+    )))
+}
+
+impl Place for LocalPlace {
+    fn list(&self, under: &str) -> Result<Vec<Entry>> {
+        if !under.is_empty() {
+            check_relative(under)?;
+        }
+        let directory = self.root.join(under);
+        let fail = |e| Error::io("cannot be listed", e).file(directory.display().to_string());
+        let mut entries = Vec::new();
+        for entry in std::fs::read_dir(&directory).map_err(fail)? {
+            let entry = entry.map_err(fail)?;
+            // A name that is not UTF-8 belongs to no checkpoint layout; a dangling link is found when it is opened.
+            let Ok(name) = entry.file_name().into_string() else { continue };
+            let metadata = std::fs::metadata(entry.path()).or_else(|_| entry.metadata()).map_err(fail)?;
+            let name = if under.is_empty() { name } else { format!("{under}/{name}") };
+            entries.push(Entry { name, size_bytes: metadata.len(), is_directory: metadata.is_dir() });
+        }
+        entries.sort();
+        Ok(entries)
+    }
+
+    fn open(&self, name: &str) -> Result<Arc<dyn ReadAt>> {
+        check_relative(name)?;
+        let file = LocalFile::open(&self.root.join(name)).map_err(|e| e.file(name))?;
+        Ok(Arc::new(file))
+    }
+}

@@ -1,0 +1,4 @@
+//! Transforms: recipes over the table, and what is known of model families. Facts live in rows.
+
+pub mod arch;
+pub mod config;

@@ -1,0 +1,3 @@
+//! Model families as rows.
+
+pub mod parallel;

@@ -1,0 +1,24 @@
+//! The integration tests, one binary.
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::print_stdout
+)]
+
+mod cli;
+mod cuda;
+mod gguf;
+mod hostile;
+mod inspect;
+mod layering;
+mod load;
+mod naive;
+mod open;
+mod parallel;
+mod safetensors;
+mod synth;
+mod torch;
