@@ -1,4 +1,5 @@
 //! Transforms: recipes over the table, and what is known of model families. Facts live in rows.
 
 pub mod arch;
+pub mod cast;
 pub mod config;

@@ -1,0 +1,452 @@
+//! Kernels over elements on the CPU: casts between float types, and the making of plain bytes from strided,
+//! big-endian, conjugated or negated ones.
+//!
+//! The cast kernels keep these rules, which the GPU's kernels keep too: widening is exact; narrowing rounds to
+//! nearest, ties to even; a NaN stays a NaN with its sign and its upper payload bits, made quiet; a finite value that
+//! rounds to infinity is counted, and becomes the largest finite value if saturation is asked for.
+
+use crate::dtype::{Class, DType};
+use half::f16;
+
+/// Float types that a cast can start from.
+pub const SOURCES: &[DType] = &[
+    DType::F64,
+    DType::F32,
+    DType::F16,
+    DType::BF16,
+    DType::F8E4M3,
+    DType::F8E5M2,
+    DType::F8E4M3FNUZ,
+    DType::F8E5M2FNUZ,
+];
+
+/// Float types that a cast can end in.
+pub const TARGETS: &[DType] = &[DType::F32, DType::F16, DType::BF16];
+
+/// Whether there is a kernel from one type to the other.
+pub fn is_supported(from: DType, to: DType) -> bool {
+    from != to && SOURCES.contains(&from) && TARGETS.contains(&to)
+}
+
+/// Casts `source` into `target`, element by element; both hold whole elements and as many of them. Returns how many
+/// finite values became infinite, or would have: with `saturate` they become the largest finite value.
+///
+/// # Panics
+/// Never for a pair that [`is_supported`]; other pairs leave `target` untouched.
+pub fn cast(from: DType, to: DType, source: &[u8], target: &mut [u8], saturate: bool) -> u64 {
+    match from {
+        // The pairs that models really use, written so that the compiler vectorises them.
+        DType::BF16 if to == DType::F32 => each(
+            source,
+            target,
+            |b: [u8; 2]| u16::from_le_bytes(b),
+            |x| ((u32::from(x) << 16).to_le_bytes(), 0),
+        ),
+        DType::F64 => to_each(source, target, f64::from_le_bytes, to, saturate),
+        DType::F32 => to_each(source, target, f32::from_le_bytes, to, saturate),
+        DType::F16 => to_each(source, target, |b| f16_to_f32(u16::from_le_bytes(b)), to, saturate),
+        DType::BF16 => {
+            to_each(source, target, |b| f32::from_bits(u32::from(u16::from_le_bytes(b)) << 16), to, saturate)
+        }
+        DType::F8E4M3 => to_each(source, target, |[b]: [u8; 1]| f8_e4m3(b), to, saturate),
+        DType::F8E5M2 => to_each(source, target, |[b]: [u8; 1]| f16_to_f32(u16::from(b) << 8), to, saturate),
+        DType::F8E4M3FNUZ => to_each(source, target, |[b]: [u8; 1]| f8_fnuz(b, 3, 8), to, saturate),
+        DType::F8E5M2FNUZ => to_each(source, target, |[b]: [u8; 1]| f8_fnuz(b, 2, 16), to, saturate),
+        _ => 0,
+    }
+}
+
+/// Chooses the narrowing kernel.
+#[inline(always)]
+fn to_each<const A: usize, X: Into<Wide>>(
+    source: &[u8],
+    target: &mut [u8],
+    read: impl Fn([u8; A]) -> X,
+    to: DType,
+    saturate: bool,
+) -> u64 {
+    match to {
+        DType::F32 => each(source, target, read, |x: X| narrow_f32(x.into(), saturate)),
+        DType::F16 => each(source, target, read, |x: X| narrow_f16(x.into(), saturate)),
+        DType::BF16 => each(source, target, read, |x: X| narrow_bf16(x.into(), saturate)),
+        _ => 0,
+    }
+}
+
+/// Reads, converts and writes each element; sums the overflows.
+#[inline(always)]
+fn each<const A: usize, const B: usize, X>(
+    source: &[u8],
+    target: &mut [u8],
+    read: impl Fn([u8; A]) -> X,
+    convert: impl Fn(X) -> ([u8; B], u32),
+) -> u64 {
+    let (source, _) = source.as_chunks::<A>();
+    let (target, _) = target.as_chunks_mut::<B>();
+    let mut overflows = 0u64;
+    // Blocks bound the 32-bit counter, which keeps the inner loop as narrow as the data.
+    for (source, target) in source.chunks(1 << 16).zip(target.chunks_mut(1 << 16)) {
+        let mut block = 0u32;
+        for (&x, y) in source.iter().zip(target) {
+            let (bytes, overflow) = convert(read(x));
+            *y = bytes;
+            block += overflow;
+        }
+        overflows += u64::from(block);
+    }
+    overflows
+}
+
+/// Exact; the payload of a NaN is kept and made quiet.
+#[inline(always)]
+fn f16_to_f32(bits: u16) -> f32 {
+    f16::from_bits(bits).to_f32()
+}
+
+/// e4m3fn: exponent bias 7, no infinity, NaN where all bits below the sign are ones.
+#[inline(always)]
+fn f8_e4m3(bits: u8) -> f32 {
+    let sign = u32::from(bits & 0x80) << 24;
+    if bits & 0x7f == 0x7f {
+        return f32::from_bits(sign | 0x7fc0_0000);
+    }
+    // The seven bits placed at f32's exponent have the wrong bias; multiplying by 2^120 puts that right, for normal and
+    // subnormal numbers alike.
+    let magnitude = f32::from_bits(u32::from(bits & 0x7f) << 20) * f32::from_bits((127 + 120) << 23);
+    f32::from_bits(magnitude.to_bits() | sign)
+}
+
+/// The `fnuz` kinds: no infinity, no negative zero, whose pattern is the only NaN. `bias` is one more than in the plain
+/// kinds.
+#[inline(always)]
+fn f8_fnuz(bits: u8, mantissa_bits: u32, bias: u32) -> f32 {
+    if bits == 0x80 {
+        return f32::from_bits(0x7fc0_0000);
+    }
+    let sign = u32::from(bits & 0x80) << 24;
+    let placed = f32::from_bits(u32::from(bits & 0x7f) << (23 - mantissa_bits));
+    let magnitude = placed * f32::from_bits((127 + 127 - bias) << 23);
+    f32::from_bits(magnitude.to_bits() | sign)
+}
+
+/// A source value: an f32, or an f64 that is rounded once only.
+#[derive(Clone, Copy)]
+enum Wide {
+    Single(f32),
+    Double(f64),
+}
+
+impl From<f32> for Wide {
+    #[inline(always)]
+    fn from(x: f32) -> Wide {
+        Wide::Single(x)
+    }
+}
+
+impl From<f64> for Wide {
+    #[inline(always)]
+    fn from(x: f64) -> Wide {
+        Wide::Double(x)
+    }
+}
+
+/// f64 → f32 rounded to odd: a second rounding to a type at least two bits narrower is then correct.
+#[inline(always)]
+fn to_odd(x: f64) -> f32 {
+    let nearest = x as f32;
+    let back = f64::from(nearest);
+    if back == x || x.is_nan() || nearest.to_bits() & 1 == 1 {
+        return nearest;
+    }
+    // Inexact and even: the odd neighbour on the side of x. An infinity's neighbour is the largest finite value.
+    let bits = nearest.to_bits();
+    let toward_zero = back.abs() > x.abs();
+    f32::from_bits(if toward_zero { bits - 1 } else { bits + 1 })
+}
+
+#[inline(always)]
+fn narrow_f32(x: Wide, saturate: bool) -> ([u8; 4], u32) {
+    let (y, finite) = match x {
+        Wide::Single(x) => return (x.to_le_bytes(), 0),
+        Wide::Double(x) => (x as f32, x.is_finite()),
+    };
+    let overflow = finite && y.is_infinite();
+    let y = if overflow && saturate { f32::MAX.copysign(y) } else { y };
+    (y.to_le_bytes(), overflow.into())
+}
+
+#[inline(always)]
+fn narrow_f16(x: Wide, saturate: bool) -> ([u8; 2], u32) {
+    let x = match x {
+        Wide::Single(x) => x,
+        Wide::Double(x) => to_odd(x),
+    };
+    let y = f16::from_f32(x).to_bits();
+    let overflow = x.is_finite() && y & 0x7fff == 0x7c00;
+    let y = if overflow && saturate { y - 1 } else { y };
+    (y.to_le_bytes(), overflow.into())
+}
+
+#[inline(always)]
+fn narrow_bf16(x: Wide, saturate: bool) -> ([u8; 2], u32) {
+    let x = match x {
+        Wide::Single(x) => x,
+        Wide::Double(x) => to_odd(x),
+    };
+    let bits = x.to_bits();
+    let rounded = (bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16) as u16;
+    let quiet = (bits >> 16) as u16 | 0x40;
+    let y = if x.is_nan() { quiet } else { rounded };
+    let overflow = x.is_finite() && y & 0x7fff == 0x7f80;
+    let y = if overflow && saturate { y - 1 } else { y };
+    (y.to_le_bytes(), overflow.into())
+}
+
+/// How to make plain bytes of an odd block of elements: which elements, in which order, and what to do to each.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fix {
+    /// Element type of the source.
+    pub dtype: DType,
+    /// Sizes, outermost first, in blocks of the dtype (elements for plain types).
+    pub shape: Vec<u64>,
+    /// Blocks between neighbours along each dimension, in the bytes that were gathered.
+    pub strides: Vec<u64>,
+    /// Swap the bytes of each field.
+    pub swap: bool,
+    /// Negate the imaginary part.
+    pub conj: bool,
+    /// Negate every number.
+    pub neg: bool,
+}
+
+impl Fix {
+    /// Bytes it yields.
+    pub fn size_bytes(&self) -> u64 {
+        self.shape.iter().product::<u64>() * u64::from(self.dtype.facts().block_bytes)
+    }
+
+    /// Fills `target` (exactly [`Fix::size_bytes`]) from `source`. Elements that `source` does not hold are an error of
+    /// the plan; they come out as zeros.
+    pub fn apply(&self, source: &[u8], target: &mut [u8]) {
+        let width = self.dtype.facts().block_bytes as usize;
+        let mut index = vec![0u64; self.shape.len()];
+        let inner = self.shape.len().saturating_sub(1);
+        let (inner_count, inner_stride) = match self.shape.last() {
+            Some(&n) => (n as usize, self.strides[inner] as usize),
+            None => (1, 1),
+        };
+        for row in target.chunks_mut((inner_count * width).max(1)) {
+            let start: u64 = index.iter().zip(&self.strides).take(inner).map(|(i, s)| i * s).sum();
+            let start = start as usize * width;
+            if inner_stride == 1 {
+                if let Some(from) = source.get(start..start + row.len()) {
+                    row.copy_from_slice(from);
+                }
+            } else {
+                for (i, to) in row.chunks_exact_mut(width).enumerate() {
+                    let at = start + i * inner_stride * width;
+                    if let Some(from) = source.get(at..at + width) {
+                        to.copy_from_slice(from);
+                    }
+                }
+            }
+            for d in (0..inner).rev() {
+                index[d] += 1;
+                if index[d] < self.shape[d] {
+                    break;
+                }
+                index[d] = 0;
+            }
+        }
+        if self.swap {
+            swap_fields(self.dtype, target);
+        }
+        let width_of_part = if self.dtype.facts().class == Class::Complex { width / 2 } else { width };
+        if self.conj && self.dtype.facts().class == Class::Complex {
+            for pair in target.chunks_exact_mut(width) {
+                negate(self.dtype, &mut pair[width_of_part..]);
+            }
+        }
+        if self.neg {
+            for number in target.chunks_exact_mut(width_of_part) {
+                negate(self.dtype, number);
+            }
+        }
+    }
+}
+
+/// Swaps the bytes of each field of each block, in place.
+pub fn swap_fields(dtype: DType, bytes: &mut [u8]) {
+    let facts = dtype.facts();
+    match facts.fields {
+        [(1, _)] => {}
+        [(2, 1)] => bytes.as_chunks_mut::<2>().0.iter_mut().for_each(|b| b.reverse()),
+        [(4, 1)] => bytes.as_chunks_mut::<4>().0.iter_mut().for_each(|b| b.reverse()),
+        [(8, 1)] => bytes.as_chunks_mut::<8>().0.iter_mut().for_each(|b| b.reverse()),
+        fields => {
+            for block in bytes.chunks_exact_mut(facts.block_bytes as usize) {
+                let mut at = 0;
+                for &(width, count) in fields {
+                    let (width, count) = (usize::from(width), usize::from(count));
+                    if width > 1 {
+                        for field in block[at..at + width * count].chunks_exact_mut(width) {
+                            field.reverse();
+                        }
+                    }
+                    at += width * count;
+                }
+            }
+        }
+    }
+}
+
+/// Negates one little-endian number: the sign bit of a float, two's complement of an integer.
+fn negate(dtype: DType, number: &mut [u8]) {
+    match dtype.facts().class {
+        Class::Float | Class::Complex => {
+            if let Some(last) = number.last_mut() {
+                *last ^= 0x80;
+            }
+        }
+        _ => {
+            let mut carry = 1u16;
+            for byte in number {
+                let sum = u16::from(!*byte) + carry;
+                *byte = sum as u8;
+                carry = sum >> 8;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use half::bf16;
+
+    /// The nearest of all 16-bit patterns, ties to the even one; infinity counts as the next power of two. (half's own
+    /// `from_f64` drops the lower half of the f64 and so misses values just above a tie.)
+    fn nearest(x: f64, value: fn(u16) -> f64, infinity: f64) -> u16 {
+        // Beyond it, f64 no longer tells the distances apart.
+        let x = if x.is_finite() { x.clamp(-infinity, infinity) } else { x };
+        let distance = |bits: u16| {
+            let v = value(bits);
+            (x - if v.is_infinite() { infinity.copysign(v) } else { v }).abs()
+        };
+        let patterns = (0..=u16::MAX)
+            .filter(|&b| !value(b).is_nan() && value(b).is_sign_negative() == x.is_sign_negative());
+        if x.is_infinite() {
+            return patterns.into_iter().find(|&b| value(b) == x).unwrap();
+        }
+        patterns.min_by(|&a, &b| distance(a).total_cmp(&distance(b)).then((a & 1).cmp(&(b & 1)))).unwrap()
+    }
+
+    #[test]
+    fn every_half_widens_as_the_half_crate_does() {
+        let bits: Vec<u8> = (0..=u16::MAX).flat_map(u16::to_le_bytes).collect();
+        let mut out = vec![0; bits.len() * 2];
+        for (from, wide) in [
+            (DType::F16, (|b| f16::from_bits(b).to_f32()) as fn(u16) -> f32),
+            (DType::BF16, |b| f32::from_bits(u32::from(b) << 16)),
+        ] {
+            assert_eq!(cast(from, DType::F32, &bits, &mut out, false), 0);
+            for (b, y) in (0..=u16::MAX).zip(out.as_chunks::<4>().0) {
+                assert_eq!(u32::from_le_bytes(*y), wide(b).to_bits(), "{from} {b:#x}");
+            }
+        }
+    }
+
+    #[test]
+    fn narrowing_rounds_once_and_counts_overflow() {
+        let specials = [
+            0.0,
+            -0.0,
+            1.0,
+            65504.0,
+            65519.99,
+            65520.0,
+            -1e6,
+            3.4e38,
+            3.39e38,
+            1e300,
+            5.96e-8,
+            2.98e-8,
+            2.99e-8,
+            1e-40,
+            f64::INFINITY,
+            f64::NEG_INFINITY,
+            f64::NAN,
+            2049.0,
+            2051.0,
+            1.0 + 1.0 / 2048.0 + 1e-12,
+        ];
+        for x in specials {
+            for (from, bytes) in
+                [(DType::F64, x.to_le_bytes().to_vec()), (DType::F32, (x as f32).to_le_bytes().to_vec())]
+            {
+                let exact = if from == DType::F64 { x } else { f64::from(x as f32) };
+                let mut y = [0; 2];
+                let overflow = cast(from, DType::F16, &bytes, &mut y, false);
+                let expected = if exact.is_nan() {
+                    0x7e00
+                } else {
+                    nearest(exact, |b| f16::from_bits(b).to_f64(), 65536.0)
+                };
+                if !exact.is_nan() {
+                    assert_eq!(u16::from_le_bytes(y), expected, "{from} {x}");
+                }
+                assert_eq!(overflow, u64::from(exact.is_finite() && expected & 0x7fff == 0x7c00), "{x}");
+                cast(from, DType::F16, &bytes, &mut y, true);
+                assert_eq!(exact.is_finite(), f16::from_le_bytes(y).is_finite(), "{x} saturated");
+                let overflow = cast(from, DType::BF16, &bytes, &mut y, false);
+                let expected = if exact.is_nan() {
+                    0x7fc0
+                } else {
+                    nearest(exact, |b| bf16::from_bits(b).to_f64(), 2f64.powi(128))
+                };
+                if !exact.is_nan() {
+                    assert_eq!(u16::from_le_bytes(y), expected, "{from} {x}");
+                }
+                assert_eq!(overflow, u64::from(exact.is_finite() && expected & 0x7fff == 0x7f80), "{x}");
+            }
+        }
+    }
+
+    #[test]
+    fn f8_values() {
+        for (dtype, bits, value) in [
+            (DType::F8E4M3, 0x7e, 448.0),
+            (DType::F8E4M3, 0x01, 2f32.powi(-9)),
+            (DType::F8E4M3, 0x80, -0.0),
+            (DType::F8E5M2, 0x7b, 57344.0),
+            (DType::F8E5M2, 0x01, 2f32.powi(-16)),
+            (DType::F8E4M3FNUZ, 0x7f, 240.0),
+            (DType::F8E4M3FNUZ, 0x01, 2f32.powi(-10)),
+            (DType::F8E5M2FNUZ, 0x7f, 57344.0),
+            (DType::F8E5M2FNUZ, 0x81, -(2f32.powi(-17))),
+        ] {
+            let mut y = [0; 4];
+            cast(dtype, DType::F32, &[bits], &mut y, false);
+            assert_eq!(f32::from_le_bytes(y).to_bits(), value.to_bits(), "{dtype} {bits:#x}");
+        }
+        for (dtype, bits) in [(DType::F8E4M3, 0xff), (DType::F8E4M3FNUZ, 0x80), (DType::F8E5M2, 0x7d)] {
+            let mut y = [0; 4];
+            cast(dtype, DType::F32, &[bits], &mut y, false);
+            assert!(f32::from_le_bytes(y).is_nan(), "{dtype} {bits:#x}");
+        }
+    }
+
+    #[test]
+    fn negation_is_exact() {
+        for (dtype, before, after) in [
+            (DType::I16, vec![1, 0], vec![0xff, 0xff]),
+            (DType::I16, vec![0, 0x80], vec![0, 0x80]),
+            (DType::U8, vec![3], vec![0xfd]),
+            (DType::BF16, vec![0x80, 0x3f], vec![0x80, 0xbf]),
+        ] {
+            let mut bytes = before;
+            negate(dtype, &mut bytes);
+            assert_eq!(bytes, after, "{dtype}");
+        }
+    }
+}
