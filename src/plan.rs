@@ -1,1 +1,725 @@
-//! (placeholder)
+//! The plan: which bytes are read, what is done to them, and where they go. Pure data, computed before anything moves.
+//!
+//! Tensors that arrive as they lie in the file (all of them, mostly) become *pieces*: rows of bytes with a pitch on
+//! each side. Pieces of one file are sorted and joined into *runs* across gaps not worth skipping, and a run is cut into
+//! *units* at multiples of the chunk size, so that a unit's bytes fit a slot and a direct read of one is aligned. A
+//! piece knows nothing of units and a unit nothing of tensors: slicing for a rank only changes rows and pitches.
+//!
+//! What a copy of rows cannot say (strided views, the other byte order, lazy conjugation, casts of such) becomes a
+//! *gather*, cut into units by output. Units are made one at a time when a worker asks, so the plan's size follows the
+//! number of tensors and not the number of bytes.
+
+mod gather;
+
+use crate::checkpoint::{ByteOrder, Checkpoint, FileId, Tensor, row_major_strides};
+use crate::dtype::DType;
+use crate::error::{Error, Result};
+use crate::open::Model;
+use crate::transform::cast::{self, Fix};
+use gather::Gather;
+use std::collections::HashMap;
+use std::ops::Range;
+
+/// An arena, by its place in [`Plan::arenas`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ArenaId(pub u32);
+
+impl ArenaId {
+    /// The place in [`Plan::arenas`].
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// One tensor that is wanted.
+#[derive(Debug, Clone)]
+pub struct Item {
+    /// Its place in the table.
+    pub tensor: usize,
+    /// The type it shall have.
+    pub dtype: DType,
+    /// The dimension to cut and the ranges of it to keep, joined in this order.
+    pub slice: Option<(usize, Vec<Range<u64>>)>,
+}
+
+impl Item {
+    /// The whole tensor as it is.
+    pub fn whole(table: &Checkpoint, tensor: usize) -> Item {
+        Item { tensor, dtype: table.tensors[tensor].dtype, slice: None }
+    }
+}
+
+/// How the target wants its memory.
+#[derive(Debug, Clone, Copy)]
+pub struct Target {
+    /// Each tensor starts at a multiple of this.
+    pub align_bytes: u64,
+    /// Tensors below 4 KiB start at multiples of 16 if the padding would exceed this.
+    pub padding_bytes_max: u64,
+    /// The most bytes a unit reads or yields.
+    pub chunk_bytes: u64,
+}
+
+/// Memory for the tensors of one dtype.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ArenaPlan {
+    /// The type.
+    pub dtype: DType,
+    /// The size, padding included.
+    pub size_bytes: u64,
+}
+
+/// One tensor as it will arrive.
+#[derive(Debug, Clone)]
+pub struct Output {
+    /// Its place in the table.
+    pub tensor: usize,
+    /// Its name.
+    pub name: String,
+    /// Its type on arrival.
+    pub dtype: DType,
+    /// Its shape on arrival.
+    pub shape: Vec<u64>,
+    /// The arena it lies in.
+    pub arena: ArenaId,
+    /// Where in the arena.
+    pub offset_bytes: u64,
+    /// How many bytes. Aliases share them.
+    pub size_bytes: u64,
+    /// The output whose bytes these are: itself, unless it is an alias (tied weights).
+    pub first: usize,
+}
+
+/// What is done to bytes on their way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kernel {
+    /// Nothing.
+    Copy,
+    /// Each element from one float type to another.
+    Cast {
+        /// The type in the file.
+        from: DType,
+        /// The type on arrival.
+        to: DType,
+    },
+}
+
+impl Kernel {
+    /// How many bytes come of `size_bytes`, which are whole elements.
+    pub fn output_bytes(self, size_bytes: u64) -> u64 {
+        match self {
+            Kernel::Copy => size_bytes,
+            Kernel::Cast { from, to } => {
+                size_bytes / u64::from(from.facts().block_bytes) * u64::from(to.facts().block_bytes)
+            }
+        }
+    }
+
+    /// The bytes that must stay together.
+    fn grain_bytes(self) -> u64 {
+        match self {
+            Kernel::Copy => 1,
+            Kernel::Cast { from, .. } => u64::from(from.facts().block_bytes),
+        }
+    }
+}
+
+/// Where bytes go: rows of an arena; one row when they are contiguous.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Dest {
+    /// Which arena.
+    pub arena: ArenaId,
+    /// The first row's first byte.
+    pub offset_bytes: u64,
+    /// From one row to the next.
+    pub pitch_bytes: u64,
+}
+
+/// Bytes of a unit on their way to an arena.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Put {
+    /// The first row's first byte, in the unit's bytes.
+    pub from_bytes: u64,
+    /// Bytes of a row, before the kernel.
+    pub row_bytes: u64,
+    /// From one row to the next, in the unit's bytes.
+    pub pitch_bytes: u64,
+    /// How many rows. A cast has one.
+    pub row_count: u64,
+    /// What is done to them.
+    pub kernel: Kernel,
+    /// Where they go.
+    pub to: Dest,
+}
+
+impl Put {
+    /// Whether this is one run of bytes on both sides.
+    pub fn is_contiguous(&self) -> bool {
+        self.row_count == 1
+    }
+
+    /// Bytes on arrival.
+    pub fn output_bytes(&self) -> u64 {
+        self.kernel.output_bytes(self.row_bytes) * self.row_count
+    }
+}
+
+/// Bytes that one read brings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Read {
+    /// The first byte.
+    pub offset_bytes: u64,
+    /// How many.
+    pub size_bytes: u64,
+}
+
+/// What a worker does at one go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unit {
+    /// The file it reads.
+    pub file: FileId,
+    /// What it reads. More than one only with `fix`: then the bytes are put one after the other.
+    pub reads: Vec<Read>,
+    /// Makes plain bytes of what was read, before anything else; the puts then count in those.
+    pub fix: Option<Fix>,
+    /// Where the bytes go, in their order.
+    pub puts: Vec<Put>,
+}
+
+impl Unit {
+    /// Bytes read.
+    pub fn read_bytes(&self) -> u64 {
+        self.reads.iter().map(|r| r.size_bytes).sum()
+    }
+}
+
+/// Rows of bytes in a file and where they go.
+#[derive(Debug, Clone, Copy)]
+struct Piece {
+    file: FileId,
+    offset_bytes: u64,
+    row_bytes: u64,
+    pitch_bytes: u64,
+    row_count: u64,
+    kernel: Kernel,
+    to: Dest,
+}
+
+impl Piece {
+    fn end_bytes(&self) -> u64 {
+        self.offset_bytes + (self.row_count - 1) * self.pitch_bytes + self.row_bytes
+    }
+
+    /// The byte at or before `at` where the piece may be cut.
+    fn cut(&self, at: u64) -> u64 {
+        let at = at.clamp(self.offset_bytes, self.end_bytes());
+        at - (at - self.offset_bytes) % self.kernel.grain_bytes()
+    }
+}
+
+/// Bytes of one file that are read without a break.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Run {
+    file: FileId,
+    start_bytes: u64,
+    end_bytes: u64,
+    /// Its pieces, as a range of the sorted list.
+    pieces: Range<usize>,
+}
+
+/// The whole plan.
+#[derive(Debug)]
+pub struct Plan {
+    /// The memory that is needed.
+    pub arenas: Vec<ArenaPlan>,
+    /// What arrives, in the table's order.
+    pub outputs: Vec<Output>,
+    /// Bytes that will be read.
+    pub read_bytes: u64,
+    /// Bytes that arrive, aliases counted once, padding not.
+    pub output_bytes: u64,
+    pieces: Vec<Piece>,
+    runs: Vec<Run>,
+    gathers: Vec<Gather>,
+    chunk_bytes: u64,
+}
+
+impl Plan {
+    /// Plans the items of a model for a target.
+    pub fn new(model: &Model, items: &[Item], target: &Target) -> Result<Plan> {
+        let table = &model.table;
+        let mut plan = Plan {
+            arenas: Vec::new(),
+            outputs: Vec::with_capacity(items.len()),
+            read_bytes: 0,
+            output_bytes: 0,
+            pieces: Vec::with_capacity(items.len()),
+            runs: Vec::new(),
+            gathers: Vec::new(),
+            chunk_bytes: target.chunk_bytes,
+        };
+        plan.lay_out(table, items, target)?;
+        for (item, output) in items.iter().zip(0..) {
+            if plan.outputs[output].first == output {
+                plan.add_item(&table.tensors[item.tensor], item, output)?;
+            }
+        }
+        plan.pieces.sort_by_key(|p| (p.file, p.offset_bytes));
+        plan.join(|file| model.files[file.index()].temper().gap_bytes_max);
+        plan.read_bytes = plan.runs.iter().map(|r| r.end_bytes - r.start_bytes).sum::<u64>()
+            + plan.gathers.iter().map(Gather::source_bytes).sum::<u64>();
+        Ok(plan)
+    }
+
+    /// Bytes of all arenas.
+    pub fn arena_bytes(&self) -> u64 {
+        self.arenas.iter().fold(0, |sum, a| sum.saturating_add(a.size_bytes))
+    }
+
+    /// Ranges of each file that are read, in order: what a mapped load makes present, what residency is asked of.
+    pub fn ranges(&self) -> impl Iterator<Item = (FileId, Range<u64>)> + '_ {
+        let runs = self.runs.iter().map(|r| (r.file, r.start_bytes..r.end_bytes));
+        runs.chain(self.gathers.iter().map(|g| (g.file, g.source_range())))
+    }
+
+    /// The units, in the order of files and offsets; gathers last.
+    pub fn units(&self) -> Units<'_> {
+        Units { plan: self, run: 0, at_bytes: None, next_piece: 0, active: Vec::new(), gather: 0, block: 0 }
+    }
+
+    /// The output that a byte of an arena belongs to, for messages.
+    pub fn output_at(&self, arena: ArenaId, offset_bytes: u64) -> Option<&Output> {
+        self.outputs.iter().find(|o| {
+            o.arena == arena && (o.offset_bytes..o.offset_bytes + o.size_bytes.max(1)).contains(&offset_bytes)
+        })
+    }
+
+    /// Gives each item its dtype's arena and a place in it, in the items' order.
+    fn lay_out(&mut self, table: &Checkpoint, items: &[Item], target: &Target) -> Result<()> {
+        let firsts = table.firsts();
+        let mut placed = HashMap::with_capacity(items.len());
+        let mut arenas: HashMap<DType, ArenaId> = HashMap::new();
+        for (index, item) in items.iter().enumerate() {
+            let tensor = &table.tensors[item.tensor];
+            let mut shape = tensor.shape.clone();
+            if let Some((dim, ranges)) = &item.slice {
+                check_slice(tensor, *dim, ranges)?;
+                shape[*dim] = ranges.iter().map(|r| r.end - r.start).sum();
+            }
+            let size_bytes = crate::dtype::element_count(&shape).and_then(|n| item.dtype.size_bytes(n));
+            let Some(size_bytes) = size_bytes else {
+                return Err(
+                    Error::bad_input(format!("is too large as `{}`", item.dtype)).tensor(&tensor.name)
+                );
+            };
+            let first = *placed.entry((firsts[item.tensor], item.dtype, item.slice.clone())).or_insert(index);
+            let next = arenas.len();
+            let arena = *arenas.entry(item.dtype).or_insert(ArenaId(next as u32));
+            if arena.index() == self.arenas.len() {
+                self.arenas.push(ArenaPlan { dtype: item.dtype, size_bytes: 0 });
+            }
+            self.outputs.push(Output {
+                tensor: item.tensor,
+                name: tensor.name.clone(),
+                dtype: item.dtype,
+                shape,
+                arena,
+                offset_bytes: 0,
+                size_bytes,
+                first,
+            });
+        }
+        let padding = |size: u64| size.next_multiple_of(target.align_bytes) - size;
+        let firsts = self.outputs.iter().enumerate().filter(|(i, o)| o.first == *i);
+        let padding_bytes: u64 = firsts.clone().map(|(_, o)| padding(o.size_bytes)).sum();
+        self.output_bytes = firsts.fold(0, |sum, (_, o)| sum.saturating_add(o.size_bytes));
+        let pack_small = padding_bytes > target.padding_bytes_max;
+        for index in 0..self.outputs.len() {
+            let Output { first, size_bytes, arena, .. } = self.outputs[index];
+            if first != index {
+                self.outputs[index].offset_bytes = self.outputs[first].offset_bytes;
+                continue;
+            }
+            let align = if pack_small && size_bytes < 4096 { 16 } else { target.align_bytes };
+            let end = &mut self.arenas[arena.index()].size_bytes;
+            let name = &self.outputs[index].name;
+            let too_large =
+                || Error::bad_input("and those before it do not fit into 64 bits of address").tensor(name);
+            let start = end.checked_next_multiple_of(align).ok_or_else(too_large)?;
+            *end = start.checked_add(size_bytes).ok_or_else(too_large)?;
+            self.outputs[index].offset_bytes = start;
+        }
+        Ok(())
+    }
+
+    /// Says how one item's bytes get to their place.
+    fn add_item(&mut self, tensor: &Tensor, item: &Item, output: usize) -> Result<()> {
+        let Output { arena, offset_bytes, size_bytes, .. } = self.outputs[output];
+        if size_bytes == 0 {
+            return Ok(());
+        }
+        let kernel = match item.dtype == tensor.dtype {
+            true => Kernel::Copy,
+            false if cast::is_supported(tensor.dtype, item.dtype) => {
+                Kernel::Cast { from: tensor.dtype, to: item.dtype }
+            }
+            false => {
+                let message = format!("is `{}`, which is not cast to `{}`", tensor.dtype, item.dtype);
+                return Err(Error::unsupported(message).tensor(&tensor.name));
+            }
+        };
+        let block_bytes = u64::from(tensor.dtype.facts().block_bytes);
+        let shape = block_shape(tensor)?;
+        let strides = match &tensor.at.strides {
+            Some(strides) => strides.clone(),
+            None => row_major_strides(&shape)
+                .ok_or_else(|| Error::bad_input("has strides that overflow").tensor(&tensor.name))?,
+        };
+        let grain = if item.slice.as_ref().is_some_and(|(dim, _)| dim + 1 == tensor.shape.len()) {
+            u64::from(tensor.dtype.facts().block_elements)
+        } else {
+            1
+        };
+        let (dim, ranges) = match &item.slice {
+            Some((dim, ranges)) => (*dim, ranges.iter().map(|r| r.start / grain..r.end / grain).collect()),
+            None => (0, vec![0..shape.first().copied().unwrap_or(1)]),
+        };
+        let kept: u64 = ranges.iter().map(|r| r.end - r.start).sum();
+        let inner: u64 = shape.iter().skip(dim + 1).product();
+        let outer: u64 = shape.iter().take(dim).product();
+        let mut done = 0;
+        for range in ranges.iter().filter(|r| r.start < r.end) {
+            let count = range.end - range.start;
+            let mut view = View {
+                offset_bytes: tensor.at.span.offset_bytes
+                    + range.start * strides.get(dim).copied().unwrap_or(0) * block_bytes,
+                shape: shape.clone(),
+                strides: strides.to_vec(),
+            };
+            if let Some(d) = view.shape.get_mut(dim) {
+                *d = count;
+            }
+            // Rows of the output: whole where the range is all of the dimension or nothing lies outside it.
+            let row = Rows {
+                count: outer,
+                size_bytes: count * inner * block_bytes,
+                to_pitch_bytes: kept * inner * block_bytes,
+            };
+            let to = offset_bytes + kernel.output_bytes(done * inner * block_bytes);
+            self.add_view(tensor, view, kernel, &row, arena, to)?;
+            done += count;
+        }
+        Ok(())
+    }
+
+    /// A view becomes a piece where rows with a pitch can say it, else a gather.
+    fn add_view(
+        &mut self,
+        tensor: &Tensor,
+        mut view: View,
+        kernel: Kernel,
+        rows: &Rows,
+        arena: ArenaId,
+        to_bytes: u64,
+    ) -> Result<()> {
+        let block_bytes = u64::from(tensor.dtype.facts().block_bytes);
+        let file = tensor.at.span.file;
+        let native = tensor.at.order == ByteOrder::Little && !tensor.at.conj && !tensor.at.neg;
+        let contiguous_target = rows.count == 1 || rows.size_bytes == rows.to_pitch_bytes;
+        view.simplify();
+        if native {
+            let piece = match (view.shape.as_slice(), view.strides.as_slice()) {
+                ([], []) => Some((block_bytes, block_bytes, 1)),
+                (&[n], &[1]) => Some((n * block_bytes, n * block_bytes, 1)),
+                (&[n, m], &[pitch, 1]) if pitch >= m => Some((m * block_bytes, pitch * block_bytes, n)),
+                _ => None,
+            };
+            // A row of the source must be a row of the target, or the target must take them all in one run.
+            let piece = piece.filter(|&(row, _, count)| {
+                contiguous_target || (row == rows.size_bytes && count == rows.count)
+            });
+            let piece = piece.filter(|&(.., count)| kernel == Kernel::Copy || count == 1);
+            if let Some((row_bytes, pitch_bytes, row_count)) = piece {
+                let to_pitch = if contiguous_target { row_bytes } else { rows.to_pitch_bytes };
+                let to = Dest { arena, offset_bytes: to_bytes, pitch_bytes: to_pitch };
+                let offset_bytes = view.offset_bytes;
+                self.pieces.push(Piece { file, offset_bytes, row_bytes, pitch_bytes, row_count, kernel, to });
+                return Ok(());
+            }
+        }
+        if !contiguous_target {
+            return Err(Error::unsupported(
+                "is cut in several places along an inner dimension, and would have to be cast or reordered too",
+            )
+            .tensor(&tensor.name));
+        }
+        self.gathers.push(Gather {
+            file,
+            offset_bytes: view.offset_bytes,
+            shape: view.shape,
+            strides: view.strides,
+            dtype: tensor.dtype,
+            swap: tensor.at.order == ByteOrder::Big,
+            conj: tensor.at.conj,
+            neg: tensor.at.neg,
+            kernel,
+            to: Dest { arena, offset_bytes: to_bytes, pitch_bytes: 0 },
+            chunk_bytes: self.chunk_bytes,
+        });
+        Ok(())
+    }
+
+    /// Joins the sorted pieces into runs.
+    fn join(&mut self, gap_bytes_max: impl Fn(FileId) -> u64) {
+        for (index, piece) in self.pieces.iter().enumerate() {
+            let gap = gap_bytes_max(piece.file);
+            // Rows far apart are read one by one.
+            let stretches = if piece.row_count > 1 && piece.pitch_bytes - piece.row_bytes > gap {
+                piece.row_count
+            } else {
+                1
+            };
+            for stretch in 0..stretches {
+                let start = piece.offset_bytes + stretch * piece.pitch_bytes;
+                let end = if stretches == 1 { piece.end_bytes() } else { start + piece.row_bytes };
+                match self.runs.last_mut() {
+                    Some(run)
+                        if run.file == piece.file
+                            && start <= run.end_bytes.saturating_add(gap)
+                            && start >= run.start_bytes =>
+                    {
+                        run.end_bytes = run.end_bytes.max(end);
+                        run.pieces.end = index + 1;
+                    }
+                    _ => self.runs.push(Run {
+                        file: piece.file,
+                        start_bytes: start,
+                        end_bytes: end,
+                        pieces: index..index + 1,
+                    }),
+                }
+            }
+        }
+    }
+}
+
+/// Part of a tensor's elements: offset, sizes and strides in blocks.
+struct View {
+    offset_bytes: u64,
+    shape: Vec<u64>,
+    strides: Vec<u64>,
+}
+
+impl View {
+    /// Drops dimensions of one and joins neighbours that are one run.
+    fn simplify(&mut self) {
+        let mut dims: Vec<(u64, u64)> = Vec::with_capacity(self.shape.len());
+        for (&n, &stride) in self.shape.iter().zip(&self.strides) {
+            if n == 1 {
+                continue;
+            }
+            match dims.last_mut() {
+                Some((count, s)) if n.checked_mul(stride) == Some(*s) => {
+                    *count *= n;
+                    *s = stride;
+                }
+                _ => dims.push((n, stride)),
+            }
+        }
+        (self.shape, self.strides) = dims.into_iter().unzip();
+    }
+}
+
+/// How a view lies in its target, before the kernel.
+struct Rows {
+    count: u64,
+    size_bytes: u64,
+    to_pitch_bytes: u64,
+}
+
+/// The shape in blocks of the dtype: the last dimension divided, or all of it as one run where the blocks do not
+/// follow the rows (sub-byte types).
+fn block_shape(tensor: &Tensor) -> Result<Vec<u64>> {
+    let block = u64::from(tensor.dtype.facts().block_elements);
+    let mut shape = tensor.shape.clone();
+    match shape.last_mut() {
+        Some(last) if last.is_multiple_of(block) => *last /= block,
+        _ if block == 1 => {}
+        _ => shape = vec![tensor.element_count() / block],
+    }
+    Ok(shape)
+}
+
+/// Refuses a slice that leaves the tensor or cuts a block.
+fn check_slice(tensor: &Tensor, dim: usize, ranges: &[Range<u64>]) -> Result<()> {
+    let fail = |message: String| Err(Error::usage(message).tensor(&tensor.name));
+    let Some(&size) = tensor.shape.get(dim) else {
+        return fail(format!(
+            "has {} dimensions, so it cannot be cut along dimension {dim}",
+            tensor.shape.len()
+        ));
+    };
+    let block = u64::from(tensor.dtype.facts().block_elements);
+    let last = dim + 1 == tensor.shape.len();
+    if block > 1 && !tensor.shape.last().is_some_and(|n| n.is_multiple_of(block)) {
+        return fail(format!("has rows that share blocks of `{}` and cannot be cut", tensor.dtype));
+    }
+    for r in ranges {
+        if r.start > r.end || r.end > size {
+            return fail(format!(
+                "has {size} along dimension {dim}, so {}..{} cannot be kept",
+                r.start, r.end
+            ));
+        }
+        if last && !(r.start.is_multiple_of(block) && r.end.is_multiple_of(block)) {
+            return fail(format!("would be cut inside a block of {block} elements of `{}`", tensor.dtype));
+        }
+    }
+    Ok(())
+}
+
+/// Makes units one at a time.
+#[derive(Debug)]
+pub struct Units<'a> {
+    plan: &'a Plan,
+    run: usize,
+    at_bytes: Option<u64>,
+    next_piece: usize,
+    active: Vec<usize>,
+    gather: usize,
+    block: u64,
+}
+
+impl Iterator for Units<'_> {
+    type Item = Unit;
+
+    fn next(&mut self) -> Option<Unit> {
+        loop {
+            if let Some(run) = self.plan.runs.get(self.run) {
+                match self.next_of_run(run) {
+                    Some(unit) => return Some(unit),
+                    None => {
+                        self.run += 1;
+                        self.at_bytes = None;
+                        continue;
+                    }
+                }
+            }
+            let gather = self.plan.gathers.get(self.gather)?;
+            match gather.unit(self.block) {
+                Some(unit) => {
+                    self.block += 1;
+                    return Some(unit);
+                }
+                None => {
+                    self.gather += 1;
+                    self.block = 0;
+                }
+            }
+        }
+    }
+}
+
+impl Units<'_> {
+    fn next_of_run(&mut self, run: &Run) -> Option<Unit> {
+        let chunk = self.plan.chunk_bytes;
+        loop {
+            let start = match self.at_bytes {
+                Some(at) => at,
+                None => {
+                    self.active.clear();
+                    self.next_piece = run.pieces.start;
+                    run.start_bytes
+                }
+            };
+            if start >= run.end_bytes {
+                return None;
+            }
+            let end = run.end_bytes.min(start - start % chunk + chunk);
+            self.at_bytes = Some(end);
+            let pieces = &self.plan.pieces;
+            while self.next_piece < run.pieces.end && pieces[self.next_piece].offset_bytes < end {
+                self.active.push(self.next_piece);
+                self.next_piece += 1;
+            }
+            let mut parts = Vec::with_capacity(self.active.len());
+            for &index in &self.active {
+                let piece = &pieces[index];
+                // At the end of a piece nothing is left over; elsewhere an element that is cut goes to the next unit.
+                let to = if end >= piece.end_bytes() { piece.end_bytes() } else { piece.cut(end) };
+                rows_within(piece, piece.cut(start), to, &mut parts);
+            }
+            self.active.retain(|&index| pieces[index].end_bytes() > end);
+            let Some(first) = parts.iter().map(|&(at, _)| at).min() else { continue };
+            let last =
+                parts.iter().map(|(at, p)| at + (p.row_count - 1) * p.pitch_bytes + p.row_bytes).max()?;
+            let mut puts: Vec<Put> = Vec::with_capacity(parts.len());
+            for (at, mut put) in parts {
+                put.from_bytes = at - first;
+                if !puts.last_mut().is_some_and(|last| join_puts(last, &put)) {
+                    puts.push(put);
+                }
+            }
+            let reads = vec![Read { offset_bytes: first, size_bytes: last - first }];
+            return Some(Unit { file: run.file, reads, fix: None, puts });
+        }
+    }
+}
+
+/// Appends what of a piece lies in `start..end` (both legal cuts) as (file offset, put with no offset yet): at most a
+/// part of a row, whole rows, and a part of a row.
+fn rows_within(piece: &Piece, start: u64, end: u64, parts: &mut Vec<(u64, Put)>) {
+    if start >= end {
+        return;
+    }
+    let Piece { offset_bytes, row_bytes, pitch_bytes, row_count, kernel, to, .. } = *piece;
+    let mut push = |row: u64, skip: u64, size: u64, count: u64| {
+        if size == 0 || count == 0 {
+            return;
+        }
+        let to = Dest {
+            offset_bytes: to.offset_bytes + row * to.pitch_bytes + kernel.output_bytes(skip),
+            pitch_bytes: if count == 1 { kernel.output_bytes(size) } else { to.pitch_bytes },
+            ..to
+        };
+        let pitch = if count == 1 { size } else { pitch_bytes };
+        let at = offset_bytes + row * pitch_bytes + skip;
+        let put = Put { from_bytes: 0, row_bytes: size, pitch_bytes: pitch, row_count: count, kernel, to };
+        parts.push((at, put));
+    };
+    if row_count == 1 {
+        push(0, start - offset_bytes, end - start, 1);
+        return;
+    }
+    let (from, until) = (start - offset_bytes, end - offset_bytes);
+    let (mut row, skip) = (from / pitch_bytes, from % pitch_bytes);
+    let (last_row, last_part) = (until / pitch_bytes, (until % pitch_bytes).min(row_bytes));
+    if row == last_row {
+        push(row, skip.min(row_bytes), last_part.saturating_sub(skip), 1);
+        return;
+    }
+    if skip > 0 {
+        push(row, skip.min(row_bytes), row_bytes.saturating_sub(skip), 1);
+        row += 1;
+    }
+    let (whole_until, last_part) =
+        if last_part == row_bytes { (last_row + 1, 0) } else { (last_row, last_part) };
+    push(row, 0, row_bytes, whole_until - row);
+    push(last_row, 0, last_part, 1);
+}
+
+/// Joins a put to the one before it where both sides go on without a break.
+fn join_puts(last: &mut Put, next: &Put) -> bool {
+    let joins = last.is_contiguous()
+        && next.is_contiguous()
+        && last.kernel == next.kernel
+        && last.to.arena == next.to.arena
+        && last.from_bytes + last.row_bytes == next.from_bytes
+        && last.to.offset_bytes + last.output_bytes() == next.to.offset_bytes;
+    if joins {
+        last.row_bytes += next.row_bytes;
+        last.pitch_bytes = last.row_bytes;
+        last.to.pitch_bytes = last.kernel.output_bytes(last.row_bytes);
+    }
+    joins
+}

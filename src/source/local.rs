@@ -1,11 +1,23 @@
 //! Local files: read by offset, with the file's identity kept so that a change under us is noticed.
 
+pub mod direct;
+pub mod mapped;
+pub mod residency;
+
 use super::{Entry, Place, ReadAt, Temper};
 use crate::error::{Error, Result};
 use std::fs::{File, Metadata};
 use std::path::{Component, Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
+
+/// The size of a page of this machine.
+pub fn page_bytes() -> u64 {
+    #[cfg(target_os = "linux")]
+    return rustix::param::page_size() as u64;
+    #[cfg(not(target_os = "linux"))]
+    return 16 << 10; // the largest in common use
+}
 
 /// A file that is open for reading.
 #[derive(Debug)]
@@ -13,6 +25,8 @@ pub struct LocalFile {
     file: File,
     path: PathBuf,
     identity: Identity,
+    direct: OnceLock<std::result::Result<Arc<File>, String>>,
+    network: bool,
 }
 
 /// What must not change while a file is read.
@@ -48,7 +62,44 @@ impl LocalFile {
         }
         let file = File::open(path).map_err(fail)?;
         let identity = Identity::of(&file.metadata().map_err(fail)?);
-        Ok(LocalFile { file, path: path.to_owned(), identity })
+        let network = is_network(&file);
+        Ok(LocalFile { file, path: path.to_owned(), identity, direct: OnceLock::new(), network })
+    }
+
+    /// The file opened for direct reads, or why it takes none. Found out once.
+    pub fn direct(&self) -> std::result::Result<&Arc<File>, &str> {
+        let opened = self.direct.get_or_init(|| direct::open_direct(self).map(Arc::new));
+        opened.as_ref().map_err(String::as_str)
+    }
+
+    /// Reads at `offset_bytes` into several buffers, one after the other, as one call where the system has it. Fewer
+    /// bytes than the buffers hold only at the end of the file.
+    pub fn read_vectored_at(&self, buffers: &mut [std::io::IoSliceMut<'_>], offset_bytes: u64) -> Result<()> {
+        let wanted: usize = buffers.iter().map(|b| b.len()).sum();
+        #[cfg(target_os = "linux")]
+        if buffers.len() > 1 {
+            // Short and interrupted reads are rare: what one call does not bring is read buffer by buffer.
+            if rustix::io::preadv(&self.file, buffers, offset_bytes).is_ok_and(|n| n == wanted) {
+                return Ok(());
+            }
+        }
+        let mut at = offset_bytes;
+        for buffer in buffers {
+            self.read_exact_at(buffer, at)?;
+            at += buffer.len() as u64;
+        }
+        debug_assert_eq!(at - offset_bytes, wanted as u64);
+        Ok(())
+    }
+
+    /// Tells the page cache that a range will not be read again.
+    pub fn drop_from_cache(&self, offset_bytes: u64, size_bytes: u64) {
+        #[cfg(target_os = "linux")]
+        if let Some(size) = std::num::NonZeroU64::new(size_bytes) {
+            let _ = rustix::fs::fadvise(&self.file, offset_bytes, Some(size), rustix::fs::Advice::DontNeed);
+        }
+        #[cfg(not(target_os = "linux"))]
+        let _ = (offset_bytes, size_bytes);
     }
 
     /// The open file.
@@ -82,12 +133,54 @@ impl LocalFile {
         }
         Ok(())
     }
+}
 
-    fn read_once(&self, buf: &mut [u8], offset_bytes: u64) -> std::io::Result<usize> {
-        #[cfg(unix)]
-        return std::os::unix::fs::FileExt::read_at(&self.file, buf, offset_bytes);
-        #[cfg(windows)]
-        return std::os::windows::fs::FileExt::seek_read(&self.file, buf, offset_bytes);
+fn read_once(file: &File, buf: &mut [u8], offset_bytes: u64) -> std::io::Result<usize> {
+    #[cfg(unix)]
+    return std::os::unix::fs::FileExt::read_at(file, buf, offset_bytes);
+    #[cfg(windows)]
+    return std::os::windows::fs::FileExt::seek_read(file, buf, offset_bytes);
+}
+
+/// Reads until the buffer is full or the file ends.
+fn read_full(file: &File, buf: &mut [u8], offset_bytes: u64) -> std::io::Result<usize> {
+    let mut done = 0;
+    while done < buf.len() {
+        match read_once(file, &mut buf[done..], offset_bytes + done as u64) {
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+            Ok(0) => break,
+            Ok(n) => done += n,
+        }
+    }
+    Ok(done)
+}
+
+/// Whether the file lies on a network or user-space file system, where many buffered readers do best.
+fn is_network(file: &File) -> bool {
+    #[cfg(target_os = "linux")]
+    {
+        // Magic numbers of statfs(2) and the kernel's magic.h: NFS, SMB (three generations), Lustre, Ceph, AFS, 9p,
+        // FUSE, GPFS, BeeGFS.
+        const NETWORK: [u32; 11] = [
+            0x6969,
+            0x517b,
+            0xff53_4d42,
+            0xfe53_4d42,
+            0x0bd0_0bd0,
+            0x00c3_6400,
+            0x5346_414f,
+            0x0102_1997,
+            0x6573_5546,
+            0x4750_4653,
+            0x1983_0326,
+        ];
+        rustix::fs::fstatfs(file).is_ok_and(|s| NETWORK.contains(&(s.f_type as u32)))
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = file;
+        false
     }
 }
 
@@ -98,7 +191,7 @@ impl ReadAt for LocalFile {
 
     fn read_at(&self, buf: &mut [u8], offset_bytes: u64) -> Result<usize> {
         loop {
-            match self.read_once(buf, offset_bytes) {
+            match read_once(&self.file, buf, offset_bytes) {
                 Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
                 Err(e) => {
                     return Err(Error::io("cannot be read", e)
@@ -111,7 +204,7 @@ impl ReadAt for LocalFile {
     }
 
     fn temper(&self) -> Temper {
-        Temper { gap_bytes_max: 64 << 10, depth: 32, network: false }
+        Temper { gap_bytes_max: 64 << 10, depth: 32, network: self.network }
     }
 
     fn as_local(&self) -> Option<&LocalFile> {
