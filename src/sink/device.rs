@@ -102,8 +102,12 @@ pub enum Probe {
     Refused {
         /// The driver's code.
         code: u32,
-        /// The same as an error of kind 10, with name, cause and hint.
-        error: Error,
+        /// What failed, with the code and its name.
+        message: String,
+        /// The usual cause.
+        cause: Option<String>,
+        /// What to do.
+        hint: Option<String>,
     },
     /// The UUIDs of the GPUs it shows, in its order.
     Devices(Vec<String>),
@@ -183,36 +187,59 @@ pub fn choose(
                 })
         }
     };
-    let fallback = |reason: String, error: Error| match &asked {
-        Some(asked) => Err(error.detail(format!("{asked}; nothing was loaded to the CPU instead"))),
-        None => Ok(cpu(reason)),
-    };
-    let no_library = || {
-        Error::new(ErrorKind::Driver, "no GPU: libcuda.so.1 not found").hint(
-            "install the NVIDIA driver; in a container, start it with the GPU (`--gpus all`, or the device plugin)",
-        )
-    };
-    match probe() {
-        Probe::NotBuilt => fallback(
-            "this build of hoist has no CUDA".into(),
-            Error::unsupported("this build of hoist has no CUDA").hint("build it with the feature `cuda`"),
-        ),
-        Probe::NoLibrary => fallback("no GPU: libcuda.so.1 not found".into(), no_library()),
-        Probe::Refused { code: STUB_LIBRARY, error } => {
-            fallback("no GPU: the libcuda found is a toolkit's stub".into(), error)
+    let error = |kind, message: String, detail: Option<String>, hint: Option<String>| {
+        let mut error = Error::new(
+            kind,
+            match &asked {
+                Some(asked) => format!("{asked}: {message}"),
+                None => message,
+            },
+        );
+        if let Some(detail) = detail {
+            error = error.detail(detail);
         }
-        Probe::Refused { code: NO_DEVICE, error } => {
-            if nvidia_nodes() {
-                // The kernel module is there, so this is a GPU node that does not work.
-                return Err(error.detail("the driver sees no GPU, although /dev/nvidia* exists"));
-            }
-            fallback("no GPU: the driver sees none".into(), error)
+        if let Some(hint) = hint {
+            error = error.hint(hint);
         }
-        Probe::Refused { error, .. } => Err(error),
+        error
+    };
+    let (reason, error) = match probe() {
         Probe::Devices(uuids) => {
-            pick(spec, &uuids).map(|index| Choice { device: Device::Cuda(index), reason: None })
+            return pick(spec, &uuids).map(|index| Choice { device: Device::Cuda(index), reason: None });
         }
-    }
+        Probe::NotBuilt => (
+            "this build of hoist has no CUDA",
+            error(
+                ErrorKind::Unsupported,
+                "this build of hoist has no CUDA".into(),
+                None,
+                Some("build it with the feature `cuda`".into()),
+            ),
+        ),
+        Probe::NoLibrary => (
+            "no GPU: libcuda.so.1 not found",
+            error(
+                ErrorKind::Driver,
+                "libcuda.so.1 not found".into(),
+                Some("the NVIDIA driver is not installed, or not given to this container".into()),
+                Some("start the container with the GPU (`--gpus all`, or the device plugin)".into()),
+            ),
+        ),
+        Probe::Refused { code, message, cause, hint } => {
+            let reason = match code {
+                STUB_LIBRARY => "no GPU: the libcuda found is a toolkit's stub",
+                NO_DEVICE if !nvidia_nodes() => "no GPU: the driver sees none",
+                // A broken GPU node: with /dev/nvidia* there is a GPU, and it does not work.
+                NO_DEVICE => {
+                    let cause = "the driver sees no GPU that CUDA can use, although /dev/nvidia* exists";
+                    return Err(error(ErrorKind::Driver, message, Some(cause.into()), hint));
+                }
+                _ => return Err(error(ErrorKind::Driver, message, cause, hint)),
+            };
+            (reason, error(ErrorKind::Driver, message, cause, hint))
+        }
+    };
+    if asked.is_some() { Err(error) } else { Ok(cpu(reason)) }
 }
 
 fn cpu(reason: impl Into<String>) -> Choice {
@@ -291,8 +318,12 @@ fn probe() -> Probe {
 #[cfg(feature = "cuda")]
 fn probe() -> Probe {
     use super::cuda::driver::{Presence, devices, presence};
-    let refused =
-        |fault: super::cuda::driver::Fault| Probe::Refused { code: fault.code, error: fault.into() };
+    let refused = |fault: super::cuda::driver::Fault| Probe::Refused {
+        code: fault.code,
+        message: fault.to_string(),
+        cause: fault.cause().map(str::to_owned),
+        hint: fault.hint().map(str::to_owned),
+    };
     match presence() {
         Presence::NoLibrary => Probe::NoLibrary,
         Presence::Refused(fault) => refused(fault),
@@ -366,8 +397,9 @@ mod tests {
             Driver::NoLibrary => Probe::NoLibrary,
             Driver::Code(code) => Probe::Refused {
                 code,
-                error: Error::new(ErrorKind::Driver, format!("`cuInit` failed with {code}"))
-                    .detail("its cause"),
+                message: format!("`cuInit` failed with {code}"),
+                cause: Some("its cause".into()),
+                hint: None,
             },
             Driver::Two => Probe::Devices(vec!["GPU-5a3c0000-1".into(), "GPU-5a3d0000-2".into()]),
         };
@@ -401,7 +433,7 @@ mod tests {
             ("", &[], false, NotBuilt, Ok(("cpu", "no CUDA"))),
             ("", &[], false, Code(34), Ok(("cpu", "stub"))),
             ("", &[], false, Code(100), Ok(("cpu", "sees none"))),
-            ("", &[], true, Code(100), Err((10, "its cause"))),
+            ("", &[], true, Code(100), Err((10, "although /dev/nvidia*"))),
             ("", &[], false, Code(802), Err((10, "802"))),
             ("", &[], false, Code(803), Err((10, "803"))),
             ("", &[], false, Code(999), Err((10, "999"))),
@@ -432,7 +464,7 @@ mod tests {
             ("", &[(HD, "cuda"), (FORCE, "1")], false, Untouched, Err((2, "HOIST_DEVICE asks"))),
             ("cuda", &[], false, NoLibrary, Err((10, "libcuda.so.1 not found"))),
             ("cuda", &[], false, NotBuilt, Err((9, "no CUDA"))),
-            ("cuda", &[], false, Code(34), Err((10, "34"))),
+            ("cuda", &[], false, Code(34), Err((10, "--device asks for `cuda`: `cuInit` failed with 34"))),
             ("cuda", &[], false, Code(100), Err((10, "100"))),
             ("", &[(HD, "cuda:0")], false, NoLibrary, Err((10, "libcuda.so.1"))),
             ("", &[(HD, "cuda:1")], false, Two, Ok(("cuda:1", ""))),
