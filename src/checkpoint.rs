@@ -4,6 +4,10 @@
 //! Everything here came from a file and was checked on the way in: an [`Extent`] lies inside its file, its size
 //! equals what shape and dtype say, no two tensors of one checkpoint share a name.
 
+mod arrays;
+
+pub use arrays::{ARRAY_DEPTH_MAX, Items, Texts};
+
 use crate::dtype::{DType, element_count};
 use crate::error::{Error, Result};
 use crate::text::grouped;
