@@ -18,6 +18,7 @@ pub mod error;
 pub mod format;
 pub mod inspect;
 pub mod load;
+pub mod machine;
 pub mod open;
 pub mod plan;
 pub mod run;

@@ -1,1 +1,588 @@
-//! (placeholder)
+//! Loading: all tensors of a model in GPU or host memory, one call.
+//!
+//! ```no_run
+//! let model = hoist::open::open("testdata/rustdoc-llama-6m", &Default::default())?;
+//! let loaded = hoist::load::load(model, hoist::load::Options::default()).wait()?;
+//! for tensor in &loaded.tensors {
+//!     println!("{} {} {:?}", tensor.name(), tensor.dtype(), tensor.shape());
+//! }
+//! # hoist::Result::Ok(())
+//! ```
+//!
+//! Host memory comes in three forms. *Mapped*: where no byte changes, the files are mapped and every page made present;
+//! nothing is copied, and the files must not be shortened while the tensors are in use. *Owned*: read into memory made
+//! once. *Arenas*: the same memory given away, one `Vec` per dtype ([`Loaded::into_arenas`]).
+
+mod check;
+mod digest;
+mod tensors;
+
+pub use tensors::{ArenaTensors, Loaded, LoadedTensor, Report};
+
+use crate::buf::Ring;
+use crate::dtype::DType;
+use crate::error::{Error, ErrorKind, Result};
+use crate::machine;
+use crate::open::Model;
+use crate::plan::{Item, Plan, Target};
+use crate::run::job::{Control, Job};
+use crate::run::{self, Io, Run, Traffic};
+use crate::sink::device::{self, Choice, Device, DeviceSpec};
+use crate::sink::host::HostSink;
+use crate::source::ReadAt;
+use crate::source::local::direct::Queue;
+use crate::source::local::mapped::Mapped;
+use crate::source::local::residency::cached_fraction;
+use crate::text::bytes as bytes_text;
+use crate::transform::cast;
+use globset::{Glob, GlobMatcher};
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::Instant;
+use tensors::Memory;
+
+/// The element type tensors shall have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DTypeChoice {
+    /// The file's own.
+    #[default]
+    Keep,
+    /// Floats become this; integers, bools and quantised blocks stay.
+    To(DType),
+    /// Floats become what suits the device: bf16 on a GPU of compute capability 8 or more, f16 below, f32 on a CPU.
+    Device,
+}
+
+/// How host memory is filled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Form {
+    /// Mapped where no byte changes and the files are local, else owned.
+    #[default]
+    Auto,
+    /// Read into memory of its own.
+    Owned,
+}
+
+/// How to load.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Where to; `None` takes the first GPU, else host memory.
+    pub device: Option<DeviceSpec>,
+    /// The element type.
+    pub dtype: DTypeChoice,
+    /// Patterns of tensor names to load; all where none is given.
+    pub include: Vec<String>,
+    /// Patterns of tensor names to leave out.
+    pub exclude: Vec<String>,
+    /// This rank of how many: only its slices of the matrices.
+    pub rank: Option<(u32, u32)>,
+    /// Patterns with the dimension that a rank's slice is cut along, before the family's own rules.
+    pub slices: Vec<String>,
+    /// How host memory is filled.
+    pub form: Form,
+    /// Whether what arrived is compared with what was read.
+    pub check: bool,
+    /// How files are read.
+    pub io: Io,
+    /// How many threads move data; `None` takes as many as pay off.
+    pub threads: Option<usize>,
+    /// Whether a value that a cast makes infinite becomes the largest finite one instead of an error.
+    pub saturate: bool,
+    /// Whether the page cache keeps what was read, also where the device shares the host's memory.
+    pub keep_cache: bool,
+    /// The most host memory to take; `None` takes what is available.
+    pub memory_bytes: Option<u64>,
+    /// Whether every piece of work is an event.
+    pub trace: bool,
+    /// Whether the report says what this machine can do at best, which costs some milliseconds.
+    pub measure: bool,
+    /// Whether the plan is made, checked against memory and reported, and nothing loaded.
+    pub dry_run: bool,
+}
+
+/// Bytes a unit reads at most on its way to a GPU: slots of this size stay in the last-level cache.
+const GPU_CHUNK_BYTES: u64 = 1 << 20;
+/// Bytes a unit reads at most into host memory: a huge page, so that two workers do not fault in the same one.
+const HOST_CHUNK_BYTES: u64 = 2 << 20;
+/// A slot holds a chunk, an element that was cut, and the pages around it that a direct read brings.
+const SLOT_MARGIN_BYTES: usize = 8192;
+/// Slots of the pinned ring, at most 64 MiB in all.
+const GPU_SLOT_COUNT: usize = 48;
+/// Threads that pay off where a GPU takes bytes as fast as eight cores bring them.
+const GPU_THREADS_MAX: usize = 12;
+/// Readers of cold or distant files where the kernel's ring is missing: each has one read in flight.
+const BLOCKING_READERS: usize = 16;
+/// Bytes one thread makes present at a go.
+const POPULATE_BYTES: u64 = 16 << 20;
+
+/// A device on its way: it is opened, and its buffers made, while the model's headers are still being read.
+#[derive(Debug)]
+pub struct Prepared(JoinHandle<Result<Ready>>);
+
+/// A device, ready.
+struct Ready {
+    choice: Choice,
+    #[cfg(feature = "cuda")]
+    pinned: Option<crate::sink::cuda::Pinned>,
+}
+
+/// Starts to open the device that [`load_on`] will be given.
+pub fn prepare(device: Option<DeviceSpec>) -> Prepared {
+    Prepared(std::thread::spawn(move || {
+        let choice = device::detect(device.as_ref())?;
+        #[cfg(feature = "cuda")]
+        let pinned = match choice.device {
+            Device::Cpu => None,
+            Device::Cuda(ordinal) => {
+                let slot_bytes = GPU_CHUNK_BYTES as usize + SLOT_MARGIN_BYTES;
+                Some(crate::sink::cuda::Pinned::new(ordinal, GPU_SLOT_COUNT, slot_bytes)?)
+            }
+        };
+        Ok(Ready {
+            choice,
+            #[cfg(feature = "cuda")]
+            pinned,
+        })
+    }))
+}
+
+/// Loads a model. The tensors own their memory, and dropping them frees it.
+pub fn load(model: Model, options: Options) -> Job<Loaded> {
+    let prepared = prepare(options.device.clone());
+    load_on(prepared, model, options)
+}
+
+/// Loads a model on a device that was being prepared.
+pub fn load_on(prepared: Prepared, model: Model, options: Options) -> Job<Loaded> {
+    Job::start("load", options.trace, move |control| {
+        let ready = prepared.0.join().map_err(|_| Error::bad_input("opening the device panicked"))??;
+        for file in &model.files {
+            check_unchanged(&**file)?;
+        }
+        let loader = Loader { model, options, control };
+        let loaded = loader.load(ready)?;
+        Ok(loaded)
+    })
+}
+
+fn check_unchanged(file: &dyn ReadAt) -> Result<()> {
+    file.as_local().map_or(Ok(()), |local| local.check_unchanged())
+}
+
+struct Loader<'a> {
+    model: Model,
+    options: Options,
+    control: &'a Control,
+}
+
+impl Loader<'_> {
+    fn load(self, ready: Ready) -> Result<Loaded> {
+        let Ready { choice, .. } = &ready;
+        match choice.device {
+            Device::Cpu => {
+                let reason = choice.reason.clone();
+                self.load_host(reason)
+            }
+            #[cfg(feature = "cuda")]
+            Device::Cuda(_) => match ready.pinned {
+                Some(pinned) => self.load_cuda(pinned),
+                None => Err(Error::new(ErrorKind::Driver, "the device was not opened")),
+            },
+            #[cfg(not(feature = "cuda"))]
+            Device::Cuda(_) => Err(Error::unsupported("this build has no CUDA")),
+        }
+    }
+
+    /// Which tensors, as what, and which part of each.
+    fn items(&self, device_dtype: DType) -> Result<Vec<Item>> {
+        let table = &self.model.table;
+        let include = matchers(&self.options.include)?;
+        let exclude = matchers(&self.options.exclude)?;
+        let target = match self.options.dtype {
+            DTypeChoice::Keep => None,
+            DTypeChoice::To(dtype) if cast::TARGETS.contains(&dtype) => Some(dtype),
+            DTypeChoice::To(dtype) => {
+                return Err(Error::usage(format!("`{dtype}` is no type that a load casts to"))
+                    .hint("f32, f16, bf16; other types are made by conversion"));
+            }
+            DTypeChoice::Device => Some(device_dtype),
+        };
+        let mut items = Vec::new();
+        let mut hits = vec![false; include.len() + exclude.len()];
+        for (index, tensor) in table.tensors.iter().enumerate() {
+            let mut matches = |patterns: &[GlobMatcher], first: usize| {
+                let mut any = false;
+                for (n, pattern) in patterns.iter().enumerate() {
+                    if pattern.is_match(&tensor.name) {
+                        hits[first + n] = true;
+                        any = true;
+                    }
+                }
+                any
+            };
+            let included = matches(&include, 0) || include.is_empty();
+            let excluded = matches(&exclude, include.len());
+            if !included || excluded {
+                continue;
+            }
+            let mut item = Item::whole(table, index);
+            if let Some(target) = target.filter(|&t| self.is_cast(tensor.dtype, t)) {
+                item.dtype = target;
+            }
+            items.push(item);
+        }
+        let patterns = self.options.include.iter().chain(&self.options.exclude);
+        if let Some((pattern, _)) = patterns.zip(&hits).find(|(_, hit)| !**hit) {
+            return Err(Error::not_found(format!("no tensor matches `{pattern}`")));
+        }
+        if items.is_empty() && !table.tensors.is_empty() {
+            return Err(Error::not_found("no tensor is left to load"));
+        }
+        self.slice(&mut items)?;
+        Ok(items)
+    }
+
+    /// Floats are cast, integers, bools and blocks never. Eight-bit floats of a quantised model mean nothing without
+    /// their scales, so they stay.
+    fn is_cast(&self, from: DType, to: DType) -> bool {
+        let has_scales = || {
+            let is_scale = |name: &str| name.ends_with("_scale") || name.ends_with("_scale_inv") || name.ends_with(".scale");
+            self.model.table.tensors.iter().any(|t| is_scale(&t.name))
+        };
+        cast::is_supported(from, to) && (from.facts().block_bytes > 1 || !has_scales())
+    }
+
+    /// Cuts each item for the rank that was asked for.
+    fn slice(&self, items: &mut [Item]) -> Result<()> {
+        let Some((rank, world)) = self.options.rank else {
+            if self.options.slices.is_empty() {
+                return Ok(());
+            }
+            return Err(Error::usage("a slice without a rank cuts nothing").hint("--rank R/W says which part"));
+        };
+        let _ = (rank, world, items);
+        Err(Error::unsupported("ranks"))
+    }
+
+    fn load_host(self, reason: Option<String>) -> Result<Loaded> {
+        let items = self.items(DType::F32)?;
+        let whole = items.iter().all(|item| {
+            let tensor = &self.model.table.tensors[item.tensor];
+            item.slice.is_none() && item.dtype == tensor.dtype && tensor.at.is_plain()
+        });
+        let near = self.model.files.iter().all(|f| f.as_local().is_some() && !f.temper().network);
+        let mapped = whole && near && self.options.form == Form::Auto;
+        let target = Target {
+            align_bytes: 64,
+            padding_bytes_max: u64::MAX,
+            chunk_bytes: HOST_CHUNK_BYTES,
+        };
+        let plan = Plan::new(&self.model, &items, &target)?;
+        let mut report = self.report("cpu", &plan);
+        report.fallback_reason = reason;
+        report.form = if mapped { "mapped" } else { "owned" };
+        if mapped { self.load_mapped(plan, report) } else { self.load_owned(plan, report) }
+    }
+
+    fn load_mapped(self, plan: Plan, mut report: Report) -> Result<Loaded> {
+        let limit = self.options.memory_bytes.or_else(machine::available_memory_bytes).unwrap_or(u64::MAX);
+        let mut fits = limit;
+        if plan.read_bytes > limit {
+            report.notes.push(format!(
+                "{} do not fit into {} of memory: the rest is read when it is used",
+                bytes_text(plan.read_bytes),
+                bytes_text(limit)
+            ));
+        }
+        self.control.plan(summary(&report), plan.read_bytes);
+        if self.options.dry_run {
+            return Ok(Loaded::nothing(report));
+        }
+        let started = Instant::now();
+        let cpu = machine::cpu_time();
+        let mut maps: Vec<Option<Arc<Mapped>>> = vec![None; self.model.files.len()];
+        let mut windows: Vec<(usize, Range<u64>)> = Vec::new();
+        for (file, range) in plan.ranges() {
+            let slot = &mut maps[file.index()];
+            if slot.is_none()
+                && let Some(local) = self.model.files[file.index()].as_local()
+            {
+                *slot = Some(Arc::new(Mapped::new(local).map_err(|e| self.name(e, file.index()))?));
+            }
+            let end = range.end.min(range.start.saturating_add(fits));
+            fits -= end - range.start;
+            let mut at = range.start;
+            while at < end {
+                let next = end.min(at - at % POPULATE_BYTES + POPULATE_BYTES);
+                windows.push((file.index(), at..next));
+                at = next;
+            }
+        }
+        let next = AtomicUsize::new(0);
+        let threads = self.options.threads.unwrap_or_else(machine::core_count).min(windows.len()).max(1);
+        report.threads = threads;
+        run::parallel("map", threads, self.control, |lane| {
+            while !self.control.is_stopped() {
+                let Some((file, window)) = windows.get(next.fetch_add(1, Ordering::Relaxed)) else { break };
+                let begun = Instant::now();
+                if let Some(map) = &maps[*file] {
+                    map.populate(window.clone()).map_err(|e| self.name(e, *file))?;
+                }
+                let size = window.end - window.start;
+                self.control.span(lane, "populate", *file as u32, window.start, size, begun);
+                self.control.moved(size);
+            }
+            Ok(())
+        })?;
+        report.took(started, cpu);
+        report.bytes_moved = 0;
+        self.finish_files()?;
+        let memories: Vec<Memory> = maps.into_iter().map(|m| m.map_or(Memory::Nothing, Memory::Mapped)).collect();
+        let memory_of = |output: &crate::plan::Output| {
+            let span = self.model.table.tensors[output.tensor].at.span;
+            (memories[span.file.index()].clone(), span.offset_bytes)
+        };
+        let mut loaded = Loaded::new(&plan, memory_of, report);
+        if self.options.check {
+            check::mapped(&mut loaded, &plan, &self.model, threads, self.control)?;
+        }
+        Ok(loaded)
+    }
+
+    fn load_owned(self, plan: Plan, mut report: Report) -> Result<Loaded> {
+        let threads = self.threads(&plan, machine::core_count().clamp(1, BLOCKING_READERS), &mut report);
+        // Slots are only touched where bytes cannot go straight to their place.
+        let slot_count = threads * if report.cold { 24usize.div_ceil(threads).clamp(2, 8) } else { 2 };
+        let slot_bytes = HOST_CHUNK_BYTES as usize + SLOT_MARGIN_BYTES;
+        let limit = self.options.memory_bytes.or_else(machine::available_memory_bytes);
+        if let Some(limit) = limit.filter(|&l| plan.arena_bytes() > l) {
+            let message = format!(
+                "{} of memory are available, this load needs {}",
+                bytes_text(limit),
+                bytes_text(plan.arena_bytes())
+            );
+            return Err(Error::new(ErrorKind::NoSpace, message)
+                .hint("--include loads a part; without --copy and --dtype files are mapped, which takes no memory of its own"));
+        }
+        self.control.plan(summary(&report), plan.output_bytes);
+        if self.options.dry_run {
+            return Ok(Loaded::nothing(report));
+        }
+        let started = Instant::now();
+        let cpu = machine::cpu_time();
+        let (_ring, slots) = Ring::new(slot_count, slot_bytes)?;
+        let sink = HostSink::new(&plan, self.options.saturate, self.options.check)?;
+        let job = Run {
+            model: &self.model,
+            plan: &plan,
+            sink: &sink,
+            io: self.options.io,
+            threads,
+            drop_cache: false,
+        };
+        let (traffic, _) = run::run(&job, slots, self.control)?;
+        report.took(started, cpu);
+        self.settle(&mut report, &traffic, sink.overflow_count())?;
+        if self.options.measure {
+            report.limit_bytes_per_second = self.measure_reads(threads);
+        }
+        let arrivals = sink.record.take();
+        let arenas: Vec<_> = sink.finish().into_iter().map(Arc::new).collect();
+        let memory_of = |output: &crate::plan::Output| {
+            (Memory::Host(Arc::clone(&arenas[output.arena.index()])), output.offset_bytes)
+        };
+        let mut loaded = Loaded::new(&plan, memory_of, report);
+        if self.options.check {
+            check::host(&mut loaded, &plan, &arenas, &arrivals, threads, self.control)?;
+        }
+        Ok(loaded)
+    }
+
+    #[cfg(feature = "cuda")]
+    fn load_cuda(self, mut pinned: crate::sink::cuda::Pinned) -> Result<Loaded> {
+        use crate::plan::Kernel;
+        use crate::sink::cuda::CudaSink;
+        let facts = pinned.gpu().facts().clone();
+        pinned.gpu().bind()?;
+        let wide = facts.compute_capability.0 >= 8;
+        let items = self.items(if wide { DType::BF16 } else { DType::F16 })?;
+        let target = Target { align_bytes: 256, padding_bytes_max: 16 << 20, chunk_bytes: GPU_CHUNK_BYTES };
+        let plan = Plan::new(&self.model, &items, &target)?;
+        let mut report = self.report(&format!("cuda:{}", facts.ordinal), &plan);
+        report.form = "device";
+        report.gpu = Some(facts.clone());
+        report.pinned_bytes = pinned.pinned_bytes();
+        report.notes.extend(pinned.refused().map(str::to_string));
+        let free_bytes = match facts.integrated {
+            true => machine::available_memory_bytes().unwrap_or(pinned.gpu().memory()?.free_bytes),
+            false => pinned.gpu().memory()?.free_bytes,
+        };
+        report.free_bytes = Some(free_bytes);
+        let threads = self.threads(&plan, machine::core_count().clamp(2, GPU_THREADS_MAX), &mut report);
+        let mut casts: Vec<(DType, DType)> = items
+            .iter()
+            .map(|i| (self.model.table.tensors[i.tensor].dtype, i.dtype))
+            .filter(|(from, to)| from != to)
+            .collect();
+        casts.sort_unstable();
+        casts.dedup();
+        let _ = Kernel::Copy;
+        self.control.plan(summary(&report), plan.output_bytes);
+        let slot_bytes = GPU_CHUNK_BYTES as usize + SLOT_MARGIN_BYTES;
+        if self.options.measure && !self.options.dry_run {
+            report.limit_bytes_per_second = pinned.measure().ok();
+        }
+        let slots = pinned.take_slots();
+        let before = pinned.gpu().memory()?.free_bytes;
+        let started = Instant::now();
+        let cpu = machine::cpu_time();
+        let sink = CudaSink::new(
+            pinned,
+            &plan,
+            &casts,
+            (slots.len(), slot_bytes),
+            free_bytes,
+            self.options.saturate,
+            self.options.check,
+        )?;
+        if self.options.dry_run {
+            return Ok(Loaded::nothing(report));
+        }
+        let job = Run {
+            model: &self.model,
+            plan: &plan,
+            sink: &sink,
+            io: self.options.io,
+            threads,
+            drop_cache: facts.integrated && !self.options.keep_cache,
+        };
+        let (traffic, slots) = run::run(&job, slots, self.control)?;
+        report.took(started, cpu);
+        let taken = before.saturating_sub(sink.pinned().gpu().memory()?.free_bytes);
+        report.device_extra_bytes = Some(taken.saturating_sub(plan.output_bytes));
+        self.settle(&mut report, &traffic, sink.overflow_count()?)?;
+        let checked = match self.options.check {
+            true => Some(check::device(&plan, &sink, slots, self.control)?),
+            false => None,
+        };
+        let arenas: Vec<_> = sink.finish()?.into_iter().map(Arc::new).collect();
+        let memory_of = |output: &crate::plan::Output| {
+            (Memory::Device(Arc::clone(&arenas[output.arena.index()])), output.offset_bytes)
+        };
+        let mut loaded = Loaded::new(&plan, memory_of, report);
+        loaded.report.check = checked;
+        Ok(loaded)
+    }
+
+    /// What is known before anything moves.
+    fn report(&self, device: &str, plan: &Plan) -> Report {
+        let mut report = Report::new(&self.model, device, plan);
+        let (mut cached, mut asked) = (0.0, 0u64);
+        for (file, range) in plan.ranges() {
+            let Some(local) = self.model.files[file.index()].as_local() else { continue };
+            let Some(fraction) = cached_fraction(local, range.clone()) else { continue };
+            cached += fraction * (range.end - range.start) as f64;
+            asked += range.end - range.start;
+        }
+        report.cached_fraction = (asked > 0).then(|| cached / asked as f64);
+        report
+    }
+
+    /// How many threads: as many as cores where bytes are at hand; more where each waits for a disk or a network.
+    fn threads(&self, plan: &Plan, cores: usize, report: &mut Report) -> usize {
+        let network = self.model.files.iter().any(|f| f.temper().network);
+        let cold = self.options.io == Io::Direct
+            || (self.options.io == Io::Auto && report.cached_fraction.is_some_and(|f| f < 0.9));
+        report.cold = cold;
+        let ring_works = || Queue::<()>::uring(1, &[]).is_ok();
+        let wanted = if network || (cold && !ring_works()) { BLOCKING_READERS } else { cores };
+        let units = usize::try_from(plan.read_bytes / (GPU_CHUNK_BYTES / 4)).unwrap_or(usize::MAX).max(1);
+        let threads = self.options.threads.unwrap_or_else(|| wanted.min(units));
+        let threads = threads.clamp(1, GPU_SLOT_COUNT / 2);
+        report.threads = threads;
+        threads
+    }
+
+    /// What is known when everything has arrived; refuses what must not be used.
+    fn settle(&self, report: &mut Report, traffic: &Traffic, overflow_count: u64) -> Result<()> {
+        report.bytes_moved = report.bytes;
+        report.cached_bytes = traffic.cached_bytes();
+        report.buffered_bytes = traffic.buffered_bytes();
+        report.direct_bytes = traffic.direct_bytes();
+        report.ring = traffic.ring_count() > 0 && traffic.direct_bytes() > 0;
+        if traffic.direct_bytes() > 0 || traffic.buffered_bytes() > 0 {
+            report.notes.extend(traffic.fallbacks());
+        }
+        report.overflow_count = overflow_count;
+        self.finish_files()?;
+        if overflow_count > 0 && !self.options.saturate {
+            return Err(Error::bad_input(format!(
+                "{} finite values become infinite in the type that was asked for",
+                crate::text::grouped(overflow_count)
+            ))
+            .hint("--dtype bf16 or f32 holds them; --saturate makes them the largest finite value"));
+        }
+        Ok(())
+    }
+
+    /// The files must be what they were.
+    fn finish_files(&self) -> Result<()> {
+        self.model.files.iter().try_for_each(|f| check_unchanged(&**f))
+    }
+
+    fn name(&self, error: Error, file: usize) -> Error {
+        match self.model.table.files.get(file) {
+            Some(file) => error.file(&file.name),
+            None => error,
+        }
+    }
+
+    /// What a bare loop of reads into fresh memory reaches on this machine, in bytes a second: a sample from the
+    /// largest file, which is hot by now.
+    fn measure_reads(&self, threads: usize) -> Option<f64> {
+        const SAMPLE_BYTES: u64 = 64 << 20;
+        let file = self.model.files.iter().max_by_key(|f| f.size_bytes())?;
+        let each = (SAMPLE_BYTES / threads as u64).min(file.size_bytes() / threads as u64) & !0xfff;
+        if each == 0 {
+            return None;
+        }
+        let started = Instant::now();
+        run::parallel("sample", threads, self.control, |n| {
+            let (_ring, mut slots) = Ring::new(1, each as usize)?;
+            let at = n as u64 * each;
+            for slot in &mut slots {
+                for (i, chunk) in slot.chunks_mut(HOST_CHUNK_BYTES as usize).enumerate() {
+                    file.read_exact_at(chunk, at + i as u64 * HOST_CHUNK_BYTES)?;
+                }
+            }
+            Ok(())
+        })
+        .ok()?;
+        Some((each * threads as u64) as f64 / started.elapsed().as_secs_f64())
+    }
+}
+
+/// Where a load goes, for a person.
+fn summary(report: &Report) -> String {
+    match (&report.gpu_name(), report.free_bytes) {
+        (Some(name), Some(free)) => {
+            format!("{} {name}  needs {} of {} free", report.device, bytes_text(report.needed_bytes), bytes_text(free))
+        }
+        _ => match &report.fallback_reason {
+            Some(reason) => format!("{}, {}  ({reason}; see hoist doctor)", report.device, report.form),
+            None => format!("{}, {}", report.device, report.form),
+        },
+    }
+}
+
+fn matchers(patterns: &[String]) -> Result<Vec<GlobMatcher>> {
+    patterns
+        .iter()
+        .map(|p| {
+            let glob = Glob::new(p).map_err(|e| Error::usage(format!("`{p}` is not a pattern: {}", e.kind())))?;
+            Ok(glob.compile_matcher())
+        })
+        .collect()
+}

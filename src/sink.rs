@@ -10,7 +10,7 @@ pub mod host;
 
 use crate::buf::Slot;
 use crate::error::Result;
-use crate::plan::{ArenaId, Dest, Put, Unit};
+use crate::plan::{ArenaId, Dest, Kernel, Put, Unit};
 use crate::transform::cast;
 use std::sync::{Mutex, PoisonError};
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
@@ -33,14 +33,8 @@ pub trait Lane {
     /// Takes a filled slot: the unit's bytes begin at `skip_bytes`.
     fn put(&mut self, slot: Slot, skip_bytes: usize, unit: &Unit) -> Result<()>;
 
-    /// Gives back a slot that was not filled.
-    fn give_back(&mut self, slot: Slot);
-
-    /// Waits until everything has arrived.
-    fn finish(&mut self) -> Result<()>;
-
-    /// Reads what arrived: `into.len()` bytes of an arena.
-    fn read_back(&mut self, arena: ArenaId, offset_bytes: u64, into: &mut Slot, size_bytes: usize) -> Result<()>;
+    /// Waits until everything has arrived; gives the slots back.
+    fn finish(self: Box<Self>) -> Result<Vec<Slot>>;
 }
 
 /// What was sent to a place, as a hash taken before it left: xxh3 of the bytes as they should arrive.
@@ -74,7 +68,7 @@ impl Record {
     /// Notes what a put shall bring, `source` being the unit's bytes and `scratch` room for a cast.
     fn note(&self, source: &[u8], put: &Put, saturate: bool, scratch: &mut Vec<u8>) {
         let Some(arrivals) = &self.0 else { return };
-        let mut add = |offset_bytes, size_bytes, xxh3| {
+        let add = |offset_bytes, size_bytes, xxh3| {
             let arrival = Arrival { arena: put.to.arena, offset_bytes, size_bytes, xxh3 };
             arrivals.lock().unwrap_or_else(PoisonError::into_inner).push(arrival);
         };
@@ -104,8 +98,8 @@ impl Record {
 /// The bytes a row becomes.
 fn kernel_output<'a>(row: &'a [u8], put: &Put, saturate: bool, scratch: &'a mut Vec<u8>) -> &'a [u8] {
     match put.kernel {
-        crate::plan::Kernel::Copy => row,
-        crate::plan::Kernel::Cast { from, to } => {
+        Kernel::Copy => row,
+        Kernel::Cast { from, to } => {
             scratch.resize(put.kernel.output_bytes(row.len() as u64) as usize, 0);
             cast::cast(from, to, row, scratch, saturate);
             scratch

@@ -1,0 +1,241 @@
+//! A job: work under way, that can be waited for, watched and cancelled.
+
+use crate::error::{Error, ErrorKind, Result};
+use crossbeam_channel::{Receiver, Sender};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+/// What happens while a job runs. Bars, plain lines, JSON and traces are readers of this one stream.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum Event {
+    /// What will be done is known.
+    Planned {
+        /// A line for a person: where the bytes go and what they need there.
+        summary: String,
+        /// Bytes that will be moved.
+        total_bytes: u64,
+    },
+    /// Bytes have arrived; sent at most every few tens of milliseconds.
+    Moved {
+        /// So far.
+        bytes: u64,
+        /// Of how many.
+        total_bytes: u64,
+        /// Seconds since the first could have moved.
+        seconds: f64,
+    },
+    /// One piece of work, for a trace.
+    Span {
+        /// The lane it belongs to: a worker's number.
+        lane: usize,
+        /// What it was: `read`, `wait`, `put`.
+        name: &'static str,
+        /// The file.
+        file: u32,
+        /// Its first byte.
+        offset_bytes: u64,
+        /// How many bytes.
+        bytes: u64,
+        /// Microseconds since the job began.
+        start_us: f64,
+        /// How long.
+        duration_us: f64,
+    },
+}
+
+/// The least time between two `Moved` events.
+const MOVED_EVERY_MS: u64 = 40;
+
+/// What a job's threads share: whether to go on, and how far they are.
+#[derive(Debug)]
+pub struct Control {
+    stopped: AtomicBool,
+    cancelled: AtomicBool,
+    moved_bytes: AtomicU64,
+    total_bytes: AtomicU64,
+    told_ms: AtomicU64,
+    events: Sender<Event>,
+    trace: bool,
+    started: Instant,
+}
+
+impl Control {
+    fn new(events: Sender<Event>, trace: bool) -> Control {
+        Control {
+            stopped: AtomicBool::new(false),
+            cancelled: AtomicBool::new(false),
+            moved_bytes: AtomicU64::new(0),
+            total_bytes: AtomicU64::new(0),
+            told_ms: AtomicU64::new(0),
+            events,
+            trace,
+            started: Instant::now(),
+        }
+    }
+
+    /// Whether workers should return.
+    pub fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Relaxed)
+    }
+
+    /// Whether somebody asked for the end.
+    pub fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Relaxed)
+    }
+
+    /// Tells workers to return: one of them failed.
+    pub fn stop(&self) {
+        self.stopped.store(true, Ordering::Relaxed);
+    }
+
+    /// Says what will be done.
+    pub fn plan(&self, summary: String, total_bytes: u64) {
+        self.total_bytes.store(total_bytes, Ordering::Relaxed);
+        let _ = self.events.try_send(Event::Planned { summary, total_bytes });
+    }
+
+    /// Counts bytes that have arrived.
+    pub fn moved(&self, bytes: u64) {
+        let moved = self.moved_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let seconds = self.started.elapsed().as_secs_f64();
+        let now = (seconds * 1e3) as u64;
+        let told = self.told_ms.load(Ordering::Relaxed);
+        if now < told + MOVED_EVERY_MS
+            || self.told_ms.compare_exchange(told, now, Ordering::Relaxed, Ordering::Relaxed).is_err()
+        {
+            return;
+        }
+        let total_bytes = self.total_bytes.load(Ordering::Relaxed);
+        // Nobody has to listen: a full queue drops progress, never work.
+        let _ = self.events.try_send(Event::Moved { bytes: moved, total_bytes, seconds });
+    }
+
+    /// Whether spans are wanted.
+    pub fn traces(&self) -> bool {
+        self.trace
+    }
+
+    /// Records work that began at `start` and ends now.
+    pub fn span(&self, lane: usize, name: &'static str, file: u32, offset_bytes: u64, bytes: u64, start: Instant) {
+        if self.trace {
+            let start_us = start.duration_since(self.started).as_secs_f64() * 1e6;
+            let duration_us = start.elapsed().as_secs_f64() * 1e6;
+            let _ = self.events.send(Event::Span { lane, name, file, offset_bytes, bytes, start_us, duration_us });
+        }
+    }
+}
+
+#[derive(Debug)]
+struct State<T> {
+    result: Option<Result<T>>,
+    waker: Option<Waker>,
+    is_done: bool,
+}
+
+/// Work under way. Dropping it cancels it and waits for its threads.
+#[derive(Debug)]
+pub struct Job<T> {
+    control: Arc<Control>,
+    events: Receiver<Event>,
+    state: Arc<(Mutex<State<T>>, Condvar)>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl<T: Send + 'static> Job<T> {
+    /// Starts `work` in a thread of its own. With `trace` every piece of work is an event, and somebody must read them.
+    pub fn start(name: &str, trace: bool, work: impl FnOnce(&Control) -> Result<T> + Send + 'static) -> Job<T> {
+        let (sender, events) = if trace { crossbeam_channel::unbounded() } else { crossbeam_channel::bounded(256) };
+        let control = Arc::new(Control::new(sender, trace));
+        let state = Arc::new((Mutex::new(State { result: None, waker: None, is_done: false }), Condvar::new()));
+        let finish = {
+            let state = Arc::clone(&state);
+            move |result| {
+                let mut locked = state.0.lock().unwrap_or_else(PoisonError::into_inner);
+                locked.result = Some(result);
+                locked.is_done = true;
+                if let Some(waker) = locked.waker.take() {
+                    waker.wake();
+                }
+                state.1.notify_all();
+            }
+        };
+        let body = {
+            let control = Arc::clone(&control);
+            let finish = finish.clone();
+            move || {
+                let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(&control)));
+                let panicked = |_| Err(Error::bad_input("the job panicked").detail("this is a bug of hoist"));
+                finish(outcome.unwrap_or_else(panicked));
+            }
+        };
+        let thread = match std::thread::Builder::new().name(name.to_string()).spawn(body) {
+            Ok(thread) => Some(thread),
+            Err(e) => {
+                finish(Err(Error::io("no thread can be started", e)));
+                None
+            }
+        };
+        Job { control, events, state, thread }
+    }
+}
+
+impl<T> Job<T> {
+    /// What happens, as it happens. Ends when the job does.
+    pub fn events(&self) -> &Receiver<Event> {
+        &self.events
+    }
+
+    /// Asks for the end. The job returns an error of kind `Signal` within a second, having given back what it took.
+    pub fn cancel(&self) {
+        self.control.cancelled.store(true, Ordering::Relaxed);
+        self.control.stop();
+    }
+
+    /// Whether [`Job::wait`] would return at once.
+    pub fn is_done(&self) -> bool {
+        self.state.0.lock().unwrap_or_else(PoisonError::into_inner).is_done
+    }
+
+    /// Waits for the result.
+    pub fn wait(mut self) -> Result<T> {
+        let mut state = self.state.0.lock().unwrap_or_else(PoisonError::into_inner);
+        while !state.is_done {
+            state = self.state.1.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        let result = state.result.take();
+        drop(state);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+        result.unwrap_or_else(|| Err(Error::new(ErrorKind::Usage, "the job's result was taken before")))
+    }
+}
+
+impl<T> Drop for Job<T> {
+    fn drop(&mut self) {
+        if let Some(thread) = self.thread.take() {
+            self.cancel();
+            let _ = thread.join();
+        }
+    }
+}
+
+impl<T> Future for Job<T> {
+    type Output = Result<T>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Result<T>> {
+        let mut state = self.state.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if !state.is_done {
+            state.waker = Some(context.waker().clone());
+            return Poll::Pending;
+        }
+        let taken = || Err(Error::new(ErrorKind::Usage, "the job's result was taken before"));
+        Poll::Ready(state.result.take().unwrap_or_else(taken))
+    }
+}
