@@ -109,9 +109,10 @@ fn size_bytes(dtype: DType, row_elements: u64, shape: &[u64]) -> Result<u64> {
         )));
     }
     let fits = |&n: &u64| i64::try_from(n).is_ok();
-    element_count(shape)
-        .filter(fits)
-        .and_then(|elements| dtype.size_bytes(elements))
+    // A dimension of zero excuses no overflow of the others, in whatever order they are multiplied.
+    let product = shape.iter().try_fold(1u64, |n, &d| n.checked_mul(d.max(1))).filter(fits);
+    product
+        .and_then(|_| dtype.size_bytes(element_count(shape)?))
         .filter(fits)
         .ok_or_else(|| Error::bad_input(format!("has shape {shape:?}, whose size overflows")))
 }
