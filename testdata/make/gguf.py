@@ -268,6 +268,10 @@ def main():
     # Accepted, with a note: another order than the infos', no padding at the end, long names.
     by_hand("unordered.gguf", Layout(), meta[:1], two, infos=["b", "a"], by="gguf")
     by_hand("no-padding.gguf", Layout(), meta[:1], two[::-1], tail=False, by="gguf")
+    head = Layout().head(1, 1) + Layout().key("general.name\0", "string", "kept\0") + Layout().info("a\0\0", [3, 2], 0, 0)
+    (OUT / "nul-names.gguf").write_bytes(pad(head) + pad(f))
+    note(OUT / "nul-names.gguf", {"a": facts("F32", [2, 3], f)}, {"general.name": entry("string", "kept\0")},
+         len(pad(head)), "spec")
     by_hand("long-name.gguf", Layout(), meta[:1], [("long." + "x" * 100, [2, 3], "F32", 0, f)], by="gguf")
 
     # Split files: three parts, the first without tensors.

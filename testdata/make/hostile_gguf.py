@@ -85,6 +85,9 @@ CASES = {
     "key-twice": (made(keys=[KEY, KEY]), 1, "the key `general.architecture` is there twice"),
     "key-empty": (made(keys=[raw_key("", 0, b"x")]), 1, "key 0 has an empty name"),
     "key-not-utf8": (made(keys=[raw_key(b"\xff\x1b[31m", 0, b"x")]), 1, "is not UTF-8"),
+    "key-nul": (made(keys=[raw_key("a\0b", 0, b"x")]), 1, "the name of key 0 `a\\u{0}b` has a NUL inside"),
+    "key-only-nul": (made(keys=[raw_key("\0", 0, b"x")]), 1, "key 0 has an empty name"),
+    "key-twice-nul": (made(keys=[KEY, raw_key("general.architecture\0", 0, b"x")]), 1, "is there twice"),
     "kind-13": (made(keys=[raw_key("k", 13, bytes(8))]), 1, "the value of the key `k` has type 13; GGUF defines 0 to 12"),
     "kind-max": (made(keys=[raw_key("a\nb", 2**32 - 1, bytes(8))]), 1, "the value of the key `a\\u{a}b` has type 4294967295"),
     "array-kind-13": (made(keys=[raw_key("k", 9, array(13, 0))]), 1, "has type 13; GGUF"),
@@ -101,6 +104,8 @@ CASES = {
     "alignment-2-31": (made([A], keys=[L.key("general.alignment", "u32", 2**31)]), 1, "tensor `a` ends at byte 2,147,483,672"),
     # Tensor infos.
     "tensor-twice": (made([A, ("a", [3, 2], 0, 32)]), 1, "tensor `a` is there twice"),
+    "tensor-twice-nul": (made([A, ("a\0", [3, 2], 0, 32)]), 1, "tensor `a` is there twice"),
+    "tensor-nul": (made([("a\0b", [3, 2], 0, 0)]), 1, "has a NUL inside"),
     "name-not-utf8": (made([(b"\xc3(", [3, 2], 0, 0)]), 1, "is not UTF-8"),
     "dimensions-5": (made([("a", [3, 2, 1, 1, 1], 0, 0)]), 1, "tensor `a` has 5 dimensions; GGUF has at most 4"),
     "dimensions-max": (L.head(1, 1) + KEY + L.text("a") + b"\xff" * 60, 1, "has 4294967295 dimensions"),

@@ -250,6 +250,7 @@ fn says_what_it_accepted() {
         ("unordered.gguf", Some("another order")),
         ("no-padding.gguf", Some("the last tensor's padding is missing")),
         ("long-name.gguf", Some("1 names have 64 bytes or more")),
+        ("nul-names.gguf", Some("2 names end with NULs")),
         ("nested.gguf", Some("`rows` holds arrays inside an array")),
         ("v3.gguf", None),
         ("bare.gguf", None),
@@ -284,8 +285,8 @@ fn split_files_know_each_other() {
 /// gguf-rs 0.1.8 and its known faults: sizes it computes wrongly, files it cannot read.
 #[test]
 fn agrees_with_gguf_rs() {
-    // Type 40 makes it panic; 41 and 42 it does not know.
-    const CANNOT: [&str; 4] = ["nested", "v1", "types.gguf", "types-new"];
+    // Type 40 makes it panic; 41 and 42 it does not know; it keeps NULs in names.
+    const CANNOT: [&str; 5] = ["nested", "v1", "types.gguf", "types-new", "nul-names"];
     const SIZE_WRONG: [&str; 9] = ["bf16", "i8", "i16", "i32", "i64", "f64", "iq4_nl", "mxfp4", "q8_1"];
     let without_new_types = types_without(&["t.NVFP4", "t.Q1_0"]);
     let mut compared = 0;
@@ -366,22 +367,26 @@ impl Built {
 
     fn texts(&mut self, key: &str, count: u64) {
         Self::text(&mut self.keys, key);
-        self.keys.extend(8u32.wrapping_add(1).to_le_bytes());
-        self.keys.extend(8u32.to_le_bytes());
+        self.keys.extend(MetaKind::Array.id().to_le_bytes());
+        self.keys.extend(MetaKind::Text.id().to_le_bytes());
         self.keys.extend(count.to_le_bytes());
         (0..count).for_each(|i| Self::text(&mut self.keys, &format!("token {i}")));
         self.key_count += 1;
     }
 
-    fn tensor(&mut self, name: &str, dims: &[u64], id: u32, data: &[u8]) {
+    fn info(&mut self, name: &str, dims: &[u64], id: u32, offset_bytes: u64) {
         Self::text(&mut self.infos, name);
         self.infos.extend((dims.len() as u32).to_le_bytes());
         dims.iter().for_each(|d| self.infos.extend(d.to_le_bytes()));
         self.infos.extend(id.to_le_bytes());
-        self.infos.extend((self.data.len() as u64).to_le_bytes());
+        self.infos.extend(offset_bytes.to_le_bytes());
+        self.info_count += 1;
+    }
+
+    fn tensor(&mut self, name: &str, dims: &[u64], id: u32, data: &[u8]) {
+        self.info(name, dims, id, self.data.len() as u64);
         self.data.extend(data);
         self.data.resize(self.data.len().next_multiple_of(32), 0);
-        self.info_count += 1;
     }
 
     fn bytes(&self) -> Vec<u8> {
@@ -415,6 +420,24 @@ fn work_grows_with_the_header() {
         assert!(cost.seen_bytes <= 3 * size_bytes, "{cost:?} for {size_bytes}");
     }
     assert!(large.rounds <= small.rounds + 1 && large.seen_bytes <= small.seen_bytes * 5 / 2);
+}
+
+#[test]
+fn offsets_beyond_4_gib() {
+    let (gib, mut file) = (1u64 << 30, Built::default());
+    file.info("big", &[1024, 5 * gib / 1024], 30, 0);
+    file.info("next", &[32], 0, 10 * gib);
+    file.info("last", &[256, 16 * gib], 12, 10 * gib + 128);
+    let head = file.bytes();
+    let data_bytes = 10 * gib + 128 + 144 * 16 * gib;
+    let (part, cost) = drive(&head, data_bytes, u64::MAX);
+    let (part, start) = (part.unwrap(), head.len() as u64);
+    let spans = part.tensors.iter().map(|t| (t.at.span.offset_bytes - start, t.size_bytes()));
+    let expected = [(0, 10 * gib), (10 * gib, 128), (10 * gib + 128, 144 * 16 * gib)];
+    assert_eq!(spans.collect::<Vec<_>>(), expected);
+    assert!(cost.asked_bytes <= 1 << 20);
+    let (cut, _) = drive(&head, data_bytes - 1, u64::MAX);
+    assert!(cut.unwrap_err().to_string().starts_with("tensor `last` ends at byte 2,484,"));
 }
 
 #[test]
@@ -499,6 +522,10 @@ fn mutated_files_do_not_crash() {
                 }
             }
         }
+        // Sizes near the end of what a u64 holds overflow nothing.
+        let mut endless = Known::of_size(u64::MAX);
+        endless.add(0, bytes.clone());
+        let _ = parse(&endless);
         match whole(&bytes) {
             Err(e) => {
                 assert!([1, 9].contains(&e.kind().exit_code()), "round {round}: {e}");
