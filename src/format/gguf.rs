@@ -74,7 +74,7 @@ fn header(known: &[u8], file_size_bytes: u64) -> Take<Part> {
         notes.push("GGUF version 1; llama.cpp reads 2 and 3".into());
     }
     if c.trimmed_names > 0 {
-        notes.push(format!("{} names end with NULs, which are left out", c.trimmed_names));
+        notes.push(format!("names that end with NULs, which are left out: {}", c.trimmed_names));
     }
     let nested = |v: &MetaValue| v.as_array().is_some_and(|a| a.kind == MetaKind::Array);
     if let Some((key, _)) = meta.iter().find(|(_, v)| nested(v)) {

@@ -104,13 +104,14 @@ impl<'a> Cursor<'a> {
     /// for so many. To be asked before anything is reserved or walked.
     pub(super) fn room_for(&self, count: u64, each_bytes: u64, says: &str, things: &str) -> Take<()> {
         let left = self.file_size_bytes.saturating_sub(self.at);
-        if u128::from(count) * u128::from(each_bytes) <= u128::from(left) {
+        let needed = u128::from(count) * u128::from(each_bytes);
+        if needed <= u128::from(left) {
             return Ok(());
         }
+        let needed = u64::try_from(needed).map_or_else(|_| needed.to_string(), grouped);
         let message = format!(
-            "{says} says {} {things}, at least {} bytes each, but the file has {} bytes after that",
+            "{says} says {} {things}, which need {needed} bytes or more, but the file has {} after that",
             grouped(count),
-            grouped(each_bytes),
             grouped(left)
         );
         Err(Stop::Fail(

@@ -177,8 +177,9 @@ pub(super) fn lay_out(
     }
     if file_size_bytes > next {
         let message = format!(
-            "has {} bytes after the last tensor's padding, which belong to nothing",
-            grouped(file_size_bytes - next)
+            "has {} bytes but the data ends at byte {}, padding included; what follows belongs to nothing",
+            grouped(file_size_bytes),
+            grouped(next)
         );
         return Err(Error::bad_input(message).at(next));
     }
@@ -187,8 +188,7 @@ pub(super) fn lay_out(
     }
     let long = tensors.iter().filter(|t| t.name.len() >= LLAMA_CPP_NAME_BYTES).count();
     if long > 0 {
-        notes
-            .push(format!("{long} names have {LLAMA_CPP_NAME_BYTES} bytes or more; llama.cpp refuses those"));
+        notes.push(format!("names of {LLAMA_CPP_NAME_BYTES} bytes or more: {long}; llama.cpp refuses those"));
     }
     if tensors.iter().any(|t| t.at.order == ByteOrder::Big) {
         notes.push("big endian: numbers are swapped when they are read".into());
