@@ -123,6 +123,8 @@ CASES = {
     "type-iq4-nl-4-4": (made([("a", [32, 2], 36, 0)]), 9, "download the `IQ4_NL`"),
     "type-iq4-nl-4-8": (made([("a", [32, 2], 37, 0)]), 9, "(`IQ4_NL_4_8`)"),
     "type-iq4-nl-8-8": (made([("a", [32, 2], 38, 0)]), 9, "(`IQ4_NL_8_8`)"),
+    "type-unsettled-be": (made([("a", [256], 16, 0)], keys=[], layout=Layout(order=">")), 9,
+                          "tensor `a` has type `iq2_xxs` in a big-endian file"),
     "block-partial": (made([("a", [48, 2], 8, 0)]), 1, "rows of 48 elements, no multiple of the 32 in a block of `q8_0`"),
     "block-partial-row": (made([("a", [128, 2], 12, 0)]), 1, "rows of 128 elements, no multiple of the 256"),
     "block-scalar": (made([("a", [], 8, 0)]), 1, "rows of 1 elements"),

@@ -35,6 +35,10 @@ const REPACKED_Q4_0: &str =
 const REPACKED_IQ4_NL: &str =
     "a file repacked for one kind of CPU; download the `IQ4_NL` file of this model again";
 
+/// Types whose blocks ggml writes and reads through integers of other widths than the struct declares, so that what a
+/// big-endian machine would leave in a file is not settled; gguf's own converter between byte orders refuses them too.
+const UNSETTLED_BIG_ENDIAN: [DType; 3] = [DType::IQ1M, DType::IQ2XXS, DType::IQ3XXS];
+
 /// Reads `count` tensor infos. Offsets stay relative to the data, which begins where the infos end.
 pub(super) fn infos(c: &mut Cursor<'_>, count: u64, alignment: u64) -> Take<Vec<Tensor>> {
     let known_count = usize::try_from(count.min(c.known_bytes() / least_info_bytes(c))).unwrap_or(0);
@@ -75,6 +79,10 @@ fn info(c: &mut Cursor<'_>, name: &str, alignment: u64) -> Take<Tensor> {
     shape.reverse();
     let at = c.at();
     let dtype = dtype(c.u32(WHAT)?).map_err(|e| e.at(at))?;
+    if c.order == ByteOrder::Big && UNSETTLED_BIG_ENDIAN.contains(&dtype) {
+        let message = format!("has type `{dtype}` in a big-endian file, where its layout is not settled");
+        return Err(Stop::Fail(Error::unsupported(message).at(at)));
+    }
     let size_bytes = size_bytes(dtype, row_elements, &shape)?;
     let at = c.at();
     let offset_bytes = c.u64(WHAT)?;
