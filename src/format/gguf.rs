@@ -70,6 +70,9 @@ fn header(known: &[u8], file_size_bytes: u64) -> Take<Part> {
     let alignment = alignment(&meta)?;
     let mut tensors = tensors::infos(&mut c, tensor_count, alignment)?;
     let mut notes = tensors::lay_out(&mut tensors, c.at(), alignment, c.file_size_bytes())?;
+    if c.order == ByteOrder::Big {
+        notes.push("big endian: numbers are swapped when they are read".into());
+    }
     if version == 1 {
         notes.push("GGUF version 1; llama.cpp reads 2 and 3".into());
     }

@@ -203,6 +203,10 @@ fn versions_and_byte_orders_mean_the_same() {
     }
     let big = whole(&std::fs::read(testdata("gguf/v3-be.gguf")).unwrap()).unwrap();
     assert!(big.tensors.iter().all(|t| t.at.order == ByteOrder::Big));
+    // Single bytes have no order.
+    let types = whole(&std::fs::read(testdata("gguf/types-be.gguf")).unwrap()).unwrap();
+    let plain = types.tensors.iter().filter(|t| t.at.is_plain()).map(|t| t.dtype.name());
+    assert_eq!(plain.collect::<Vec<_>>(), ["i8", "mxfp4", "nvfp4"]);
 }
 
 #[test]

@@ -94,7 +94,10 @@ fn info(c: &mut Cursor<'_>, name: &str, alignment: u64) -> Take<Tensor> {
         return Err(Stop::Fail(Error::bad_input(message).at(at)));
     }
     let span = Span { file: FileId(0), offset_bytes, size_bytes };
-    Ok(Tensor { name: name.to_string(), dtype, shape, at: Extent { order: c.order, ..Extent::plain(span) } })
+    // What consists of single bytes is the same in either order, and stays a plain copy.
+    let swaps = dtype.facts().fields.iter().any(|&(width_bytes, _)| width_bytes > 1);
+    let order = if swaps { c.order } else { ByteOrder::Little };
+    Ok(Tensor { name: name.to_string(), dtype, shape, at: Extent { order, ..Extent::plain(span) } })
 }
 
 /// The type with this id of ggml.
@@ -197,9 +200,6 @@ pub(super) fn lay_out(
     let long = tensors.iter().filter(|t| t.name.len() >= LLAMA_CPP_NAME_BYTES).count();
     if long > 0 {
         notes.push(format!("names of {LLAMA_CPP_NAME_BYTES} bytes or more: {long}; llama.cpp refuses those"));
-    }
-    if tensors.iter().any(|t| t.at.order == ByteOrder::Big) {
-        notes.push("big endian: numbers are swapped when they are read".into());
     }
     Ok(notes)
 }
