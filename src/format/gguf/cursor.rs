@@ -3,7 +3,7 @@
 use crate::checkpoint::ByteOrder;
 use crate::error::Error;
 use crate::format::HEADER_BYTES_MAX;
-use crate::text::grouped;
+use crate::text::{Shown, grouped};
 
 /// Why reading stopped.
 #[derive(Debug)]
@@ -43,12 +43,14 @@ pub(super) struct Cursor<'a> {
     pub(super) order: ByteOrder,
     /// Version 1: counts, lengths and dimensions are u32.
     pub(super) narrow: bool,
+    /// Names that ended with NULs, which were taken off.
+    pub(super) trimmed_names: u64,
 }
 
 impl<'a> Cursor<'a> {
     /// The start of a file whose first bytes are known.
     pub(super) fn new(known: &'a [u8], file_size_bytes: u64) -> Cursor<'a> {
-        Cursor { known, at: 0, file_size_bytes, order: ByteOrder::Little, narrow: false }
+        Cursor { known, at: 0, file_size_bytes, order: ByteOrder::Little, narrow: false, trimmed_names: 0 }
     }
 
     /// The offset of the next byte.
@@ -102,13 +104,14 @@ impl<'a> Cursor<'a> {
     /// for so many. To be asked before anything is reserved or walked.
     pub(super) fn room_for(&self, count: u64, each_bytes: u64, says: &str, things: &str) -> Take<()> {
         let left = self.file_size_bytes.saturating_sub(self.at);
-        if u128::from(count) * u128::from(each_bytes) <= u128::from(left) {
+        let needed = u128::from(count) * u128::from(each_bytes);
+        if needed <= u128::from(left) {
             return Ok(());
         }
+        let needed = u64::try_from(needed).map_or_else(|_| needed.to_string(), grouped);
         let message = format!(
-            "{says} says {} {things}, at least {} bytes each, but the file has {} bytes after that",
+            "{says} says {} {things}, which need {needed} bytes or more, but the file has {} after that",
             grouped(count),
-            grouped(each_bytes),
             grouped(left)
         );
         Err(Stop::Fail(
@@ -154,24 +157,27 @@ impl<'a> Cursor<'a> {
         self.bytes(size_bytes, what)
     }
 
-    /// A name that must be UTF-8 and no longer than GGUF allows.
+    /// A name that must be UTF-8 and no longer than GGUF allows. A few writers end theirs as C does; elsewhere a NUL is
+    /// refused, because readers in C and all others would see two different names.
     pub(super) fn name(&mut self, what: &str) -> Take<&'a str> {
         let start = self.at;
         let size_bytes = self.size(what)?;
+        let refused = |message: String| Stop::Fail(Error::bad_input(message).at(start));
         if size_bytes > NAME_BYTES_MAX {
-            let message = format!(
-                "{what} is {} bytes long; names in GGUF have at most {}",
-                grouped(size_bytes),
-                grouped(NAME_BYTES_MAX)
-            );
-            return Err(Stop::Fail(Error::bad_input(message).at(start)));
+            let (found, most) = (grouped(size_bytes), grouped(NAME_BYTES_MAX));
+            return Err(refused(format!("{what} is {found} bytes long; names in GGUF have at most {most}")));
         }
         let bytes = self.bytes(size_bytes, what)?;
-        std::str::from_utf8(bytes).map_err(|_| {
+        let name = std::str::from_utf8(bytes).map_err(|_| {
             let shown = String::from_utf8_lossy(bytes);
-            let message = format!("{what} `{}` is not UTF-8", crate::text::Shown(&shown));
-            Stop::Fail(Error::bad_input(message).at(start))
-        })
+            refused(format!("{what} `{}` is not UTF-8", Shown(&shown)))
+        })?;
+        let trimmed = name.trim_end_matches('\0');
+        if trimmed.contains('\0') {
+            return Err(refused(format!("{what} `{}` has a NUL inside", Shown(trimmed))));
+        }
+        self.trimmed_names += u64::from(trimmed.len() < name.len());
+        Ok(trimmed)
     }
 }
 

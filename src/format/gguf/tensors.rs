@@ -35,6 +35,10 @@ const REPACKED_Q4_0: &str =
 const REPACKED_IQ4_NL: &str =
     "a file repacked for one kind of CPU; download the `IQ4_NL` file of this model again";
 
+/// Types whose blocks ggml writes and reads through integers of other widths than the struct declares, so that what a
+/// big-endian machine would leave in a file is not settled; gguf's own converter between byte orders refuses them too.
+const UNSETTLED_BIG_ENDIAN: [DType; 3] = [DType::IQ1M, DType::IQ2XXS, DType::IQ3XXS];
+
 /// Reads `count` tensor infos. Offsets stay relative to the data, which begins where the infos end.
 pub(super) fn infos(c: &mut Cursor<'_>, count: u64, alignment: u64) -> Take<Vec<Tensor>> {
     let known_count = usize::try_from(count.min(c.known_bytes() / least_info_bytes(c))).unwrap_or(0);
@@ -75,6 +79,10 @@ fn info(c: &mut Cursor<'_>, name: &str, alignment: u64) -> Take<Tensor> {
     shape.reverse();
     let at = c.at();
     let dtype = dtype(c.u32(WHAT)?).map_err(|e| e.at(at))?;
+    if c.order == ByteOrder::Big && UNSETTLED_BIG_ENDIAN.contains(&dtype) {
+        let message = format!("has type `{dtype}` in a big-endian file, where its layout is not settled");
+        return Err(Stop::Fail(Error::unsupported(message).at(at)));
+    }
     let size_bytes = size_bytes(dtype, row_elements, &shape)?;
     let at = c.at();
     let offset_bytes = c.u64(WHAT)?;
@@ -86,7 +94,10 @@ fn info(c: &mut Cursor<'_>, name: &str, alignment: u64) -> Take<Tensor> {
         return Err(Stop::Fail(Error::bad_input(message).at(at)));
     }
     let span = Span { file: FileId(0), offset_bytes, size_bytes };
-    Ok(Tensor { name: name.to_string(), dtype, shape, at: Extent { order: c.order, ..Extent::plain(span) } })
+    // What consists of single bytes is the same in either order, and stays a plain copy.
+    let swaps = dtype.facts().fields.iter().any(|&(width_bytes, _)| width_bytes > 1);
+    let order = if swaps { c.order } else { ByteOrder::Little };
+    Ok(Tensor { name: name.to_string(), dtype, shape, at: Extent { order, ..Extent::plain(span) } })
 }
 
 /// The type with this id of ggml.
@@ -109,9 +120,10 @@ fn size_bytes(dtype: DType, row_elements: u64, shape: &[u64]) -> Result<u64> {
         )));
     }
     let fits = |&n: &u64| i64::try_from(n).is_ok();
-    element_count(shape)
-        .filter(fits)
-        .and_then(|elements| dtype.size_bytes(elements))
+    // A dimension of zero excuses no overflow of the others, in whatever order they are multiplied.
+    let product = shape.iter().try_fold(1u64, |n, &d| n.checked_mul(d.max(1))).filter(fits);
+    product
+        .and_then(|_| dtype.size_bytes(element_count(shape)?))
         .filter(fits)
         .ok_or_else(|| Error::bad_input(format!("has shape {shape:?}, whose size overflows")))
 }
@@ -176,8 +188,9 @@ pub(super) fn lay_out(
     }
     if file_size_bytes > next {
         let message = format!(
-            "has {} bytes after the last tensor's padding, which belong to nothing",
-            grouped(file_size_bytes - next)
+            "has {} bytes but the data ends at byte {}, padding included; what follows belongs to nothing",
+            grouped(file_size_bytes),
+            grouped(next)
         );
         return Err(Error::bad_input(message).at(next));
     }
@@ -186,11 +199,7 @@ pub(super) fn lay_out(
     }
     let long = tensors.iter().filter(|t| t.name.len() >= LLAMA_CPP_NAME_BYTES).count();
     if long > 0 {
-        notes
-            .push(format!("{long} names have {LLAMA_CPP_NAME_BYTES} bytes or more; llama.cpp refuses those"));
-    }
-    if tensors.iter().any(|t| t.at.order == ByteOrder::Big) {
-        notes.push("big endian: numbers are swapped when they are read".into());
+        notes.push(format!("names of {LLAMA_CPP_NAME_BYTES} bytes or more: {long}; llama.cpp refuses those"));
     }
     Ok(notes)
 }
