@@ -1,1 +1,166 @@
-//! (placeholder)
+//! Hostile files: each fixture ends with the exit code and the message that stand beside it, and no mutation of a valid
+//! file makes a parser panic, ask without end or hold more than it may.
+//!
+//! `testdata/hostile/ROOM/NAME` is opened as a user would; `NAME.txt` holds the exit code in its first line and in the
+//! rest a part of the message (for code 0: of the notes).
+
+use crate::naive::testdata;
+use hoist::format::{self, HEADER_BYTES_MAX, Known, Step};
+use hoist::open::{Options, open};
+use std::path::{Path, PathBuf};
+
+/// Random numbers from a seed (splitmix64): one seed, one replay.
+pub struct Seeded(u64);
+
+impl Seeded {
+    pub fn new(seed: u64) -> Seeded {
+        Seeded(seed)
+    }
+
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub fn below(&mut self, end: usize) -> usize {
+        (self.next() % end.max(1) as u64) as usize
+    }
+
+    pub fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {
+        &from[self.below(from.len())]
+    }
+}
+
+fn files_under(directory: &Path, found: &mut Vec<PathBuf>) {
+    let Ok(entries) = std::fs::read_dir(directory) else { return };
+    let mut paths: Vec<PathBuf> = entries.map(|e| e.unwrap().path()).collect();
+    paths.sort();
+    for path in paths {
+        match path.is_dir() {
+            true => files_under(&path, found),
+            false => found.push(path),
+        }
+    }
+}
+
+#[test]
+fn each_fixture_ends_as_it_says() {
+    let mut failures = Vec::new();
+    let mut count = 0;
+    for room in std::fs::read_dir(testdata("hostile")).unwrap() {
+        let room = room.unwrap().path();
+        let mut names: Vec<PathBuf> = std::fs::read_dir(&room).unwrap().map(|e| e.unwrap().path()).collect();
+        names.sort();
+        for path in &names {
+            let name = path.file_name().unwrap().to_str().unwrap();
+            let Some(model) = name.strip_suffix(".txt").map(|n| room.join(n)) else {
+                assert!(
+                    path.with_file_name(format!("{name}.txt")).exists(),
+                    "{path:?} has no expectation beside it"
+                );
+                continue;
+            };
+            let expected = std::fs::read_to_string(path).unwrap();
+            let (code, said) = expected.trim_end().split_once('\n').unwrap_or_else(|| panic!("{path:?}"));
+            let code: u8 = code.parse().unwrap();
+            let (got, text) = match open(model.to_str().unwrap(), &Options::default()) {
+                Ok(model) => (0, model.table.notes.join("\n")),
+                Err(e) => (e.kind().exit_code(), e.to_string()),
+            };
+            count += 1;
+            if got != code || !text.contains(said) {
+                failures.push(format!("{}: expected {code} {said:?}\n  got {got} {text:?}", model.display()));
+            }
+            if text.chars().any(|c| c.is_control() && c != '\n')
+                || text.contains(".\n")
+                || text.ends_with('.')
+            {
+                failures.push(format!("{}: not a message for a person: {text:?}", model.display()));
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{} of {count} fixtures:\n{}", failures.len(), failures.join("\n"));
+    assert!(count > 100, "only {count} fixtures were found");
+}
+
+/// Drives a parser as `open` does; returns whether it accepted. Panics where it goes in circles or asks for what cannot be
+/// had.
+fn drive(what: &str, bytes: &[u8]) -> bool {
+    let mut known = Known::of_size(bytes.len() as u64);
+    known.add(0, bytes[..bytes.len().min(64)].to_vec());
+    for _ in 0..64 {
+        match format::parse(&known) {
+            Err(e) => {
+                assert!(!e.to_string().is_empty());
+                return false;
+            }
+            Ok(Step::Done(part)) => {
+                // What a parser accepts, the table must be able to take or refuse, too.
+                part.tensors.iter().for_each(|t| drop(t.check(bytes.len() as u64)));
+                return true;
+            }
+            Ok(Step::Need(ranges)) => {
+                assert!(!ranges.is_empty(), "{what}: needs nothing and is not done");
+                for range in ranges {
+                    assert!(
+                        range.start < range.end && range.end <= bytes.len() as u64,
+                        "{what}: asks for {range:?}"
+                    );
+                    assert!(range.end - range.start <= HEADER_BYTES_MAX, "{what}: asks for {range:?}");
+                    assert!(known.get(range.clone()).is_none(), "{what}: asks again for {range:?}");
+                    known.add(range.start, bytes[range.start as usize..range.end as usize].to_vec());
+                }
+            }
+        }
+    }
+    panic!("{what}: not done after 64 rounds");
+}
+
+#[test]
+fn mutations_of_valid_files_end_in_a_result() {
+    let mut files = Vec::new();
+    for room in ["safetensors", "torch", "gguf"] {
+        files_under(&testdata(room), &mut files);
+    }
+    let mut random = Seeded::new(2);
+    let mut accepted = 0;
+    for path in &files {
+        let original = std::fs::read(path).unwrap();
+        let accepts = drive(&path.display().to_string(), &original);
+        for round in 0..400 {
+            let mut bytes = original.clone();
+            for _ in 0..=random.below(4) {
+                // The structure lies at the ends: headers at the start, a zip's directory at the end.
+                let from = match random.below(3) {
+                    0 => random.below(bytes.len()),
+                    1 => random.below(bytes.len().min(200)),
+                    _ => bytes.len().saturating_sub(1 + random.below(200)),
+                };
+                let Some(byte) = bytes.get_mut(from) else { continue };
+                match random.below(6) {
+                    0 => *byte = random.next() as u8,
+                    1 => *byte ^= 1 << random.below(8),
+                    2 => *byte = *random.pick(&[0, 1, 0x7f, 0x80, 0xff]),
+                    3 => bytes.truncate(from),
+                    4 => {
+                        let end = (from + 1 + random.below(16)).min(bytes.len());
+                        bytes.drain(from..end);
+                    }
+                    _ => {
+                        let lie = random
+                            .pick(&[u64::MAX, u64::MAX >> 1, 1 << 32, (1 << 31) - 1, 0, 1 << 40])
+                            .to_le_bytes();
+                        let end = (from + 8).min(bytes.len());
+                        bytes[from..end].copy_from_slice(&lie[..end - from]);
+                    }
+                }
+            }
+            accepted += usize::from(drive(&format!("{} round {round}", path.display()), &bytes));
+        }
+        accepted += usize::from(accepts);
+    }
+    assert!(accepted > 0, "nothing valid was found in {} files", files.len());
+}
