@@ -4,6 +4,7 @@
 //! all at once; whoever holds the file reads them and calls again. So one parser serves `pread`, HTTP ranges, tests that
 //! feed one byte at a time, and fuzzers. Everything read is hostile until checked.
 
+mod detect;
 pub mod gguf;
 pub mod safetensors;
 pub mod shards;
@@ -22,6 +23,13 @@ pub enum Step<T> {
     Done(T),
     /// These bytes are missing; all of them lie inside the file and none is empty.
     Need(Vec<Range<u64>>),
+}
+
+impl<T> Step<T> {
+    /// One range is missing.
+    pub fn need(range: Range<u64>) -> Step<T> {
+        Step::Need(std::iter::once(range).collect())
+    }
 }
 
 /// The most bytes that any header may take: what is kept of a file in memory while it is parsed.
@@ -150,7 +158,13 @@ pub fn parse(known: &Known) -> Result<Step<Part>> {
     }
 }
 
-/// What the file is, by its first bytes.
-pub fn detect(_known: &Known) -> Result<Step<Detected>> {
-    Err(Error::unsupported("not yet"))
+/// The hint of the error for a file in no format that is known at all.
+pub const FORMATS_HINT: &str = "hoist reads safetensors, PyTorch (.bin, .pt, .pth) and GGUF";
+
+/// What the file is, by its first bytes. Needs at most the first 512.
+///
+/// # Errors
+/// `Unsupported` for a format that is recognised and not read, `BadInput` for what is no weights file at all.
+pub fn detect(known: &Known) -> Result<Step<Detected>> {
+    detect::detect(known)
 }

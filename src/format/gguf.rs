@@ -1,5 +1,7 @@
 //! (placeholder)
 
+pub mod names;
+
 use super::{Known, Step};
 use crate::checkpoint::Part;
 use crate::error::{Error, Result};

@@ -2,6 +2,7 @@
 
 use super::{Entry, Place, ReadAt, Temper};
 use crate::error::{Error, Result};
+use crate::text::Shown;
 use std::fs::{File, Metadata};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
@@ -119,21 +120,62 @@ impl ReadAt for LocalFile {
     }
 }
 
-/// A directory.
+/// A directory. Its files may be links, as the Hugging Face cache makes them, but a link that leads out of the
+/// directory is refused unless the caller says where links may lead: a folder from a stranger could otherwise have any
+/// file of this machine read, copied and uploaded as a model.
 #[derive(Debug)]
 pub struct LocalPlace {
     root: PathBuf,
+    /// Where links may lead; `None` is anywhere.
+    boundary: Option<PathBuf>,
 }
 
 impl LocalPlace {
-    /// The directory at `root`.
+    /// The directory at `root`; links stay inside it.
     pub fn new(root: impl Into<PathBuf>) -> LocalPlace {
-        LocalPlace { root: root.into() }
+        let root = root.into();
+        LocalPlace { boundary: Some(root.clone()), root }
+    }
+
+    /// The directory at `root`; links stay inside `boundary`, a directory above it.
+    pub fn with_links_within(root: impl Into<PathBuf>, boundary: impl Into<PathBuf>) -> LocalPlace {
+        LocalPlace { root: root.into(), boundary: Some(boundary.into()) }
+    }
+
+    /// The directory at `root`; links may lead anywhere.
+    pub fn following_links(root: impl Into<PathBuf>) -> LocalPlace {
+        LocalPlace { root: root.into(), boundary: None }
     }
 
     /// Where it is.
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// The path of a listed name, its links checked.
+    fn resolve(&self, name: &str) -> Result<PathBuf> {
+        if !name.is_empty() {
+            check_relative(name)?;
+        }
+        let path = self.root.join(name);
+        let Some(boundary) = &self.boundary else { return Ok(path) };
+        let fail = |e: std::io::Error| {
+            let dangles = e.kind() == std::io::ErrorKind::NotFound && path.is_symlink();
+            let doing = if dangles { "is a link to a file that is not there" } else { "cannot be opened" };
+            Error::io(doing, e).file(name)
+        };
+        let real = path.canonicalize().map_err(fail)?;
+        let boundary = boundary.canonicalize().map_err(|e| Error::io("cannot be opened", e))?;
+        if real.starts_with(&boundary) {
+            return Ok(path);
+        }
+        let real = real.display().to_string();
+        Err(Error::bad_input(format!(
+            "is a link that leads out of the model's folder, to `{}`",
+            Shown(&real)
+        ))
+        .file(name)
+        .hint("--follow-links follows it, if you trust the folder"))
     }
 }
 
@@ -149,16 +191,13 @@ pub fn check_relative(name: &str) -> Result<()> {
     }
     Err(Error::bad_input(format!(
         "the file name `{}` leads outside the model or holds forbidden characters",
-        crate::text::Shown(name)
+        Shown(name)
     )))
 }
 
 impl Place for LocalPlace {
     fn list(&self, under: &str) -> Result<Vec<Entry>> {
-        if !under.is_empty() {
-            check_relative(under)?;
-        }
-        let directory = self.root.join(under);
+        let directory = self.resolve(under)?;
         let fail = |e| Error::io("cannot be listed", e).file(directory.display().to_string());
         let mut entries = Vec::new();
         for entry in std::fs::read_dir(&directory).map_err(fail)? {
@@ -174,8 +213,6 @@ impl Place for LocalPlace {
     }
 
     fn open(&self, name: &str) -> Result<Arc<dyn ReadAt>> {
-        check_relative(name)?;
-        let file = LocalFile::open(&self.root.join(name)).map_err(|e| e.file(name))?;
-        Ok(Arc::new(file))
+        Ok(Arc::new(LocalFile::open(&self.resolve(name)?)?))
     }
 }
