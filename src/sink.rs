@@ -2,4 +2,5 @@
 
 #[cfg(feature = "cuda")]
 pub mod cuda;
+pub mod file;
 pub mod host;
