@@ -1,0 +1,126 @@
+//! Signals: how a person or a scheduler stops hoist, and what the kernel says when a mapped file breaks.
+//!
+//! A command that has something to clean up asks for [`cancelled`] before it starts: from then on the first SIGINT,
+//! SIGTERM or SIGHUP only sets that flag, and a second one ends the process at once. A command that never asks has
+//! nothing to clean up, so the first signal ends it. Signals that were ignored when hoist started (`nohup`, a shell's
+//! background job) stay ignored.
+//!
+//! SIGBUS and SIGABRT arrive where nothing but a message and an exit is possible; the handlers call `write` and `_exit`
+//! only, which POSIX lists as safe there.
+#![allow(unsafe_code)]
+
+use hoist::{Error, ErrorKind};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+/// Set by the first signal.
+static CANCELLED: AtomicBool = AtomicBool::new(false);
+/// While set, a signal ends the process at once: before a command has asked for the flag, and after the first signal.
+static AT_ONCE: AtomicBool = AtomicBool::new(true);
+/// The first signal's number; zero before.
+static SIGNAL: AtomicUsize = AtomicUsize::new(0);
+/// Whether a panic was reported, so that an abort after it is that bug and not the end of memory.
+static PANICKED: AtomicBool = AtomicBool::new(false);
+
+/// The flag that the first signal sets. Whoever asks for it promises to look at it, and to return [`stopped`] within
+/// a second of its being set.
+#[allow(dead_code)] // for the commands that move data
+pub(crate) fn cancelled() -> &'static AtomicBool {
+    AT_ONCE.store(false, Ordering::SeqCst);
+    if CANCELLED.load(Ordering::SeqCst) {
+        AT_ONCE.store(true, Ordering::SeqCst);
+    }
+    &CANCELLED
+}
+
+/// The signal that asked us to stop.
+pub(crate) fn received() -> Option<u8> {
+    u8::try_from(SIGNAL.load(Ordering::SeqCst)).ok().filter(|&n| n > 0)
+}
+
+/// The error of a command that a signal stopped; its exit code is 128 + the signal.
+#[allow(dead_code)] // for the commands that move data
+pub(crate) fn stopped() -> Error {
+    let signal = received().unwrap_or(2);
+    let name = match signal {
+        1 => "SIGHUP",
+        2 => "SIGINT",
+        15 => "SIGTERM",
+        _ => "a signal",
+    };
+    Error::new(ErrorKind::Signal(signal), format!("stopped by {name}"))
+}
+
+/// Remembers that a panic was reported.
+pub(crate) fn note_panic() {
+    PANICKED.store(true, Ordering::SeqCst);
+}
+
+/// Installs the handlers. Where the system refuses one, its default stays: the signal still ends the process.
+#[cfg(unix)]
+pub(crate) fn install() {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        if is_ignored(signal) {
+            continue;
+        }
+        // Actions run in the order in which they were registered: end at once if that is due, else note the signal
+        // and make the next one end at once.
+        let _ = signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, &AT_ONCE)
+            .and_then(|_| signal_hook::flag::register_usize(signal, &SIGNAL, signal as usize))
+            .and_then(|_| signal_hook::flag::register(signal, &CANCELLED))
+            .and_then(|_| signal_hook::flag::register(signal, &AT_ONCE));
+    }
+    on_fault(libc::SIGBUS, on_bus_error);
+    on_fault(libc::SIGABRT, on_abort);
+}
+
+/// Installs the handlers: none where there are no signals.
+#[cfg(not(unix))]
+pub(crate) fn install() {}
+
+#[cfg(unix)]
+fn is_ignored(signal: libc::c_int) -> bool {
+    // SAFETY: a zeroed sigaction is a valid one, and with a null new action the call only reads the old one into it.
+    unsafe {
+        let mut old: libc::sigaction = std::mem::zeroed();
+        libc::sigaction(signal, std::ptr::null(), &mut old) == 0 && old.sa_sigaction == libc::SIG_IGN
+    }
+}
+
+#[cfg(unix)]
+fn on_fault(signal: libc::c_int, handler: extern "C" fn(libc::c_int)) {
+    // SAFETY: the action is zeroed and then given a handler of the plain (not SA_SIGINFO) form, on the alternate stack
+    // that Rust's runtime has set up where there is one; the handlers use async-signal-safe calls only.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = handler as *const () as libc::sighandler_t;
+        action.sa_flags = libc::SA_ONSTACK | libc::SA_RESETHAND;
+        libc::sigemptyset(&mut action.sa_mask);
+        libc::sigaction(signal, &action, std::ptr::null_mut());
+    }
+}
+
+#[cfg(unix)]
+fn write_and_exit(message: &str, code: libc::c_int) -> ! {
+    // SAFETY: `write` reads the message, which lives; both calls are async-signal-safe.
+    unsafe {
+        let _ = libc::write(2, message.as_ptr().cast(), message.len());
+        libc::_exit(code)
+    }
+}
+
+#[cfg(unix)]
+extern "C" fn on_bus_error(_: libc::c_int) {
+    write_and_exit(
+        "error: a mapped file changed or a read failed under us\n  hint: load with --copy, which reads instead of mapping\n",
+        5,
+    )
+}
+
+#[cfg(unix)]
+extern "C" fn on_abort(_: libc::c_int) {
+    if PANICKED.load(Ordering::SeqCst) {
+        write_and_exit("error: the bug above ended hoist\n", 1)
+    }
+    write_and_exit("error: no memory left, or a library gave up (see above)\n", 8)
+}
