@@ -87,7 +87,7 @@ impl Shape {
             heads,
             key_value_heads,
             head_dim,
-            vocabulary: 32_000.min(hidden * 32),
+            vocabulary: 32_000.min(hidden * 16),
             tied: false,
             experts: None,
             rope_theta: 10_000,
@@ -114,13 +114,17 @@ impl Shape {
         let (fixed, layer) = (self.fixed_bytes(dtype), self.layer_bytes(dtype));
         let layers = size_bytes.saturating_sub(fixed) / layer;
         if layers == 0 {
-            return Err(Error::usage(format!(
-                "`{}` of this width takes at least {}, and {} was asked for",
+            let error = Error::usage(format!(
+                "a `{}` of width {} takes at least {}, and {} was asked for",
                 self.name,
+                self.hidden,
                 bytes(fixed + layer),
                 bytes(size_bytes)
-            ))
-            .hint("a narrower one fits: `--hidden`"));
+            ));
+            return Err(match self.hidden {
+                0..=64 => error,
+                _ => error.hint("a narrower one is smaller: `--hidden`, or no preset"),
+            });
         }
         if layers > 1 << 20 {
             return Err(Error::usage(format!("{} takes more than a million layers", bytes(size_bytes)))

@@ -198,7 +198,7 @@ pub fn split_by_size(sizes_bytes: &[u64], shard_size_bytes: u64) -> Vec<Range<us
     let mut shards = Vec::new();
     let (mut start, mut held_bytes) = (0, 0u64);
     for (i, &size) in sizes_bytes.iter().enumerate() {
-        if i > start && held_bytes.saturating_add(size) > shard_size_bytes {
+        if i > start && held_bytes.checked_add(size).is_none_or(|sum| sum > shard_size_bytes) {
             shards.push(start..i);
             (start, held_bytes) = (i, 0);
         }
