@@ -6,6 +6,7 @@
 #[cfg(feature = "cuda")]
 pub mod cuda;
 pub mod device;
+pub mod file;
 pub mod host;
 
 use crate::buf::Slot;
