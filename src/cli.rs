@@ -11,6 +11,7 @@ mod doctor;
 mod inspect;
 mod load;
 mod output;
+mod progress;
 mod signals;
 mod synth;
 

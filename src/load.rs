@@ -34,6 +34,7 @@ use crate::source::local::direct::Queue;
 use crate::source::local::mapped::Mapped;
 use crate::source::local::residency::cached_fraction;
 use crate::text::bytes as bytes_text;
+use crate::transform::arch::parallel::{Override, Rank, slice};
 use crate::transform::cast;
 use globset::{Glob, GlobMatcher};
 use std::ops::Range;
@@ -77,9 +78,9 @@ pub struct Options {
     /// Patterns of tensor names to leave out.
     pub exclude: Vec<String>,
     /// This rank of how many: only its slices of the matrices.
-    pub rank: Option<(u32, u32)>,
-    /// Patterns with the dimension that a rank's slice is cut along, before the family's own rules.
-    pub slices: Vec<String>,
+    pub rank: Option<Rank>,
+    /// How some tensors are cut for a rank, before the family's own rules.
+    pub slices: Vec<Override>,
     /// How host memory is filled.
     pub form: Form,
     /// Whether what arrived is compared with what was read.
@@ -256,14 +257,24 @@ impl Loader<'_> {
 
     /// Cuts each item for the rank that was asked for.
     fn slice(&self, items: &mut [Item]) -> Result<()> {
-        let Some((rank, world)) = self.options.rank else {
+        let Some(rank) = self.options.rank else {
             if self.options.slices.is_empty() {
                 return Ok(());
             }
             return Err(Error::usage("a slice without a rank cuts nothing").hint("--rank R/W says which part"));
         };
-        let _ = (rank, world, items);
-        Err(Error::unsupported("ranks"))
+        let table = &self.model.table;
+        let description = self.model.description();
+        for item in items {
+            let tensor = &table.tensors[item.tensor];
+            let cut = slice(&tensor.name, &tensor.shape, tensor.dtype, &description, rank, &self.options.slices)?;
+            item.slice = cut.map(|c| (c.dim, c.ranges));
+        }
+        let unused = |o: &&Override| !table.tensors.iter().any(|t| o.matches(&t.name));
+        if let Some(unused) = self.options.slices.iter().find(unused) {
+            return Err(Error::not_found(format!("no tensor matches the slice `{unused}`")));
+        }
+        Ok(())
     }
 
     fn load_host(self, reason: Option<String>) -> Result<Loaded> {

@@ -1,13 +1,284 @@
 //! `hoist load`: arguments and output; the work is the library's.
 
-use super::Common;
-use hoist::{Error, Result};
+use super::output::{Out, size_bytes};
+use super::progress::Watch;
+use super::{Common, model_text, say, signals};
+use clap::ValueEnum;
+use hoist::dtype::DType;
+use hoist::load::{self, DTypeChoice, Form, Loaded, Options, Report};
+use hoist::run::Io;
+use hoist::sink::device::DeviceSpec;
+use hoist::text::{self, bytes, rate};
+use hoist::{Error, Result, machine, open};
+use serde_json::{Value, json};
+use std::ffi::OsString;
+use std::path::PathBuf;
 
 /// The arguments of `hoist load`.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Args {}
+pub(crate) struct Args {
+    /// A file, a directory, an index, or `org/name[@revision][:Q4_K_M]` from the Hugging Face cache
+    model: OsString,
+    /// Where to: cpu, cuda:N or cuda:GPU-uuid [default: cuda:0, else cpu]
+    #[arg(long, value_name = "DEVICE", env = "HOIST_DEVICE", hide_env_values = true)]
+    device: Option<String>,
+    /// Cast floats to f32, f16 or bf16, or to what suits the device; `auto` keeps the file's types
+    #[arg(long, value_name = "TYPE", default_value = "auto", env = "HOIST_DTYPE", hide_env_values = true)]
+    dtype: String,
+    /// Load only tensors whose names match a pattern
+    #[arg(long, alias = "filter", value_name = "GLOB", env = "HOIST_INCLUDE", hide_env_values = true)]
+    include: Vec<String>,
+    /// Leave out tensors whose names match a pattern
+    #[arg(long, value_name = "GLOB", env = "HOIST_EXCLUDE", hide_env_values = true)]
+    exclude: Vec<String>,
+    /// Load this rank's slices of the matrices, as in 0/2
+    #[arg(long, value_name = "R/W", env = "HOIST_RANK", hide_env_values = true)]
+    rank: Option<String>,
+    /// Cut matching tensors along this dimension (or `all`: not at all) instead of by the family's rules
+    #[arg(long = "slice", value_name = "GLOB=DIM", env = "HOIST_SLICE", hide_env_values = true)]
+    slices: Vec<String>,
+    /// Read into memory of its own instead of mapping the files (cpu)
+    #[arg(long, env = "HOIST_COPY", hide_env_values = true, value_parser = clap::builder::FalseyValueParser::new())]
+    copy: bool,
+    /// Compare what arrived with what was read, and print the digest
+    #[arg(long, env = "HOIST_CHECK", hide_env_values = true, value_parser = clap::builder::FalseyValueParser::new())]
+    check: bool,
+    /// How files are read
+    #[arg(long, value_enum, default_value_t = IoArg::Auto, env = "HOIST_IO", hide_env_values = true)]
+    io: IoArg,
+    /// Where a cast overflows, take the largest finite value instead of failing
+    #[arg(long, env = "HOIST_SATURATE", hide_env_values = true, value_parser = clap::builder::FalseyValueParser::new())]
+    saturate: bool,
+    /// Keep the page cache also where the GPU shares the host's memory
+    #[arg(long, env = "HOIST_KEEP_CACHE", hide_env_values = true, value_parser = clap::builder::FalseyValueParser::new())]
+    keep_cache: bool,
+    /// The most host memory to take [default: what is available]
+    #[arg(long, value_name = "SIZE", value_parser = size_bytes, env = "HOIST_MEMORY", hide_env_values = true)]
+    memory: Option<u64>,
+    /// Write a Chrome/Perfetto trace, one lane a worker
+    #[arg(long, value_name = "FILE", env = "HOIST_TRACE", hide_env_values = true)]
+    trace: Option<PathBuf>,
+    /// Print the plan with bytes and memory, and load nothing
+    #[arg(long, env = "HOIST_DRY_RUN", hide_env_values = true, value_parser = clap::builder::FalseyValueParser::new())]
+    dry_run: bool,
+    /// Follow links that lead out of the model's directory
+    #[arg(long, env = "HOIST_FOLLOW_LINKS", hide_env_values = true, value_parser = clap::builder::FalseyValueParser::new())]
+    follow_links: bool,
+}
+
+/// How files are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum IoArg {
+    /// Through the page cache where it holds the bytes, around it where it does not
+    Auto,
+    /// Around the page cache
+    Direct,
+    /// Through the page cache
+    Buffered,
+}
 
 /// Runs the command.
-pub(crate) fn run(_args: Args, _common: &Common) -> Result<()> {
-    Err(Error::unsupported("`hoist load` is not in this build"))
+pub(crate) fn run(args: Args, common: &Common) -> Result<()> {
+    let name = model_text(&args.model)?;
+    let device: Option<DeviceSpec> = args.device.as_deref().map(str::parse).transpose()?;
+    let options = Options {
+        device: device.clone(),
+        dtype: dtype_choice(&args.dtype)?,
+        include: args.include,
+        exclude: args.exclude,
+        rank: args.rank.as_deref().map(str::parse).transpose()?,
+        slices: args.slices.iter().map(|s| s.parse()).collect::<Result<_>>()?,
+        form: if args.copy { Form::Owned } else { Form::Auto },
+        check: args.check,
+        io: match args.io {
+            IoArg::Auto => Io::Auto,
+            IoArg::Direct => Io::Direct,
+            IoArg::Buffered => Io::Buffered,
+        },
+        threads: common.threads.map(std::num::NonZeroUsize::get),
+        saturate: args.saturate,
+        keep_cache: args.keep_cache,
+        memory_bytes: args.memory,
+        trace: args.trace.is_some(),
+        measure: !args.dry_run,
+        dry_run: args.dry_run,
+    };
+    let cancel = signals::cancelled();
+    // The device is opened while headers are read.
+    let prepared = load::prepare(device);
+    let model = open::open(name, &open::Options { follow_links: args.follow_links, hub_cache: None })?;
+    for note in &model.table.notes {
+        common.warn(note);
+    }
+    if !common.quiet {
+        say(&headline(&model));
+    }
+    let job = load::load_on(prepared, model, options);
+    let spans = Watch::new(common, "load").follow(&job, cancel, args.trace.is_some());
+    let loaded = job.wait().map_err(|e| if signals::received().is_some() { signals::stopped() } else { e })?;
+    if let Some(path) = &args.trace {
+        super::progress::write_trace(path, &spans)?;
+    }
+    for note in &loaded.report.notes {
+        common.note(note);
+    }
+    let mut out = Out::stdout();
+    if common.json {
+        out.json("hoist.load/1", document(&loaded, args.dry_run))?;
+    } else {
+        for line in lines(&loaded.report, args.dry_run) {
+            out.line(&line)?;
+        }
+    }
+    out.finish()?;
+    // Taking down page tables and memory piece by piece costs more than the process's end.
+    std::mem::forget(loaded);
+    Ok(())
+}
+
+fn dtype_choice(text: &str) -> Result<DTypeChoice> {
+    Ok(match text {
+        "auto" => DTypeChoice::Keep,
+        "device" => DTypeChoice::Device,
+        other => DTypeChoice::To(DType::from_user(other).ok_or_else(|| {
+            Error::usage(format!("`{}` is no type", text::Shown(other))).hint("auto, device, f32, f16 or bf16")
+        })?),
+    })
+}
+
+/// The model in one line.
+fn headline(model: &open::Model) -> String {
+    let table = &model.table;
+    let totals = table.totals();
+    let mut dtypes: Vec<(DType, u64)> = Vec::new();
+    for tensor in &table.tensors {
+        match dtypes.iter_mut().find(|(d, _)| *d == tensor.dtype) {
+            Some((_, size)) => *size += tensor.size_bytes(),
+            None => dtypes.push((tensor.dtype, tensor.size_bytes())),
+        }
+    }
+    dtypes.sort_by_key(|&(_, size)| std::cmp::Reverse(size));
+    let dtypes: Vec<&str> = dtypes.iter().take(3).map(|(d, _)| d.name()).collect();
+    let shards = match table.files.len() {
+        1 => String::new(),
+        n => format!(" in {n} shards"),
+    };
+    let commit = model.commit.as_deref().map(|c| format!("  @{}", c.get(..8).unwrap_or(c))).unwrap_or_default();
+    format!(
+        "{}{commit}  {} elements  {} tensors  {}  {}{shards}",
+        text::Shown(&model.name),
+        text::count(totals.elements),
+        table.tensors.len(),
+        dtypes.join(" "),
+        bytes(totals.size_bytes)
+    )
+}
+
+/// The result for a person.
+fn lines(report: &Report, dry_run: bool) -> Vec<String> {
+    let mut lines = Vec::new();
+    let cached = report.cached_fraction.map(|f| format!("   page cache {:.0} %", f * 100.0)).unwrap_or_default();
+    if dry_run {
+        let free = report.free_bytes.map(|f| format!(" of {} free", bytes(f))).unwrap_or_default();
+        lines.push(format!(
+            "plan   {} tensors   {} to {} ({})   memory {}{free}   threads {}{cached}",
+            report.tensor_count,
+            bytes(report.bytes),
+            report.device,
+            report.form,
+            bytes(if report.form == "mapped" { 0 } else { report.needed_bytes }),
+            report.threads.max(1)
+        ));
+        return lines;
+    }
+    let mut line = match report.form {
+        "mapped" => format!("mapped {} in {}, every page present", bytes(report.bytes), seconds(report.seconds)),
+        _ => {
+            let speed = rate(report.bytes, report.seconds);
+            let limit = report.limit_bytes_per_second.map(|limit| {
+                let part = report.bytes as f64 / report.seconds.max(1e-9) / limit * 100.0;
+                format!(", {part:.0} % of this machine's {}", rate(limit as u64, 1.0))
+            });
+            format!("loaded {} in {}   {speed}{}", bytes(report.bytes), seconds(report.seconds), limit.unwrap_or_default())
+        }
+    };
+    line.push_str(&cached);
+    if report.direct_bytes > 0 {
+        let way = if report.ring { "io_uring" } else { "pread" };
+        line.push_str(&format!("   direct {} by {way}", bytes(report.direct_bytes)));
+    }
+    if report.device != "cpu" {
+        line.push_str(&format!("   pinned {}", mebibytes(report.pinned_bytes)));
+        if let Some(extra) = report.device_extra_bytes {
+            line.push_str(&format!("   device peak +{}", mebibytes(extra)));
+        }
+    }
+    lines.push(line);
+    if report.overflow_count > 0 {
+        lines.push(format!("cast   {} values saturated", text::grouped(report.overflow_count)));
+    }
+    if let Some(check) = &report.check {
+        let n = check.tensor_count;
+        lines.push(format!("check  {n} of {n} tensors equal the file   digest {}", check.digest));
+    }
+    lines
+}
+
+fn seconds(s: f64) -> String {
+    match s {
+        s if s >= 100.0 => format!("{s:.0} s"),
+        s if s >= 0.1 => format!("{s:.2} s"),
+        s => format!("{:.1} ms", s * 1e3),
+    }
+}
+
+fn mebibytes(n: u64) -> String {
+    format!("{} MiB", n.div_ceil(1 << 20))
+}
+
+/// The result for a program: bytes as integers, times in seconds.
+fn document(loaded: &Loaded, dry_run: bool) -> Value {
+    let report = &loaded.report;
+    let transferred = report.form != "mapped" && !dry_run;
+    let mut document = json!({
+        "model": report.model,
+        "commit": report.commit,
+        "device": report.device,
+        "form": report.form,
+        "no_gpu_because": report.fallback_reason,
+        "dry_run": dry_run,
+        "tensors": report.tensor_count,
+        "bytes": report.bytes,
+        "bytes_moved": report.bytes_moved,
+        "needed_bytes": report.needed_bytes,
+        "free_bytes": report.free_bytes,
+        "seconds": report.seconds,
+        "bytes_per_second": transferred.then(|| report.bytes as f64 / report.seconds.max(1e-9)),
+        "limit_bytes_per_second": report.limit_bytes_per_second,
+        "cpu_seconds": report.cpu_seconds,
+        "ready_seconds": report.ready_seconds,
+        "threads": report.threads,
+        "page_cache_fraction": report.cached_fraction,
+        "path": {
+            "page_cache_bytes": report.cached_bytes,
+            "buffered_bytes": report.buffered_bytes,
+            "direct_bytes": report.direct_bytes,
+            "io_uring": report.ring,
+        },
+        "pinned_bytes": report.pinned_bytes,
+        "device_extra_bytes": report.device_extra_bytes,
+        "overflow_count": report.overflow_count,
+        "peak_rss_bytes": machine::peak_resident_bytes(),
+        "notes": report.notes,
+    });
+    if let Some(fields) = document.as_object_mut() {
+        if let Some(check) = &report.check {
+            fields.insert("checked_tensors".into(), check.tensor_count.into());
+            fields.insert("digest".into(), check.digest.clone().into());
+        }
+        if let Some(gpu) = report.gpu_facts() {
+            fields.insert("gpu".into(), gpu);
+        }
+    }
+    document
 }

@@ -275,6 +275,25 @@ impl Report {
         self.ready_seconds = machine::since_process_start().map(|d| d.as_secs_f64());
     }
 
+    /// The GPU's facts as JSON.
+    pub fn gpu_facts(&self) -> Option<serde_json::Value> {
+        #[cfg(feature = "cuda")]
+        return self.gpu.as_ref().map(|g| {
+            serde_json::json!({
+                "name": g.name,
+                "uuid": g.uuid,
+                "pci": g.pci_id,
+                "compute_capability": format!("{}.{}", g.compute_capability.0, g.compute_capability.1),
+                "memory_bytes": g.memory_bytes,
+                "integrated": g.integrated,
+                "cuda_version": format!("{}.{}", g.cuda_version / 1000, g.cuda_version % 1000 / 10),
+                "emulated": g.emulated,
+            })
+        });
+        #[cfg(not(feature = "cuda"))]
+        None
+    }
+
     /// The GPU's name.
     pub fn gpu_name(&self) -> Option<String> {
         #[cfg(feature = "cuda")]

@@ -1,0 +1,152 @@
+//! One stream of events, four readers: a bar, plain lines, JSON lines, a trace.
+
+use super::{Common, Progress, no_color, say};
+use crossbeam_channel::RecvTimeoutError;
+use hoist::run::job::{Event, Job};
+use hoist::text::{bytes, rate};
+use hoist::{Error, Result};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::json;
+use std::io::{BufWriter, Write};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// How often a plain line is printed.
+const PLAIN_EVERY: Duration = Duration::from_secs(10);
+/// How often a signal is looked for.
+const TICK: Duration = Duration::from_millis(50);
+
+/// Shows what a job does.
+pub(crate) struct Watch {
+    progress: Progress,
+    quiet: bool,
+    verb: &'static str,
+    bar: Option<ProgressBar>,
+    told: Instant,
+}
+
+impl Watch {
+    /// A watch; `verb` begins each line.
+    pub(crate) fn new(common: &Common, verb: &'static str) -> Watch {
+        Watch {
+            progress: common.progress(),
+            quiet: common.quiet,
+            verb,
+            bar: None,
+            told: Instant::now(),
+        }
+    }
+
+    /// Follows a job to its end, cancelling it when `cancel` is set. Gives the spans, where a trace is wanted.
+    pub(crate) fn follow<T>(mut self, job: &Job<T>, cancel: &AtomicBool, keep_spans: bool) -> Vec<Event> {
+        let mut spans = Vec::new();
+        loop {
+            let event = job.events().recv_timeout(TICK);
+            if cancel.load(Ordering::Relaxed) {
+                job.cancel();
+            }
+            match event {
+                Ok(span @ Event::Span { .. }) if keep_spans => spans.push(span),
+                Ok(event) => self.show(&event),
+                Err(RecvTimeoutError::Timeout) if job.is_done() => break,
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            if job.is_done() && job.events().is_empty() {
+                break;
+            }
+        }
+        if let Some(bar) = self.bar {
+            bar.finish_and_clear();
+        }
+        spans
+    }
+
+    fn show(&mut self, event: &Event) {
+        match event {
+            Event::Planned { summary, total_bytes } => {
+                match self.progress {
+                    Progress::Json => {
+                        say(&json!({"event": "planned", "summary": summary, "total_bytes": total_bytes}).to_string());
+                    }
+                    _ if !self.quiet => say(&format!("→ {summary}")),
+                    _ => {}
+                }
+                if self.progress == Progress::Bar {
+                    let bar = ProgressBar::with_draw_target(Some(*total_bytes), ProgressDrawTarget::stderr());
+                    let template = if no_color() {
+                        "  {bar:30}  {msg}"
+                    } else {
+                        "  {bar:30.cyan}  {msg}"
+                    };
+                    if let Ok(style) = ProgressStyle::with_template(template) {
+                        bar.set_style(style.progress_chars("━╸ "));
+                    }
+                    self.bar = Some(bar);
+                }
+            }
+            Event::Moved { bytes: moved, total_bytes, seconds } => self.moved(*moved, *total_bytes, *seconds),
+            _ => {}
+        }
+    }
+
+    fn moved(&mut self, moved: u64, total: u64, seconds: f64) {
+        let speed = rate(moved, seconds);
+        match self.progress {
+            Progress::Bar => {
+                if let Some(bar) = &self.bar {
+                    bar.set_position(moved);
+                    bar.set_message(format!("{} / {}   {speed}", bytes(moved), bytes(total)));
+                }
+            }
+            Progress::Plain if self.told.elapsed() >= PLAIN_EVERY => {
+                self.told = Instant::now();
+                let percent = moved as f64 / total.max(1) as f64 * 100.0;
+                let left = (total.saturating_sub(moved)) as f64 / (moved as f64 / seconds.max(1e-9)).max(1.0);
+                let left = left as u64;
+                say(&format!(
+                    "{} {}/{} {percent:.0} % {speed} eta {}:{:02}:{:02}",
+                    self.verb,
+                    bytes(moved),
+                    bytes(total),
+                    left / 3600,
+                    left / 60 % 60,
+                    left % 60
+                ));
+            }
+            Progress::Json => {
+                let line = json!({"event": "moved", "bytes": moved, "total_bytes": total, "seconds": seconds});
+                say(&line.to_string());
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Writes spans as a trace that Chrome and Perfetto open: one lane a worker.
+pub(crate) fn write_trace(path: &Path, spans: &[Event]) -> Result<()> {
+    let failed = |e| Error::io("cannot be written", e).file(path.display().to_string());
+    let file = std::fs::File::create(path).map_err(failed)?;
+    let mut out = BufWriter::new(file);
+    let mut events = spans
+        .iter()
+        .filter_map(|event| match event {
+            Event::Span { lane, name, file, offset_bytes, bytes, start_us, duration_us } => Some(json!({
+                "ph": "X", "pid": 1, "tid": lane, "name": name, "ts": start_us, "dur": duration_us,
+                "args": {"file": file, "offset_bytes": offset_bytes, "bytes": bytes},
+            })),
+            _ => None,
+        })
+        .peekable();
+    let mut write = || -> std::io::Result<()> {
+        out.write_all(b"{\"displayTimeUnit\":\"ms\",\"traceEvents\":[\n")?;
+        while let Some(event) = events.next() {
+            serde_json::to_writer(&mut out, &event)?;
+            out.write_all(if events.peek().is_some() { b",\n" } else { b"\n" })?;
+        }
+        out.write_all(b"]}\n")?;
+        out.flush()
+    };
+    write().map_err(failed)
+}
