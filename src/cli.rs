@@ -117,6 +117,7 @@ impl Common {
         }
     }
 
+    #[allow(dead_code)] // for the commands that move data
     /// A line on standard error about something that may be wrong; silent with `--quiet`.
     pub(crate) fn warn(&self, message: &str) {
         if !self.quiet {

@@ -3,3 +3,4 @@
 pub mod arch;
 pub mod cast;
 pub mod config;
+pub mod select;

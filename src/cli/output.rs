@@ -1,5 +1,4 @@
 //! What commands share in showing results: standard output with its errors, the JSON document, columns, sizes.
-#![allow(dead_code)]
 
 use hoist::{Error, Result};
 use serde_json::{Map, Value};

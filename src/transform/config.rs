@@ -175,6 +175,33 @@ const TEXT_PARTS: &[&str] = &["text_config", "llm_config", "language_config"];
 const WINDOW_PATTERNS: &[(&str, u64)] =
     &[("gemma2", 2), ("gemma3", 6), ("gemma3text", 6), ("gptoss", 2), ("cohere2", 4)];
 
+/// Families that only encode.
+const ENCODERS: &[&str] = &[
+    "bert",
+    "nomic-bert",
+    "nomic-bert-moe",
+    "jina-bert-v2",
+    "jina-bert-v3",
+    "modern-bert",
+    "neo-bert",
+    "eurobert",
+    "roberta",
+    "xlm-roberta",
+    "distilbert",
+    "clip",
+    "t5encoder",
+];
+
+/// `general.file_type` of a GGUF whose weights are quantised, by llama.cpp's names (`llama_ftype`).
+#[rustfmt::skip]
+const FILE_TYPES: &[(u64, &str)] = &[
+    (2, "q4_0"), (3, "q4_1"), (7, "q8_0"), (8, "q5_0"), (9, "q5_1"), (10, "q2_k"), (11, "q3_k_s"), (12, "q3_k_m"),
+    (13, "q3_k_l"), (14, "q4_k_s"), (15, "q4_k_m"), (16, "q5_k_s"), (17, "q5_k_m"), (18, "q6_k"), (19, "iq2_xxs"),
+    (20, "iq2_xs"), (21, "q2_k_s"), (22, "iq3_xs"), (23, "iq3_xxs"), (24, "iq1_s"), (25, "iq4_nl"), (26, "iq3_s"),
+    (27, "iq3_m"), (28, "iq2_s"), (29, "iq2_m"), (30, "iq4_xs"), (31, "iq1_m"), (36, "tq1_0"), (37, "tq2_0"),
+    (38, "mxfp4"),
+];
+
 impl Description {
     /// From a `config.json`. Anything but an object gives an empty description with a note.
     pub fn from_config(config: &Value) -> Description {
@@ -281,8 +308,21 @@ impl Description {
             let layer_type = Some("sliding_attention".to_owned());
             g.out.rope.push(Rope { layer_type, theta: Some(theta), ..Rope::default() });
         }
+        if let Some(file_type) = meta.get("general.file_type").and_then(MetaValue::as_u64) {
+            let known = FILE_TYPES.iter().find(|(id, _)| *id == file_type);
+            g.out.quantisation =
+                known.map(|(_, name)| Quantisation { method: (*name).to_owned(), ..Quantisation::default() });
+        }
         // For latent attention the keys give the cached form: one head, compressed.
         Some(g.finish())
+    }
+
+    /// Whether the model generates text, and so keeps keys and values.
+    pub fn generates(&self) -> bool {
+        match self.task {
+            Some(task) => matches!(task, "text generation" | "conditional generation"),
+            None => self.family.is_some() && !self.is_family(ENCODERS),
+        }
     }
 
     /// Whether the family is one of `names`, however they are spelt (`gpt-oss`, `gpt_oss`).

@@ -244,8 +244,9 @@ fn overrides_quantised_and_refusals() {
     };
     let none = Description::default();
     let (q, down) = ("model.layers.0.self_attn.q_proj", "model.layers.0.mlp.down_proj");
+    type Row<'a> = (&'a str, &'a [u64], DType, &'a Description, &'a [&'a str], &'a str);
     #[rustfmt::skip]
-    let rows: &[(&str, &[u64], DType, &Description, &[&str], &str)] = &[
+    let rows: &[Row] = &[
         ("model.strange", &[8, 4], DType::F32, &d, &[], "tensor `model.strange` is in no row of the tensor-parallel table (family `llama`)\n  hint: --slice 'model.strange=DIM'"),
         ("model.strange", &[8, 4], DType::F32, &d, &["*strange=1"], "1: 2..4"),
         ("model.strange", &[8, 4], DType::F32, &d, &["*strange=all"], "whole"),
