@@ -343,11 +343,11 @@ fn open_index(
                 return open_weights(place, under, Weights::Files(vec![single]), entries, found);
             }
             _ => {
+                let others = if absent_count > 1 { " and others" } else { "" };
                 return Err(Error::not_found(format!(
-                    "names {} shards and {absent_count} of them are not here: `{}`{}",
+                    "names {} shards, of which `{}`{others} cannot be found",
                     shards.len(),
-                    Shown(absent),
-                    if absent_count > 1 { " and others" } else { "" }
+                    Shown(absent)
                 ))
                 .file(index_name));
             }

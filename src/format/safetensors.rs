@@ -149,8 +149,9 @@ fn check_offsets(entries: &[header::Entry], data_start: u64, size_bytes: u64) ->
         before = Some(e);
     }
     if at != data_bytes {
+        let unit = if data_bytes - at == 1 { "byte" } else { "bytes" };
         return Err(Error::bad_input(format!(
-            "has {} bytes after its last tensor; the format allows none",
+            "has {} {unit} after its last tensor; the format allows none",
             grouped(data_bytes - at)
         ))
         .at(data_start + at));

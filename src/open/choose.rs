@@ -300,7 +300,7 @@ fn choose_gguf(files: &[&Entry], quantisation: Option<&str>) -> Result<Option<We
             .map(|m| {
                 format!(
                     "{:<12} {:>9}   {}",
-                    Shown(m.quantisation.unwrap_or("?")),
+                    Shown(m.quantisation.unwrap_or("?")).to_string(),
                     bytes(m.size_bytes),
                     Shown(m.name)
                 )
