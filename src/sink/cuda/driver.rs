@@ -11,6 +11,7 @@
 
 #![allow(unsafe_code)]
 
+pub mod cast;
 pub mod codes;
 mod symbols;
 
