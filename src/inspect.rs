@@ -97,7 +97,7 @@ pub fn inspect(model: &Model, options: &Options) -> Result<Report> {
     let table = &model.table;
     let picked = options.selection.pick(table)?;
     let mut notes = table.notes.clone();
-    let description = companions::description(model, &mut notes);
+    let description = model.description(&mut notes);
     let firsts = table.firsts();
     let (mut total, mut dtypes, mut groups) = (Sum::default(), BTreeMap::new(), BTreeMap::new());
     let mut files = BTreeSet::new();

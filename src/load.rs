@@ -33,10 +33,10 @@ use crate::source::ReadAt;
 use crate::source::local::direct::Queue;
 use crate::source::local::mapped::Mapped;
 use crate::source::local::residency::cached_fraction;
-use crate::text::bytes as bytes_text;
+use crate::text::{Shown, bytes as bytes_text};
 use crate::transform::arch::parallel::{Override, Rank, slice};
 use crate::transform::cast;
-use globset::{Glob, GlobMatcher};
+use crate::transform::select::Selection;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -199,8 +199,7 @@ impl Loader<'_> {
     /// Which tensors, as what, and which part of each.
     fn items(&self, device_dtype: DType) -> Result<Vec<Item>> {
         let table = &self.model.table;
-        let include = matchers(&self.options.include)?;
-        let exclude = matchers(&self.options.exclude)?;
+        let selection = Selection::new(&self.options.include, &self.options.exclude)?;
         let target = match self.options.dtype {
             DTypeChoice::Keep => None,
             DTypeChoice::To(dtype) if cast::TARGETS.contains(&dtype) => Some(dtype),
@@ -211,35 +210,12 @@ impl Loader<'_> {
             DTypeChoice::Device => Some(device_dtype),
         };
         let mut items = Vec::new();
-        let mut hits = vec![false; include.len() + exclude.len()];
-        for (index, tensor) in table.tensors.iter().enumerate() {
-            let mut matches = |patterns: &[GlobMatcher], first: usize| {
-                let mut any = false;
-                for (n, pattern) in patterns.iter().enumerate() {
-                    if pattern.is_match(&tensor.name) {
-                        hits[first + n] = true;
-                        any = true;
-                    }
-                }
-                any
-            };
-            let included = matches(&include, 0) || include.is_empty();
-            let excluded = matches(&exclude, include.len());
-            if !included || excluded {
-                continue;
-            }
+        for index in selection.pick(table)? {
             let mut item = Item::whole(table, index);
-            if let Some(target) = target.filter(|&t| self.is_cast(tensor.dtype, t)) {
+            if let Some(target) = target.filter(|&t| self.is_cast(item.dtype, t)) {
                 item.dtype = target;
             }
             items.push(item);
-        }
-        let patterns = self.options.include.iter().chain(&self.options.exclude);
-        if let Some((pattern, _)) = patterns.zip(&hits).find(|(_, hit)| !**hit) {
-            return Err(Error::not_found(format!("no tensor matches `{pattern}`")));
-        }
-        if items.is_empty() && !table.tensors.is_empty() {
-            return Err(Error::not_found("no tensor is left to load"));
         }
         self.slice(&mut items)?;
         Ok(items)
@@ -249,7 +225,9 @@ impl Loader<'_> {
     /// their scales, so they stay.
     fn is_cast(&self, from: DType, to: DType) -> bool {
         let has_scales = || {
-            let is_scale = |name: &str| name.ends_with("_scale") || name.ends_with("_scale_inv") || name.ends_with(".scale");
+            let is_scale = |name: &str| {
+                name.ends_with("_scale") || name.ends_with("_scale_inv") || name.ends_with(".scale")
+            };
             self.model.table.tensors.iter().any(|t| is_scale(&t.name))
         };
         cast::is_supported(from, to) && (from.facts().block_bytes > 1 || !has_scales())
@@ -261,18 +239,24 @@ impl Loader<'_> {
             if self.options.slices.is_empty() {
                 return Ok(());
             }
-            return Err(Error::usage("a slice without a rank cuts nothing").hint("--rank R/W says which part"));
+            return Err(
+                Error::usage("a slice without a rank cuts nothing").hint("--rank R/W says which part")
+            );
         };
         let table = &self.model.table;
-        let description = self.model.description();
+        let description = self.model.description(&mut Vec::new());
         for item in items {
             let tensor = &table.tensors[item.tensor];
-            let cut = slice(&tensor.name, &tensor.shape, tensor.dtype, &description, rank, &self.options.slices)?;
+            let cut =
+                slice(&tensor.name, &tensor.shape, tensor.dtype, &description, rank, &self.options.slices)?;
             item.slice = cut.map(|c| (c.dim, c.ranges));
         }
         let unused = |o: &&Override| !table.tensors.iter().any(|t| o.matches(&t.name));
         if let Some(unused) = self.options.slices.iter().find(unused) {
-            return Err(Error::not_found(format!("no tensor matches the slice `{unused}`")));
+            return Err(Error::not_found(format!(
+                "no tensor matches the slice `{}`",
+                Shown(unused.pattern())
+            )));
         }
         Ok(())
     }
@@ -285,11 +269,7 @@ impl Loader<'_> {
         });
         let near = self.model.files.iter().all(|f| f.as_local().is_some() && !f.temper().network);
         let mapped = whole && near && self.options.form == Form::Auto;
-        let target = Target {
-            align_bytes: 64,
-            padding_bytes_max: u64::MAX,
-            chunk_bytes: HOST_CHUNK_BYTES,
-        };
+        let target = Target { align_bytes: 64, padding_bytes_max: u64::MAX, chunk_bytes: HOST_CHUNK_BYTES };
         let plan = Plan::new(&self.model, &items, &target)?;
         let mut report = self.report("cpu", &plan);
         report.fallback_reason = reason;
@@ -350,7 +330,8 @@ impl Loader<'_> {
         report.took(started, cpu);
         report.bytes_moved = 0;
         self.finish_files()?;
-        let memories: Vec<Memory> = maps.into_iter().map(|m| m.map_or(Memory::Nothing, Memory::Mapped)).collect();
+        let memories: Vec<Memory> =
+            maps.into_iter().map(|m| m.map_or(Memory::Nothing, Memory::Mapped)).collect();
         let memory_of = |output: &crate::plan::Output| {
             let span = self.model.table.tensors[output.tensor].at.span;
             (memories[span.file.index()].clone(), span.offset_bytes)
@@ -413,7 +394,6 @@ impl Loader<'_> {
 
     #[cfg(feature = "cuda")]
     fn load_cuda(self, mut pinned: crate::sink::cuda::Pinned) -> Result<Loaded> {
-        use crate::plan::Kernel;
         use crate::sink::cuda::CudaSink;
         let facts = pinned.gpu().facts().clone();
         pinned.gpu().bind()?;
@@ -439,7 +419,6 @@ impl Loader<'_> {
             .collect();
         casts.sort_unstable();
         casts.dedup();
-        let _ = Kernel::Copy;
         self.control.plan(summary(&report), plan.output_bytes);
         let slot_bytes = GPU_CHUNK_BYTES as usize + SLOT_MARGIN_BYTES;
         if self.options.measure && !self.options.dry_run {
@@ -579,21 +558,16 @@ impl Loader<'_> {
 fn summary(report: &Report) -> String {
     match (&report.gpu_name(), report.free_bytes) {
         (Some(name), Some(free)) => {
-            format!("{} {name}  needs {} of {} free", report.device, bytes_text(report.needed_bytes), bytes_text(free))
+            format!(
+                "{} {name}  needs {} of {} free",
+                report.device,
+                bytes_text(report.needed_bytes),
+                bytes_text(free)
+            )
         }
         _ => match &report.fallback_reason {
             Some(reason) => format!("{}, {}  ({reason}; see hoist doctor)", report.device, report.form),
             None => format!("{}, {}", report.device, report.form),
         },
     }
-}
-
-fn matchers(patterns: &[String]) -> Result<Vec<GlobMatcher>> {
-    patterns
-        .iter()
-        .map(|p| {
-            let glob = Glob::new(p).map_err(|e| Error::usage(format!("`{p}` is not a pattern: {}", e.kind())))?;
-            Ok(glob.compile_matcher())
-        })
-        .collect()
 }

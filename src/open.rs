@@ -7,6 +7,7 @@
 //! Opening reads headers and indexes only. Every file stays open from here on, so that what a plan reads later is what
 //! was checked now.
 
+mod beside;
 mod choose;
 mod foreign;
 mod headers;

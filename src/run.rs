@@ -105,7 +105,8 @@ pub fn run(run: &Run<'_>, slots: Vec<Slot>, control: &Control) -> Result<(Traffi
     let shares: Vec<Mutex<Vec<Slot>>> = shares.into_iter().map(Mutex::new).collect();
     let returned = Mutex::new(Vec::new());
     parallel("read", run.threads, control, |index| {
-        let share = shares.get(index).map(|s| std::mem::take(&mut *s.lock().unwrap_or_else(PoisonError::into_inner)));
+        let share =
+            shares.get(index).map(|s| std::mem::take(&mut *s.lock().unwrap_or_else(PoisonError::into_inner)));
         let next = || units.lock().unwrap_or_else(PoisonError::into_inner).next();
         let slots = worker::work(run, index, share.unwrap_or_default(), &next, &traffic, control)?;
         returned.lock().unwrap_or_else(PoisonError::into_inner).extend(slots);
@@ -139,7 +140,8 @@ pub fn parallel(
                     Err(_) => fail(Error::bad_input("a worker panicked").detail("this is a bug of hoist")),
                 }
             };
-            let started = std::thread::Builder::new().name(format!("{name}-{index}")).spawn_scoped(scope, body);
+            let started =
+                std::thread::Builder::new().name(format!("{name}-{index}")).spawn_scoped(scope, body);
             if let Err(e) = started {
                 // With fewer threads the work still gets done; with none it does not.
                 if index == 0 {

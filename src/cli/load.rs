@@ -9,6 +9,7 @@ use hoist::load::{self, DTypeChoice, Form, Loaded, Options, Report};
 use hoist::run::Io;
 use hoist::sink::device::DeviceSpec;
 use hoist::text::{self, bytes, rate};
+use hoist::transform::arch::parallel::{Override, Rank};
 use hoist::{Error, Result, machine, open};
 use serde_json::{Value, json};
 use std::ffi::OsString;
@@ -86,8 +87,8 @@ pub(crate) fn run(args: Args, common: &Common) -> Result<()> {
         dtype: dtype_choice(&args.dtype)?,
         include: args.include,
         exclude: args.exclude,
-        rank: args.rank.as_deref().map(str::parse).transpose()?,
-        slices: args.slices.iter().map(|s| s.parse()).collect::<Result<_>>()?,
+        rank: args.rank.as_deref().map(Rank::parse).transpose()?,
+        slices: args.slices.iter().map(|s| Override::parse(s)).collect::<Result<_>>()?,
         form: if args.copy { Form::Owned } else { Form::Auto },
         check: args.check,
         io: match args.io {
@@ -115,7 +116,8 @@ pub(crate) fn run(args: Args, common: &Common) -> Result<()> {
     }
     let job = load::load_on(prepared, model, options);
     let spans = Watch::new(common, "load").follow(&job, cancel, args.trace.is_some());
-    let loaded = job.wait().map_err(|e| if signals::received().is_some() { signals::stopped() } else { e })?;
+    let loaded =
+        job.wait().map_err(|e| if signals::received().is_some() { signals::stopped() } else { e })?;
     if let Some(path) = &args.trace {
         super::progress::write_trace(path, &spans)?;
     }
@@ -141,7 +143,8 @@ fn dtype_choice(text: &str) -> Result<DTypeChoice> {
         "auto" => DTypeChoice::Keep,
         "device" => DTypeChoice::Device,
         other => DTypeChoice::To(DType::from_user(other).ok_or_else(|| {
-            Error::usage(format!("`{}` is no type", text::Shown(other))).hint("auto, device, f32, f16 or bf16")
+            Error::usage(format!("`{}` is no type", text::Shown(other)))
+                .hint("auto, device, f32, f16 or bf16")
         })?),
     })
 }
@@ -163,7 +166,8 @@ fn headline(model: &open::Model) -> String {
         1 => String::new(),
         n => format!(" in {n} shards"),
     };
-    let commit = model.commit.as_deref().map(|c| format!("  @{}", c.get(..8).unwrap_or(c))).unwrap_or_default();
+    let commit =
+        model.commit.as_deref().map(|c| format!("  @{}", c.get(..8).unwrap_or(c))).unwrap_or_default();
     format!(
         "{}{commit}  {} elements  {} tensors  {}  {}{shards}",
         text::Shown(&model.name),
@@ -177,7 +181,8 @@ fn headline(model: &open::Model) -> String {
 /// The result for a person.
 fn lines(report: &Report, dry_run: bool) -> Vec<String> {
     let mut lines = Vec::new();
-    let cached = report.cached_fraction.map(|f| format!("   page cache {:.0} %", f * 100.0)).unwrap_or_default();
+    let cached =
+        report.cached_fraction.map(|f| format!("   page cache {:.0} %", f * 100.0)).unwrap_or_default();
     if dry_run {
         let free = report.free_bytes.map(|f| format!(" of {} free", bytes(f))).unwrap_or_default();
         lines.push(format!(
@@ -192,14 +197,21 @@ fn lines(report: &Report, dry_run: bool) -> Vec<String> {
         return lines;
     }
     let mut line = match report.form {
-        "mapped" => format!("mapped {} in {}, every page present", bytes(report.bytes), seconds(report.seconds)),
+        "mapped" => {
+            format!("mapped {} in {}, every page present", bytes(report.bytes), seconds(report.seconds))
+        }
         _ => {
             let speed = rate(report.bytes, report.seconds);
             let limit = report.limit_bytes_per_second.map(|limit| {
                 let part = report.bytes as f64 / report.seconds.max(1e-9) / limit * 100.0;
                 format!(", {part:.0} % of this machine's {}", rate(limit as u64, 1.0))
             });
-            format!("loaded {} in {}   {speed}{}", bytes(report.bytes), seconds(report.seconds), limit.unwrap_or_default())
+            format!(
+                "loaded {} in {}   {speed}{}",
+                bytes(report.bytes),
+                seconds(report.seconds),
+                limit.unwrap_or_default()
+            )
         }
     };
     line.push_str(&cached);

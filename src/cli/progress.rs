@@ -29,13 +29,7 @@ pub(crate) struct Watch {
 impl Watch {
     /// A watch; `verb` begins each line.
     pub(crate) fn new(common: &Common, verb: &'static str) -> Watch {
-        Watch {
-            progress: common.progress(),
-            quiet: common.quiet,
-            verb,
-            bar: None,
-            told: Instant::now(),
-        }
+        Watch { progress: common.progress(), quiet: common.quiet, verb, bar: None, told: Instant::now() }
     }
 
     /// Follows a job to its end, cancelling it when `cancel` is set. Gives the spans, where a trace is wanted.
@@ -68,18 +62,15 @@ impl Watch {
             Event::Planned { summary, total_bytes } => {
                 match self.progress {
                     Progress::Json => {
-                        say(&json!({"event": "planned", "summary": summary, "total_bytes": total_bytes}).to_string());
+                        say(&json!({"event": "planned", "summary": summary, "total_bytes": total_bytes})
+                            .to_string());
                     }
                     _ if !self.quiet => say(&format!("→ {summary}")),
                     _ => {}
                 }
                 if self.progress == Progress::Bar {
                     let bar = ProgressBar::with_draw_target(Some(*total_bytes), ProgressDrawTarget::stderr());
-                    let template = if no_color() {
-                        "  {bar:30}  {msg}"
-                    } else {
-                        "  {bar:30.cyan}  {msg}"
-                    };
+                    let template = if no_color() { "  {bar:30}  {msg}" } else { "  {bar:30.cyan}  {msg}" };
                     if let Ok(style) = ProgressStyle::with_template(template) {
                         bar.set_style(style.progress_chars("━╸ "));
                     }
@@ -116,7 +107,8 @@ impl Watch {
                 ));
             }
             Progress::Json => {
-                let line = json!({"event": "moved", "bytes": moved, "total_bytes": total, "seconds": seconds});
+                let line =
+                    json!({"event": "moved", "bytes": moved, "total_bytes": total, "seconds": seconds});
                 say(&line.to_string());
             }
             _ => {}

@@ -1,17 +1,12 @@
-//! What lies beside the weights: the config, the tokenizer, the chat template. All of it is optional and hostile; what
-//! cannot be read is a note.
+//! What lies beside the weights for use: the tokenizer, the chat template, the generation config. All of it is optional
+//! and hostile; what cannot be read is a note.
 
-use crate::checkpoint::{Container, MetaValue};
-use crate::error::{Error, Result};
+use crate::checkpoint::MetaValue;
 use crate::open::Model;
-use crate::text::{Shown, grouped};
-use crate::transform::config::Description;
+use crate::text::Shown;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use serde_json::Value;
 use std::fmt;
 
-/// The most bytes of a config that are read.
-const CONFIG_BYTES_MAX: u64 = 8 << 20;
 /// The most bytes of a tokenizer that are read; the largest known has 35 MB.
 const TOKENIZER_BYTES_MAX: u64 = 128 << 20;
 
@@ -34,27 +29,10 @@ pub(super) struct Beside {
     pub(super) generation_config: bool,
 }
 
-/// The description: a GGUF's own keys, else `config.json`, else the class in a pipeline's `model_index.json`.
-pub(super) fn description(model: &Model, notes: &mut Vec<String>) -> Description {
-    if model.table.files.iter().any(|f| f.container == Container::Gguf)
-        && let Some(description) = Description::from_gguf(&model.table.meta)
-    {
-        return description;
-    }
-    if let Some(config) = json(model, "config.json", notes) {
-        return Description::from_config(&config);
-    }
-    let mut description = Description::default();
-    if let Some(index) = json(model, "model_index.json", notes) {
-        description.family = index.get("_class_name").and_then(Value::as_str).map(str::to_owned);
-    }
-    description
-}
-
 /// Tokenizer, template and generation config.
 pub(super) fn beside(model: &Model, notes: &mut Vec<String>) -> Beside {
     let meta = &model.table.meta;
-    let generation_config = has(model, "generation_config.json");
+    let generation_config = model.has("generation_config.json");
     if let Some(kind) = meta.get("tokenizer.ggml.model").and_then(MetaValue::as_str) {
         let vocab = match meta.get("tokenizer.ggml.tokens") {
             Some(MetaValue::Array(tokens)) => Some(tokens.count),
@@ -67,9 +45,10 @@ pub(super) fn beside(model: &Model, notes: &mut Vec<String>) -> Beside {
         let chat_template = meta.get("tokenizer.chat_template").is_some();
         return Beside { tokenizer: Some(Tokenizer { kind, vocab, pre }), chat_template, generation_config };
     }
-    let chat_template = has(model, "chat_template.jinja")
-        || has(model, "chat_template.json")
-        || json(model, "tokenizer_config.json", notes)
+    let chat_template = model.has("chat_template.jinja")
+        || model.has("chat_template.json")
+        || model
+            .companion_json("tokenizer_config.json", notes)
             .is_some_and(|c| c.get("chat_template").is_some_and(|t| !t.is_null()));
     let tokenizer = tokenizer(model, notes);
     Beside { tokenizer, chat_template, generation_config }
@@ -95,7 +74,7 @@ const TOKENIZER_FILES: &[(&str, &str)] = &[
 ];
 
 fn tokenizer(model: &Model, notes: &mut Vec<String>) -> Option<Tokenizer> {
-    match read(model, "tokenizer.json", TOKENIZER_BYTES_MAX) {
+    match model.companion("tokenizer.json", TOKENIZER_BYTES_MAX) {
         Ok(Some(bytes)) => match count(&bytes) {
             Ok(tokenizer) => return Some(tokenizer),
             Err(e) => notes.push(format!("tokenizer.json: cannot be understood: {e}")),
@@ -103,46 +82,8 @@ fn tokenizer(model: &Model, notes: &mut Vec<String>) -> Option<Tokenizer> {
         Ok(None) => {}
         Err(e) => notes.push(e.to_string()),
     }
-    let (_, kind) = TOKENIZER_FILES.iter().find(|(name, _)| has(model, name))?;
+    let (_, kind) = TOKENIZER_FILES.iter().find(|(name, _)| model.has(name))?;
     Some(Tokenizer { kind: (*kind).to_owned(), vocab: None, pre: None })
-}
-
-fn has(model: &Model, name: &str) -> bool {
-    model.entries.iter().any(|e| e.name == name && !e.is_directory)
-}
-
-/// A companion's bytes, `None` where there is none.
-fn read(model: &Model, name: &str, size_bytes_max: u64) -> Result<Option<Vec<u8>>> {
-    if !has(model, name) {
-        return Ok(None);
-    }
-    let file = model.place.open(name)?;
-    let size_bytes = file.size_bytes();
-    if size_bytes > size_bytes_max {
-        let message =
-            format!("has {} bytes; hoist reads up to {}", grouped(size_bytes), grouped(size_bytes_max));
-        return Err(Error::unsupported(message).file(name));
-    }
-    let mut bytes = vec![0; usize::try_from(size_bytes).unwrap_or(0)];
-    file.read_exact_at(&mut bytes, 0).map_err(|e| e.file(name))?;
-    Ok(Some(bytes))
-}
-
-fn json(model: &Model, name: &str, notes: &mut Vec<String>) -> Option<Value> {
-    let bytes = match read(model, name, CONFIG_BYTES_MAX) {
-        Ok(bytes) => bytes?,
-        Err(e) => {
-            notes.push(e.to_string());
-            return None;
-        }
-    };
-    match serde_json::from_slice(&bytes) {
-        Ok(value) => Some(value),
-        Err(e) => {
-            notes.push(format!("{name}: is not JSON: {e}"));
-            None
-        }
-    }
 }
 
 /// Kind and number of tokens of a `tokenizer.json`, in one pass that keeps none of them.
@@ -208,7 +149,7 @@ struct Object<'a>(&'a mut Facts, Key);
 
 impl<'de> DeserializeSeed<'de> for Object<'_> {
     type Value = ();
-    fn deserialize<D: Deserializer<'de>>(self, d: D) -> std::result::Result<(), D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, d: D) -> Result<(), D::Error> {
         d.deserialize_map(self)
     }
 }
@@ -218,7 +159,7 @@ impl<'de> Visitor<'de> for Object<'_> {
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object")
     }
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<(), A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         while let Some(key) = map.next_key::<String>()? {
             match (self.1)(&key, self.0) {
                 Some(what) => map.next_value_seed(what)?,
@@ -231,7 +172,7 @@ impl<'de> Visitor<'de> for Object<'_> {
 
 impl<'de> DeserializeSeed<'de> for What<'_> {
     type Value = ();
-    fn deserialize<D: Deserializer<'de>>(self, d: D) -> std::result::Result<(), D::Error> {
+    fn deserialize<D: Deserializer<'de>>(self, d: D) -> Result<(), D::Error> {
         use serde::Deserialize;
         match self {
             What::Inside(facts, key) => d.deserialize_map(Object(facts, key)),
@@ -255,7 +196,7 @@ impl<'de> Visitor<'de> for Items<'_> {
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a list")
     }
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> std::result::Result<(), A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
         while items.next_element_seed(Object(self.0, self.1))?.is_some() {}
         Ok(())
     }
@@ -269,14 +210,14 @@ impl<'de> Visitor<'de> for Tokens<'_> {
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a vocabulary")
     }
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<(), A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         while let Some((_, id)) = map.next_entry::<IgnoredAny, u64>()? {
             self.0.tokens += 1;
             self.0.max_id = self.0.max_id.max(Some(id));
         }
         Ok(())
     }
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> std::result::Result<(), A::Error> {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
         while items.next_element::<IgnoredAny>()?.is_some() {
             self.0.max_id = Some(self.0.tokens);
             self.0.tokens += 1;

@@ -30,7 +30,8 @@ impl<'a> Map<'a> {
             .filter(|&i| plan.outputs[i].first == i && plan.outputs[i].size_bytes > 0)
             .collect();
         order.sort_by_key(|&i| (plan.outputs[i].arena, plan.outputs[i].offset_bytes));
-        let sums = plan.outputs.iter().map(|o| Sums::new(if o.size_bytes > 0 { o.size_bytes } else { 0 })).collect();
+        let sums =
+            plan.outputs.iter().map(|o| Sums::new(if o.size_bytes > 0 { o.size_bytes } else { 0 })).collect();
         Map { plan, order, sums }
     }
 
@@ -61,16 +62,20 @@ impl<'a> Map<'a> {
     fn finish(self) -> Check {
         let mut order: Vec<&Output> = self.plan.outputs.iter().collect();
         order.sort_by(|a, b| a.name.cmp(&b.name));
-        let digest = digest(order.iter().map(|o| (o.name.as_str(), o.dtype, o.shape.as_slice(), &self.sums[o.first])));
+        let digest =
+            digest(order.iter().map(|o| (o.name.as_str(), o.dtype, o.shape.as_slice(), &self.sums[o.first])));
         Check { tensor_count: self.plan.outputs.len(), digest }
     }
 
     fn differs(&self, arrival: &Arrival) -> Error {
         let end = arrival.offset_bytes + arrival.size_bytes;
         let message = "arrived with other contents than were read";
-        let error = Error::new(ErrorKind::Integrity, message).hint("load again; if it happens again, suspect the memory");
+        let error = Error::new(ErrorKind::Integrity, message)
+            .hint("load again; if it happens again, suspect the memory");
         match self.within(arrival.arena, arrival.offset_bytes, end).next() {
-            Some((_, output)) => error.tensor(&output.name).at(arrival.offset_bytes.saturating_sub(output.offset_bytes)),
+            Some((_, output)) => {
+                error.tensor(&output.name).at(arrival.offset_bytes.saturating_sub(output.offset_bytes))
+            }
             None => error,
         }
     }
@@ -84,7 +89,11 @@ impl<'a> Map<'a> {
             let (mut need, end) = (output.offset_bytes, output.offset_bytes + output.size_bytes);
             while need < end {
                 match current {
-                    Some(a) if a.arena == output.arena && a.offset_bytes <= need && a.offset_bytes + a.size_bytes > need => {
+                    Some(a)
+                        if a.arena == output.arena
+                            && a.offset_bytes <= need
+                            && a.offset_bytes + a.size_bytes > need =>
+                    {
                         need = a.offset_bytes + a.size_bytes;
                         if need <= end {
                             current = at.next();
@@ -120,7 +129,8 @@ pub(super) fn host(
                 break;
             }
             let bytes = arenas.get(arrival.arena.index()).map(|a| a.as_bytes());
-            let range = crate::buf::usize_range(arrival.offset_bytes..arrival.offset_bytes + arrival.size_bytes);
+            let range =
+                crate::buf::usize_range(arrival.offset_bytes..arrival.offset_bytes + arrival.size_bytes);
             let bytes = bytes.zip(range).and_then(|(b, r)| b.get(r)).unwrap_or(&[]);
             if xxhash_rust::xxh3::xxh3_64(bytes) != arrival.xxh3 {
                 return Err(map.differs(arrival));
@@ -134,7 +144,13 @@ pub(super) fn host(
 }
 
 /// Mapped files against the same files read.
-pub(super) fn mapped(loaded: &mut Loaded, plan: &Plan, model: &Model, threads: usize, control: &Control) -> Result<()> {
+pub(super) fn mapped(
+    loaded: &mut Loaded,
+    plan: &Plan,
+    model: &Model,
+    threads: usize,
+    control: &Control,
+) -> Result<()> {
     let map = Map::new(plan);
     let next = AtomicUsize::new(0);
     let tensors = &loaded.tensors;

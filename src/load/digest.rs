@@ -54,7 +54,8 @@ fn block_sum(at: u64, bytes: &[u8]) -> u64 {
     let sum = (at..).zip(head).fold(0, single);
     let first = at + head.len() as u64;
     let weights = first / 8 + 1..;
-    let sum = weights.zip(words).fold(sum, |s, (n, w)| s.wrapping_add(u64::from_le_bytes(*w).wrapping_mul(n)));
+    let sum =
+        weights.zip(words).fold(sum, |s, (n, w)| s.wrapping_add(u64::from_le_bytes(*w).wrapping_mul(n)));
     (first + words.len() as u64 * 8..).zip(tail).fold(sum, single)
 }
 

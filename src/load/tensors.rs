@@ -159,7 +159,9 @@ impl Loaded {
         }
         groups
             .into_iter()
-            .map(|(dtype, arena, tensors)| Some(ArenaTensors { dtype, arena: Arc::try_unwrap(arena).ok()?, tensors }))
+            .map(|(dtype, arena, tensors)| {
+                Some(ArenaTensors { dtype, arena: Arc::try_unwrap(arena).ok()?, tensors })
+            })
             .collect()
     }
 }

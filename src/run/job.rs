@@ -122,11 +122,27 @@ impl Control {
     }
 
     /// Records work that began at `start` and ends now.
-    pub fn span(&self, lane: usize, name: &'static str, file: u32, offset_bytes: u64, bytes: u64, start: Instant) {
+    pub fn span(
+        &self,
+        lane: usize,
+        name: &'static str,
+        file: u32,
+        offset_bytes: u64,
+        bytes: u64,
+        start: Instant,
+    ) {
         if self.trace {
             let start_us = start.duration_since(self.started).as_secs_f64() * 1e6;
             let duration_us = start.elapsed().as_secs_f64() * 1e6;
-            let _ = self.events.send(Event::Span { lane, name, file, offset_bytes, bytes, start_us, duration_us });
+            let _ = self.events.send(Event::Span {
+                lane,
+                name,
+                file,
+                offset_bytes,
+                bytes,
+                start_us,
+                duration_us,
+            });
         }
     }
 }
@@ -149,10 +165,16 @@ pub struct Job<T> {
 
 impl<T: Send + 'static> Job<T> {
     /// Starts `work` in a thread of its own. With `trace` every piece of work is an event, and somebody must read them.
-    pub fn start(name: &str, trace: bool, work: impl FnOnce(&Control) -> Result<T> + Send + 'static) -> Job<T> {
-        let (sender, events) = if trace { crossbeam_channel::unbounded() } else { crossbeam_channel::bounded(256) };
+    pub fn start(
+        name: &str,
+        trace: bool,
+        work: impl FnOnce(&Control) -> Result<T> + Send + 'static,
+    ) -> Job<T> {
+        let (sender, events) =
+            if trace { crossbeam_channel::unbounded() } else { crossbeam_channel::bounded(256) };
         let control = Arc::new(Control::new(sender, trace));
-        let state = Arc::new((Mutex::new(State { result: None, waker: None, is_done: false }), Condvar::new()));
+        let state =
+            Arc::new((Mutex::new(State { result: None, waker: None, is_done: false }), Condvar::new()));
         let finish = {
             let state = Arc::clone(&state);
             move |result| {

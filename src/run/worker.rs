@@ -56,8 +56,17 @@ pub(super) fn work(
         }
     });
     let lane = run.sink.lane(slots)?;
-    let mut worker =
-        Worker { run, index, lane, queue, depth_max, gathered: Vec::new(), gap: Vec::new(), traffic, control };
+    let mut worker = Worker {
+        run,
+        index,
+        lane,
+        queue,
+        depth_max,
+        gathered: Vec::new(),
+        gap: Vec::new(),
+        traffic,
+        control,
+    };
     while !control.is_stopped() {
         let Some(unit) = next() else { break };
         worker.bring(unit)?;
@@ -142,7 +151,8 @@ impl<'r> Worker<'_, 'r> {
         }
         // The gaps all share one piece of memory that nobody reads.
         let ends = places.iter().map(|(at, place)| at + place.len() as u64);
-        let gaps: Vec<u64> = places.iter().zip(std::iter::once(0).chain(ends)).map(|((at, _), end)| at - end).collect();
+        let gaps: Vec<u64> =
+            places.iter().zip(std::iter::once(0).chain(ends)).map(|((at, _), end)| at - end).collect();
         let Some(local) = file.as_local() else {
             for (at, place) in &mut places {
                 file.read_exact_at(place, read.offset_bytes + *at)?;
@@ -195,7 +205,8 @@ impl<'r> Worker<'_, 'r> {
         let offset = unit.reads.first().map_or(0, |r| r.offset_bytes);
         self.control.span(self.index, "gather", unit.file.0, offset, unit.read_bytes(), started);
         let mut slot = self.free_slot()?;
-        let into = slot.get_mut(..fix.size_bytes() as usize).ok_or_else(|| bug("a unit is larger than a slot"))?;
+        let into =
+            slot.get_mut(..fix.size_bytes() as usize).ok_or_else(|| bug("a unit is larger than a slot"))?;
         fix.apply(&gathered, into);
         self.gathered = gathered;
         self.hand_on(slot, 0, unit)
@@ -211,7 +222,8 @@ impl<'r> Worker<'_, 'r> {
         let start = read.offset_bytes - read.offset_bytes % page;
         let end = (read.offset_bytes + read.size_bytes).next_multiple_of(page);
         let file = self.source(&unit);
-        let (Some(queue), Some(Ok(direct))) = (&mut self.queue, file.as_local().map(LocalFile::direct)) else {
+        let (Some(queue), Some(Ok(direct))) = (&mut self.queue, file.as_local().map(LocalFile::direct))
+        else {
             return Err(bug("a direct read without a file for it"));
         };
         queue.submit(direct, slot, start, (end - start) as usize, unit);
@@ -223,7 +235,8 @@ impl<'r> Worker<'_, 'r> {
     fn arrive(&mut self) -> Result<()> {
         let started = Instant::now();
         let Some(arrived) = self.queue.as_mut().and_then(Queue::complete) else {
-            return Err(Error::new(ErrorKind::Io, "the ring of direct reads broke").hint("--io buffered goes without"));
+            return Err(Error::new(ErrorKind::Io, "the ring of direct reads broke")
+                .hint("--io buffered goes without"));
         };
         let Arrived { mut slot, tag: unit, result } = arrived;
         let Some(&read) = unit.reads.first() else { return Ok(()) };

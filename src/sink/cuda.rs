@@ -53,7 +53,9 @@ impl Pinned {
         let registered = unsafe { gpu.register(ring.start().cast_mut(), ring.size_bytes()) };
         let (registration, refused) = match registered {
             Ok(registration) => (Some(registration), None),
-            Err(fault) => (None, Some(format!("page-locking the buffers was refused ({fault}): copies are pageable"))),
+            Err(fault) => {
+                (None, Some(format!("page-locking the buffers was refused ({fault}): copies are pageable")))
+            }
         };
         Ok(Pinned { gpu, registration, ring, slots, refused })
     }
@@ -210,7 +212,13 @@ impl CudaSink {
     }
 
     /// Reads what arrived into the front of a slot. Called in any thread; waits.
-    pub fn read_back(&self, arena: ArenaId, offset_bytes: u64, into: &mut Slot, size_bytes: usize) -> Result<()> {
+    pub fn read_back(
+        &self,
+        arena: ArenaId,
+        offset_bytes: u64,
+        into: &mut Slot,
+        size_bytes: usize,
+    ) -> Result<()> {
         self.pinned.gpu.bind()?;
         let source = self.address(arena, offset_bytes, size_bytes as u64)?;
         let target = into.get_mut(..size_bytes).ok_or_else(|| bug("a slot is too small"))?;
@@ -222,7 +230,8 @@ impl CudaSink {
 
     /// The device's address of a range of an arena.
     fn address(&self, arena: ArenaId, offset_bytes: u64, size_bytes: u64) -> Result<u64> {
-        let fits = |a: &&DeviceMemory| offset_bytes.checked_add(size_bytes).is_some_and(|end| end <= a.size_bytes());
+        let fits =
+            |a: &&DeviceMemory| offset_bytes.checked_add(size_bytes).is_some_and(|end| end <= a.size_bytes());
         let arena = self.arenas.get(arena.index()).filter(fits);
         arena.map(|a| a.address() + offset_bytes).ok_or_else(|| bug("the plan leaves its memory"))
     }
@@ -316,7 +325,8 @@ impl CudaLane<'_> {
                 let staging = casts.staging.address() + slot.index() as u64 * casts.slot_bytes + at;
                 let count = put.row_bytes / u64::from(from.facts().block_bytes);
                 let most = self.sink.pinned.gpu.facts().multiprocessor_count.max(1) * 16;
-                let grid = u32::try_from(count.div_ceil(u64::from(CAST_BLOCK) * 4)).unwrap_or(most).clamp(1, most);
+                let grid =
+                    u32::try_from(count.div_ceil(u64::from(CAST_BLOCK) * 4)).unwrap_or(most).clamp(1, most);
                 let args = [
                     Arg::U64(staging),
                     Arg::U64(target),

@@ -42,7 +42,8 @@ impl HostSink {
     fn take(&self, arena: ArenaId, offset_bytes: u64, size_bytes: u64) -> Result<&mut [u8]> {
         let place = self.arenas.get(arena.index()).and_then(|a| a.take(offset_bytes, size_bytes));
         place.ok_or_else(|| {
-            let message = format!("the plan names bytes {offset_bytes}+{size_bytes} of arena {} twice", arena.0);
+            let message =
+                format!("the plan names bytes {offset_bytes}+{size_bytes} of arena {} twice", arena.0);
             Error::new(ErrorKind::BadInput, message).detail("this is a bug of hoist")
         })
     }
@@ -66,7 +67,9 @@ impl Sink for HostSink {
         }
         unit.puts
             .iter()
-            .map(|put| Some((put.from_bytes, self.take(put.to.arena, put.to.offset_bytes, put.row_bytes).ok()?)))
+            .map(|put| {
+                Some((put.from_bytes, self.take(put.to.arena, put.to.offset_bytes, put.row_bytes).ok()?))
+            })
             .collect()
     }
 }

@@ -91,6 +91,11 @@ impl Override {
         }
     }
 
+    /// The pattern, as it was given.
+    pub fn pattern(&self) -> &str {
+        self.glob.glob().glob()
+    }
+
     /// Whether it speaks of this tensor.
     pub fn matches(&self, name: &str) -> bool {
         self.glob.is_match(name)
