@@ -132,10 +132,7 @@ pub(crate) fn run(args: Args, common: &Common) -> Result<()> {
             out.line(&line)?;
         }
     }
-    out.finish()?;
-    // Taking down page tables and memory piece by piece costs more than the process's end.
-    std::mem::forget(loaded);
-    Ok(())
+    out.finish()
 }
 
 fn dtype_choice(text: &str) -> Result<DTypeChoice> {
