@@ -248,6 +248,12 @@ impl Gpu {
         unsafe { self.0.api.cuCtxSetCurrent(self.0.context) }
     }
 
+    /// Binds before something is given back, on whatever thread that happens. Where it fails, giving back is tried all
+    /// the same: the thread may have the context already.
+    fn bind_to_drop(&self) {
+        let _ = self.bind();
+    }
+
     /// Free and total device memory now. On an integrated device the host's MemAvailable is the better answer.
     pub fn memory(&self) -> Outcome<MemoryInfo> {
         let (mut free, mut total) = (0usize, 0usize);
@@ -365,7 +371,7 @@ impl DeviceMemory {
         if address == 0 {
             return Ok(());
         }
-        self.gpu.bind()?;
+        self.gpu.bind_to_drop();
         // SAFETY: invariant 3; freed once, since the address is gone from here.
         unsafe { self.gpu.0.api.cuMemFree_v2(address) }
     }
@@ -401,10 +407,9 @@ impl Registration {
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        if self.gpu.bind().is_ok() {
-            // SAFETY: invariant 4; once, since this is the only place.
-            let _ = unsafe { self.gpu.0.api.cuMemHostUnregister(self.start.cast()) };
-        }
+        self.gpu.bind_to_drop();
+        // SAFETY: invariant 4; once, since this is the only place.
+        let _ = unsafe { self.gpu.0.api.cuMemHostUnregister(self.start.cast()) };
     }
 }
 
@@ -436,10 +441,9 @@ impl HostMemory {
 
 impl Drop for HostMemory {
     fn drop(&mut self) {
-        if self.gpu.bind().is_ok() {
-            // SAFETY: invariant 5; once, since this is the only place.
-            let _ = unsafe { self.gpu.0.api.cuMemFreeHost(self.start.cast()) };
-        }
+        self.gpu.bind_to_drop();
+        // SAFETY: invariant 5; once, since this is the only place.
+        let _ = unsafe { self.gpu.0.api.cuMemFreeHost(self.start.cast()) };
     }
 }
 
@@ -616,10 +620,9 @@ impl Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        if self.gpu.bind().is_ok() {
-            // SAFETY: invariant 6; once, since this is the only place.
-            let _ = unsafe { self.gpu.0.api.cuStreamDestroy_v2(self.raw) };
-        }
+        self.gpu.bind_to_drop();
+        // SAFETY: invariant 6; once, since this is the only place.
+        let _ = unsafe { self.gpu.0.api.cuStreamDestroy_v2(self.raw) };
     }
 }
 
@@ -684,10 +687,9 @@ impl Event {
 
 impl Drop for Event {
     fn drop(&mut self) {
-        if self.gpu.bind().is_ok() {
-            // SAFETY: invariant 7; once, since this is the only place. A pending mark is no obstacle.
-            let _ = unsafe { self.gpu.0.api.cuEventDestroy_v2(self.raw) };
-        }
+        self.gpu.bind_to_drop();
+        // SAFETY: invariant 7; once, since this is the only place. A pending mark is no obstacle.
+        let _ = unsafe { self.gpu.0.api.cuEventDestroy_v2(self.raw) };
     }
 }
 
@@ -717,10 +719,9 @@ unsafe impl Sync for Loaded {}
 
 impl Drop for Loaded {
     fn drop(&mut self) {
-        if self.gpu.bind().is_ok() {
-            // SAFETY: invariant 8; once, since this is the only place; no function is left, each holds a clone.
-            let _ = unsafe { self.gpu.0.api.cuModuleUnload(self.raw) };
-        }
+        self.gpu.bind_to_drop();
+        // SAFETY: invariant 8; once, since this is the only place; no function is left, each holds a clone.
+        let _ = unsafe { self.gpu.0.api.cuModuleUnload(self.raw) };
     }
 }
 
