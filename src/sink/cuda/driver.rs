@@ -82,7 +82,7 @@ fn ready() -> Outcome<&'static Api> {
     match (presence(), api()) {
         (Presence::Present { .. }, Some(Ok(api))) => Ok(api),
         (Presence::Refused(fault), _) => Err(fault),
-        _ => Err(Fault { call: "cuInit", code: codes::MISSING_SYMBOL }),
+        _ => Err(Fault { call: "cuInit", code: codes::NO_LIBRARY }),
     }
 }
 

@@ -434,7 +434,8 @@ fn no_library_or_a_wrong_one() {
                         .to_string()
                         .starts_with("--device asks for `cuda`: libcuda.so.1 not found")
                 );
-                assert!(Gpu::open(0).is_err() && devices().is_err());
+                assert_eq!(Gpu::open(0).err().unwrap().to_string(), "libcuda.so.1 not found");
+                assert!(devices().is_err());
             }
             // A library without the driver's functions is an error of the driver, not a panic.
             _ => {
