@@ -2,7 +2,7 @@
 // The calls under test are unsafe by nature: what they touch is in plain sight in each test.
 #![allow(unsafe_code, clippy::undocumented_unsafe_blocks)]
 
-use super::{emulated, outside, with_library};
+use super::{emulated, library, outside, with_libraries, with_library};
 use hoist::ErrorKind;
 use hoist::sink::cuda::driver::{Copy2d, Fault, From2d, Gpu, Presence, devices, presence};
 use hoist::sink::device::{Device, DeviceSpec, detect};
@@ -437,6 +437,8 @@ fn no_library_or_a_wrong_one() {
                 assert_eq!(Gpu::open(0).err().unwrap().to_string(), "libcuda.so.1 not found");
                 assert!(devices().is_err());
             }
+            // The driver is found although something else, a stub say, has the name for linking.
+            "stub" => assert!(open().facts().emulated),
             // A library without the driver's functions is an error of the driver, not a panic.
             _ => {
                 let error = detect(None).unwrap_err();
@@ -458,4 +460,30 @@ fn no_library_or_a_wrong_one() {
         assert!(run.output.status.success(), "{which}: {:?}", run.output);
         assert!(run.report.is_none());
     }
+    if other.is_some() {
+        with_libraries(other, Some(library())).env(WHICH, "stub").test(NAME).passed();
+    }
+}
+
+/// Device memory of the double is counted apart from the process's own, so that a test can say what a load takes.
+#[test]
+fn device_memory_is_not_host_memory() {
+    let check = |run: &super::Run| {
+        run.passed();
+    };
+    if outside("cuda::driver::device_memory_is_not_host_memory", &[], check) {
+        return;
+    }
+    let resident = |which: &str| -> u64 {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find(|line| line.starts_with(which)).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() << 10
+    };
+    let gpu = open();
+    let (anonymous, shared) = (resident("RssAnon:"), resident("RssShmem:"));
+    let memory = gpu.alloc(64 << 20).unwrap();
+    assert!(resident("RssShmem:") >= shared + (64 << 20));
+    assert!(resident("RssAnon:") < anonymous + (8 << 20));
+    memory.free().unwrap();
+    assert!(resident("RssShmem:") < shared + (8 << 20));
 }
