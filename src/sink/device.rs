@@ -372,6 +372,9 @@ mod tests {
     /// What a row expects: the device and a part of the reason, or the exit code and a part of the message.
     type Expected = std::result::Result<(&'static str, &'static str), (u8, &'static str)>;
 
+    /// The request, the environment, whether /dev/nvidia* exists, the driver, and what must come.
+    type Row = (&'static str, &'static [(&'static str, &'static str)], bool, Driver, Expected);
+
     /// What the driver says in a row; `Untouched` fails the row when the driver is opened.
     #[derive(Clone, Copy)]
     enum Driver {
@@ -426,7 +429,7 @@ mod tests {
         const HD: &str = "HOIST_DEVICE";
         const FORCE: &str = "HOIST_FORCE_CPU";
         #[rustfmt::skip]
-        let rows: &[(&str, &[(&str, &str)], bool, Driver, Expected)] = &[
+        let rows: &[Row] = &[
             // The default.
             ("", &[], false, Two, Ok(("cuda:0", ""))),
             ("", &[], false, NoLibrary, Ok(("cpu", "libcuda.so.1 not found"))),

@@ -51,8 +51,13 @@ pub fn emulated() -> Emulated {
 
 /// A child that finds `library` under the driver's names, or nothing.
 fn with_library(library: Option<&Path>) -> Emulated {
+    with_libraries(library, library)
+}
+
+/// A child that finds these as `libcuda.so`, the name for linking, and as `libcuda.so.1`, the name for running.
+fn with_libraries(linking: Option<&Path>, running: Option<&Path>) -> Emulated {
     let folder = tempfile::tempdir().unwrap();
-    for name in ["libcuda.so", "libcuda.so.1"] {
+    for (name, library) in [("libcuda.so", linking), ("libcuda.so.1", running)] {
         if let Some(library) = library {
             std::os::unix::fs::symlink(library, folder.path().join(name)).unwrap();
         }

@@ -72,13 +72,6 @@ fn current() -> usize {
 
 export! {
     fn cuInit(_flags: c_uint) needs Nothing {
-        static ONCE: std::sync::Once = std::sync::Once::new();
-        ONCE.call_once(|| {
-            extern "C" fn at_exit() {
-                write_report();
-            }
-            unsafe { libc::atexit(at_exit) };
-        });
         if CONFIG.init_code != 0 {
             return Err(CONFIG.init_code);
         }

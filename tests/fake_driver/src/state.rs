@@ -211,6 +211,13 @@ fn is_sticky(code: Code) -> bool {
 
 /// Runs an exported function: counts it, lets it fail to order, checks what it needs.
 pub(crate) fn answer(name: &'static str, need: Need, body: impl FnOnce() -> Result<(), Code>) -> Code {
+    static REPORT: std::sync::Once = std::sync::Once::new();
+    REPORT.call_once(|| {
+        extern "C" fn at_exit() {
+            write_report();
+        }
+        unsafe { libc::atexit(at_exit) };
+    });
     let nth = {
         let mut state = lock(&STATE);
         let count = state.calls.entry(name).or_default();

@@ -53,14 +53,15 @@ impl Stream {
         lock(&STATE).streams.get(&(handle as usize)).cloned().ok_or(400)
     }
 
-    /// Queues work; its number, to wait for.
+    /// Queues work; its number, to wait for. Numbered and sent under one lock, so that the order is one.
     fn push(&self, work: Work) -> Result<u64, Code> {
+        let queue = lock(&self.queue);
         let number = {
             let mut progress = lock(&self.progress.0);
             progress.queued += 1;
             progress.queued
         };
-        lock(&self.queue).as_ref().ok_or(400)?.send(work).map_err(|_| 400)?;
+        queue.as_ref().ok_or(400)?.send(work).map_err(|_| 400)?;
         Ok(number)
     }
 
@@ -105,8 +106,21 @@ pub(crate) fn wait_all() -> bool {
 pub(crate) fn enqueue(stream: *mut c_void, work: Work) -> Result<(Arc<Stream>, u64), Code> {
     let stream = Stream::find(stream)?;
     let later = LATER.replace(0);
-    let number = stream.push(if later == 0 { work } else { Box::new(move || later) })?;
+    let number = stream.push(match later {
+        0 => work,
+        code => Box::new(move || {
+            late();
+            code
+        }),
+    })?;
     Ok((stream, number))
+}
+
+/// Makes a copy as slow as is configured.
+fn late() {
+    if CONFIG.copy_us > 0 {
+        std::thread::sleep(Duration::from_micros(CONFIG.copy_us));
+    }
 }
 
 /// Queues a copy: late by the configured time, and waited for when it touches host memory that is not registered.
@@ -118,9 +132,7 @@ pub(crate) fn enqueue_host(
     let (stream, number) = enqueue(
         stream,
         Box::new(move || {
-            if CONFIG.copy_us > 0 {
-                std::thread::sleep(Duration::from_micros(CONFIG.copy_us));
-            }
+            late();
             if !CONFIG.free_copies && LOST.load(Ordering::SeqCst) == 0 {
                 copy();
             }

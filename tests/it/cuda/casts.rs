@@ -3,10 +3,11 @@
 // The calls under test are unsafe by nature: what they touch is in plain sight in each test.
 #![allow(unsafe_code, clippy::undocumented_unsafe_blocks)]
 
-use super::driver::open;
+use super::driver::{open, real_gpu};
 use super::outside;
 use half::{bf16, f16};
 use hoist::dtype::DType;
+use hoist::sink::cuda::driver::Gpu;
 use hoist::sink::cuda::driver::cast::{Cast, SOURCES, TARGETS};
 
 /// Every value of the small types; for f32 and f64 the edges of every target's exponents, ties and their neighbours,
@@ -148,11 +149,23 @@ fn every_pair_casts() {
         let report = run.passed();
         assert_eq!(report.count("launches"), 42);
     };
-    if outside("cuda::casts::every_pair_casts", &[], check) {
-        return;
+    if !outside("cuda::casts::every_pair_casts", &[], check) {
+        check_all(&open());
     }
-    let gpu = open();
-    let module = Cast::module(&gpu).unwrap();
+}
+
+/// The same on a real GPU, where there is one.
+#[test]
+fn every_pair_casts_on_a_gpu() {
+    match real_gpu() {
+        Some(gpu) => check_all(&gpu),
+        None => eprintln!("skipped: no GPU"),
+    }
+}
+
+/// Every kernel, with and without saturation, on every sample.
+fn check_all(gpu: &Gpu) {
+    let module = Cast::module(gpu).unwrap();
     let stream = gpu.stream().unwrap();
     let mut wrong = Vec::new();
     for &source in SOURCES {
@@ -162,7 +175,7 @@ fn every_pair_casts() {
         let input = gpu.alloc(host.len() as u64).unwrap();
         unsafe { stream.host_to_device(input.address(), host.as_ptr(), host.len()).unwrap() };
         for &target in TARGETS {
-            let Some(cast) = Cast::new(&gpu, &module, source, target) else {
+            let Some(cast) = Cast::new(gpu, &module, source, target) else {
                 assert_eq!(source, target);
                 continue;
             };

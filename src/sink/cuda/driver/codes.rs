@@ -33,6 +33,8 @@ pub const ALREADY_REGISTERED: u32 = 712;
 pub const NOT_PERMITTED: u32 = 800;
 /// The device or the system cannot do that.
 pub const NOT_SUPPORTED: u32 = 801;
+/// Not the driver's: there is no driver library.
+pub const NO_LIBRARY: u32 = u32::MAX - 1;
 /// Not the driver's: its library lacks a function that hoist calls.
 pub const MISSING_SYMBOL: u32 = u32::MAX;
 
@@ -90,6 +92,7 @@ const ROWS: &[Row] = &[
     Row { code: 909, name: "CUDA_ERROR_TIMEOUT", cause: "the driver gave up waiting", hint: "" },
     Row { code: 919, name: "CUDA_ERROR_FABRIC_NOT_READY", cause: "the NVLink fabric is not ready", hint: "`systemctl status nvidia-fabricmanager`" },
     Row { code: 999, name: "CUDA_ERROR_UNKNOWN", cause: "the driver does not say; often a kernel module that is not loaded, device files that are missing, or a machine that slept", hint: "check `nvidia-smi` and `dmesg`" },
+    Row { code: NO_LIBRARY, name: "no library", cause: "the NVIDIA driver is not installed, or not given to this container", hint: "start the container with the GPU (`--gpus all`, or the device plugin)" },
     Row { code: MISSING_SYMBOL, name: "missing function", cause: "the driver's library is too old or not NVIDIA's", hint: "update the driver" },
 ];
 
@@ -98,7 +101,7 @@ const ROWS: &[Row] = &[
 pub struct Fault {
     /// The driver's function.
     pub call: &'static str,
-    /// The `CUresult`, or [`MISSING_SYMBOL`].
+    /// The `CUresult`, or [`NO_LIBRARY`] or [`MISSING_SYMBOL`].
     pub code: u32,
 }
 
@@ -152,10 +155,11 @@ impl Fault {
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.code == MISSING_SYMBOL {
-            return write!(f, "the driver's library has no `{}`", self.call);
+        match self.code {
+            NO_LIBRARY => f.write_str("libcuda.so.1 not found"),
+            MISSING_SYMBOL => write!(f, "the driver's library has no `{}`", self.call),
+            code => write!(f, "`{}` failed with {code} ({})", self.call, self.name()),
         }
-        write!(f, "`{}` failed with {} ({})", self.call, self.code, self.name())
     }
 }
 
