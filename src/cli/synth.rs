@@ -121,12 +121,13 @@ pub(crate) fn run(args: Args, common: &Common) -> Result<()> {
     }
     if !common.quiet {
         say(&format!(
-            "wrote  {}  {}  {} parameters  {} tensors in {} files in {:.1} s   {}",
+            "wrote  {}  {}  {} parameters  {} tensors in {} {} in {:.1} s   {}",
             hoist::text::Shown(out_dir),
             bytes(made.size_bytes),
             count(made.elements),
             made.tensors,
             made.files,
+            if made.files == 1 { "file" } else { "files" },
             made.seconds,
             rate(made.size_bytes, made.seconds)
         ));

@@ -421,3 +421,77 @@ fn stopped_it_leaves_nothing() {
     assert!(matches!(error.kind(), ErrorKind::Signal(_)), "{error}");
     assert_eq!(names_in(place.path()), [""; 0]);
 }
+
+fn hoist(arguments: &[&str]) -> std::process::Command {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_hoist"));
+    command.arg("synth").args(arguments);
+    command
+}
+
+#[test]
+fn the_command_says_what_it_did() {
+    let place = tempfile::tempdir().unwrap();
+    let out = place.path().join("m");
+    let out = out.to_str().unwrap();
+    for (arguments, code, stdout, stderr) in [
+        (&[out][..], 2, "", "error: the following required arguments were not provided"),
+        (&[out, "--size", "3MB", "--layers", "2"], 2, "", "cannot be used with"),
+        (
+            &[out, "--size", "3MB", "--dtype", "q4_k"],
+            9,
+            "",
+            "error: synthetic weights of type `q4_k`\n  hint: f32",
+        ),
+        (&[out, "--size", "3MB", "--shards", "2", "--dry-run"], 0, "plan   3.0 MB  1.50 M parameters", ""),
+        (&[out, "--size", "3MB", "--shards", "2", "--json"], 0, "{\n  \"schema\": \"hoist.synth/1\",", ""),
+        (&[out, "--size", "3MB"], 1, "", "exists already\n  hint: "),
+    ] {
+        let output = hoist(arguments).output().unwrap();
+        let said = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        let (on_stdout, on_stderr) = (said(&output.stdout), said(&output.stderr));
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {on_stderr}");
+        assert!(
+            on_stdout.starts_with(stdout) && on_stdout.is_empty() == stdout.is_empty(),
+            "{arguments:?}: {on_stdout}"
+        );
+        assert!(
+            on_stderr.contains(stderr) && on_stderr.is_empty() == stderr.is_empty(),
+            "{arguments:?}: {on_stderr}"
+        );
+    }
+    assert_eq!(names_in(place.path()), ["m"]);
+}
+
+/// Stopped by a signal it cleans up; killed, it leaves a temporary that says whose it is, and never a part of a model
+/// under the model's name.
+#[test]
+#[cfg(target_os = "linux")]
+fn killed_it_leaves_no_half_model() {
+    use rustix::process::{Pid, Signal, kill_process};
+    for (signal, code, leaves) in [(Signal::TERM, Some(143), 0), (Signal::KILL, None, 1)] {
+        let place = tempfile::tempdir().unwrap();
+        let out = place.path().join("m");
+        let mut child = hoist(&[out.to_str().unwrap(), "--size", "1GB", "--threads", "1", "--quiet"])
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        // Under way: the temporary directory holds a file.
+        let begun = || {
+            let names = names_in(place.path());
+            names.len() == 1 && !names_in(&place.path().join(&names[0])).is_empty()
+        };
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(60);
+        while !begun() {
+            assert!(
+                std::time::Instant::now() < deadline && child.try_wait().unwrap().is_none(),
+                "it never began"
+            );
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        kill_process(Pid::from_child(&child), signal).unwrap();
+        assert_eq!(child.wait().unwrap().code(), code, "{signal:?}");
+        let left = names_in(place.path());
+        assert_eq!(left.len(), leaves, "{signal:?}: {left:?}");
+        assert!(left.iter().all(|n| n.starts_with(".m.hoist-")), "{signal:?}: {left:?}");
+    }
+}
