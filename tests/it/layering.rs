@@ -145,8 +145,9 @@ fn holds(code: &str, word: &str) -> bool {
     let whole = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || c == '_');
     code.match_indices(word).any(|(at, _)| {
         let ends_in_word = word.ends_with(|c: char| c.is_alphanumeric());
-        !whole(code[..at].chars().next_back())
-            && !(ends_in_word && whole(code[at + word.len()..].chars().next()))
+        let before = whole(code[..at].chars().next_back());
+        let after = ends_in_word && whole(code[at + word.len()..].chars().next());
+        !before && !after
     })
 }
 

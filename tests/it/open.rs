@@ -388,7 +388,8 @@ fn the_hubs_cache_is_read() {
 #[test]
 fn a_cache_that_lacks_something_says_what() {
     let zeros = "0".repeat(40);
-    let rows: &[(&str, &dyn Fn(&Tree), u8, &str)] = &[
+    type Row<'a> = (&'a str, &'a dyn Fn(&Tree), u8, &'a str);
+    let rows: &[Row<'_>] = &[
         ("org/name@v2", &|_| {}, 3, "org/name: revision `v2` is not in the cache at"),
         (&format!("org/name@{zeros}"), &|_| {}, 3, "is not in the cache at"),
         ("org/other", &|_| {}, 3, "org/other: is not in the cache"),
