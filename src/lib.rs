@@ -5,7 +5,7 @@
 //!              ▲ formats parse here           formats lay out ▲
 //! ```
 //!
-//! A [source](source) gives bytes; a [format](format) reads headers into a [checkpoint], which is a table of tensors and
+//! A [source] gives bytes; a [format](mod@format) reads headers into a [checkpoint], which is a table of tensors and
 //! holds no data; a [transform] is a recipe over that table; a [plan] is the list of reads, kernels and writes that
 //! fulfils it; [run] carries it out; a [sink] receives. Up to the plan everything is small, pure and checked; after it
 //! large blocks move and nothing is decided.

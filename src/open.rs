@@ -2,7 +2,7 @@
 //!
 //! A MODEL is a file, a directory, an index file, one quantisation of a directory (`DIR:Q4_K_M`), a repo of the hub in the
 //! cache (`org/name[@revision][:Q4_K_M]`, `hf://…`). A path that exists wins over a repo. What a directory's weights are is
-//! decided by [`choose`] from its listing; what it is when it holds none by [`foreign`]; headers are read by [`headers`].
+//! decided by `open/choose.rs` from its listing; what it is when it holds none by `open/foreign.rs`; headers are read by `open/headers.rs`.
 //!
 //! Opening reads headers and indexes only. Every file stays open from here on, so that what a plan reads later is what
 //! was checked now.

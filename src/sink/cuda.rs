@@ -13,18 +13,13 @@ use crate::dtype::DType;
 use crate::error::{Error, ErrorKind, Result};
 use crate::plan::{ArenaId, Kernel, Plan, Put, Unit};
 use crate::text::bytes as bytes_text;
-use driver::{Arg, Copy2d, DeviceMemory, Event, From2d, Function, Gpu, Registration, Stream};
+use driver::cast::Cast;
+use driver::{Copy2d, DeviceMemory, Event, From2d, Gpu, Registration, Stream};
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// The kernels, compiled by the driver for the device at hand.
-const CAST_PTX: &str = include_str!("cuda/cast.ptx");
-
 /// Two streams keep the copy engine busy while one of them starts a kernel.
 const STREAM_COUNT: usize = 2;
-
-/// Threads of a block of a cast kernel, each of which walks the elements in steps of the whole grid.
-const CAST_BLOCK: u32 = 256;
 
 /// An open device with its pinned slots: all that can be made ready before the model is known.
 pub struct Pinned {
@@ -114,7 +109,7 @@ pub struct CudaSink {
 
 /// What casting on the device needs.
 struct Casts {
-    kernels: HashMap<(DType, DType), Function>,
+    kernels: HashMap<(DType, DType), Cast>,
     staging: DeviceMemory,
     overflows: DeviceMemory,
     slot_bytes: u64,
@@ -165,10 +160,12 @@ impl CudaSink {
         let casts = if casts.is_empty() {
             None
         } else {
-            let module = gpu.module(CAST_PTX)?;
+            let module = Cast::module(gpu)?;
             let mut kernels = HashMap::new();
             for &(from, to) in casts {
-                kernels.insert((from, to), module.function(&format!("cast_{from}_{to}"))?);
+                if let Some(kernel) = Cast::new(gpu, &module, from, to) {
+                    kernels.insert((from, to), kernel?);
+                }
             }
             let overflows = gpu.alloc(256)?;
             if let Some(stream) = streams.first() {
@@ -324,21 +321,12 @@ impl CudaLane<'_> {
                 *staged_bytes = at + put.row_bytes;
                 let staging = casts.staging.address() + slot.index() as u64 * casts.slot_bytes + at;
                 let count = put.row_bytes / u64::from(from.facts().block_bytes);
-                let most = self.sink.pinned.gpu.facts().multiprocessor_count.max(1) * 16;
-                let grid =
-                    u32::try_from(count.div_ceil(u64::from(CAST_BLOCK) * 4)).unwrap_or(most).clamp(1, most);
-                let args = [
-                    Arg::U64(staging),
-                    Arg::U64(target),
-                    Arg::U64(count),
-                    Arg::U64(casts.overflows.address()),
-                    Arg::U32(self.sink.saturate.into()),
-                ];
+                let overflows = casts.overflows.address();
                 // SAFETY: the staging block belongs to this slot and fits the row (a slot's size); the arguments are
                 // those of every cast kernel; the target was checked.
                 unsafe {
                     self.stream.host_to_device(staging, source.as_ptr(), source.len())?;
-                    self.stream.launch(kernel, grid, CAST_BLOCK, &args)?;
+                    kernel.launch(self.stream, staging, target, count, overflows, self.sink.saturate)?;
                 }
             }
         }

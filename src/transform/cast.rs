@@ -2,8 +2,9 @@
 //! big-endian, conjugated or negated ones.
 //!
 //! The cast kernels keep these rules, which the GPU's kernels keep too: widening is exact; narrowing rounds to
-//! nearest, ties to even; a NaN stays a NaN with its sign and its upper payload bits, made quiet; a finite value that
-//! rounds to infinity is counted, and becomes the largest finite value if saturation is asked for.
+//! nearest, ties to even, once; a NaN stays a NaN with its sign and its upper payload bits, made quiet (bf16 to f32 keeps
+//! every bit; the one NaN of the fnuz types becomes the plain positive one); a finite value that rounds to infinity is
+//! counted, and becomes the largest finite value if saturation is asked for.
 
 use crate::dtype::{Class, DType};
 use half::f16;
@@ -108,7 +109,7 @@ fn f16_to_f32(bits: u16) -> f32 {
 fn f8_e4m3(bits: u8) -> f32 {
     let sign = u32::from(bits & 0x80) << 24;
     if bits & 0x7f == 0x7f {
-        return f32::from_bits(sign | 0x7fc0_0000);
+        return f32::from_bits(sign | 0x7ff0_0000);
     }
     // The seven bits placed at f32's exponent have the wrong bias; multiplying by 2^120 puts that right, for normal and
     // subnormal numbers alike.

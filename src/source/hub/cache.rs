@@ -249,7 +249,8 @@ mod tests {
 
     #[test]
     fn the_environment_names_the_cache() {
-        let rows: &[(&[(&str, &str)], Option<&str>)] = &[
+        type Row<'a> = (&'a [(&'a str, &'a str)], Option<&'a str>);
+        let rows: &[Row<'_>] = &[
             (&[], None),
             (&[("HOME", "/h")], Some("/h/.cache/huggingface/hub")),
             (&[("HOME", "/h"), ("XDG_CACHE_HOME", "/x")], Some("/x/huggingface/hub")),

@@ -45,6 +45,12 @@ impl DeviceMemory {
     }
 }
 
+impl std::fmt::Debug for DeviceMemory {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "DeviceMemory {{ address: {:#x}, size_bytes: {} }}", self.address, self.size_bytes)
+    }
+}
+
 impl Drop for DeviceMemory {
     fn drop(&mut self) {
         // A failure means a lost context, with which the memory went too.
