@@ -6,6 +6,11 @@
 //! asks for. What comes out is a table of ranges, as for every format: a tensor is a view (offset, sizes, strides) of a
 //! storage, and a storage is a range of the file.
 //!
+//! The state dict is the dict that holds tensors: the file's own, or the only one inside it, or of several the one that is
+//! called as trainers call it (`state_dict`, `model`, …), never the optimizer's. Plain numbers and texts on the way to it
+//! become metadata; whatever else is passed over is named in a note. A single tensor is called `0`, tensors of a list
+//! `0`, `1`, …; a prefix that a wrapper put before every name (`module.`, `_orig_mod.`) is removed.
+//!
 //! | file | knows |
 //! |---|---|
 //! | `zip.rs` | where the members of a zip lie |
@@ -111,6 +116,15 @@ pub fn parse_zip(known: &Known) -> Result<Step<Part>> {
     })?;
     let (tensors, meta, notes) = (state.tensors, state.meta, state.notes);
     Ok(Step::Done(Part { container: Container::Torch, tensors, meta, notes }))
+}
+
+/// The most that [`begins_legacy`] looks at.
+pub const LEGACY_HEAD_BYTES: usize = 23;
+
+/// Whether a file that begins with these bytes is PyTorch's old stream: the magic number 0x1950a86a20f9469cfc6c as a
+/// pickle of protocol 2, or of a later one, which may put a frame around it.
+pub fn begins_legacy(head: &[u8]) -> bool {
+    legacy::begins(head)
 }
 
 /// Parses the header of PyTorch's old stream of pickles: the five pickles, and the count before each storage.

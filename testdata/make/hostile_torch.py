@@ -178,6 +178,7 @@ def code_cases():
             ("wrapper", "torch._utils", "_rebuild_wrapper_subclass", "holds a tensor subclass"),
             ("meta-tensor", "torch._utils", "_rebuild_meta_tensor_no_storage", "on the `meta` device"),
             ("load-from-bytes", "torch.storage", "_load_from_bytes", "holds a torch file inside the pickle"),
+            ("uint4", "torch", "uint4", "holds a type that hoist does not read (`torch.uint4` at byte 2)"),
             ("jit", "torch.jit._pickle", "build_intlist", "holds a TorchScript program")]:
         case(f"unsupported-{slug}", torch_zip(pickled(name(module, attribute))), UNSUPPORTED, words)
 
@@ -404,7 +405,7 @@ def legacy_cases():
     version = pickled(b"M\xe9\x03")
     system = pickled(dict_of(protocol_version=b"M\xe9\x03", little_endian=b"\x88"))
 
-    def view(**how):
+    def view(**how):  # a persistent id of the old stream: without a view, but with its place
         return storage(more=(b"N",), **how)
 
     def legacy(value=None, keys=("0",), numel=6, data=bytes(24), head=magic + version + system):
@@ -439,6 +440,12 @@ def legacy_cases():
     l("keys-no-list", legacy()[:0] + magic + version + system + pickled(dict_of(w=tensor(of=view()))) + pickled(b"}"),
       "the fifth pickle is not a list")
     l("five-items", legacy(tensor()), "a persistent id is not a storage of 6 items")
+    big = magic + version + pickled(dict_of(protocol_version=b"M\xe9\x03", little_endian=b"\x89"))
+    # Storages are little endian whatever the machine; counts of old writers are not.
+    case("ok-legacy-big-endian", legacy(head=big), 0, "order: Little")
+    case("ok-legacy-big-endian-count", legacy(head=big, numel=6 << 56), 0, "order: Little")
+    l("big-endian-complex", legacy(tensor((3,), (1,), of=view(count=3, kind=name("torch", "ComplexFloatStorage"))), head=big, numel=3),
+      "tensor `w` was written on a big-endian machine into the old stream", UNSUPPORTED)
     l("view-beyond", legacy(tensor(of=storage(more=(tuple_of(text("9"), integer(4), integer(3)),)))),
       "a part of a storage reaches beyond it")
     l("view-negative", legacy(tensor(of=storage(more=(tuple_of(text("9"), integer(-1), integer(3)),)))),

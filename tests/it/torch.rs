@@ -10,6 +10,17 @@ use std::collections::BTreeMap;
 use std::io::Cursor;
 use std::ops::Range;
 
+#[test]
+fn the_old_stream_is_known_by_its_head() {
+    for (name, expected) in
+        [("torch/plain-legacy.pt", true), ("torch/plain-legacy-p4.pt", true), ("torch/plain-p2.pt", false)]
+    {
+        let file = read(name);
+        assert_eq!(torch::begins_legacy(&file[..torch::LEGACY_HEAD_BYTES]), expected, "{name}");
+        (0..14).for_each(|size| assert!(!torch::begins_legacy(&file[..size])));
+    }
+}
+
 fn parse(known: &Known, file: &[u8]) -> Result<Step<Part>> {
     if file.starts_with(b"PK") { torch::parse_zip(known) } else { torch::parse_legacy(known) }
 }

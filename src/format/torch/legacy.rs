@@ -21,9 +21,7 @@ use crate::text::{Shown, grouped};
 use std::collections::HashMap;
 use std::ops::Range;
 
-/// The first pickle: protocol 2, LONG1 of ten bytes, STOP.
-const MAGIC: &[u8] = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19\x2e";
-/// The same number, however it is pickled.
+/// What the first pickle holds, as the bytes of a long integer.
 const MAGIC_NUMBER: &[u8] = b"\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19";
 const PROTOCOL_VERSION: i64 = 1001;
 /// How much is asked for at first.
@@ -34,6 +32,16 @@ struct Head<'a> {
     little_endian: bool,
     object: Loaded<'a>,
     keys: Loaded<'a>,
+}
+
+/// Whether a file begins as the old stream: a pickle of the magic number, in any protocol, framed or not.
+pub(super) fn begins(head: &[u8]) -> bool {
+    let rest = match head {
+        [0x80, 2..=5, 0x95, _, _, _, _, _, _, _, _, rest @ ..] => rest,
+        [0x80, 2..=5, rest @ ..] => rest,
+        _ => return false,
+    };
+    rest.strip_prefix(b"\x8a\x0a").is_some_and(|rest| rest.starts_with(MAGIC_NUMBER))
 }
 
 /// Parses the old stream.
@@ -52,7 +60,7 @@ pub(super) fn parse(known: &Known) -> Result<Step<Part>> {
                 return Err(Error::unsupported(message));
             }
             let next = held.saturating_mul(2).clamp(FIRST_BYTES, HEADER_BYTES_MAX).min(size);
-            return Ok(Step::Need(vec![held..next]));
+            return Ok(super::Wishes(vec![Range { start: held, end: next }]).need());
         }
     };
     let layout = match layout(known, &head)? {
@@ -92,9 +100,7 @@ pub(super) fn parse(known: &Known) -> Result<Step<Part>> {
 fn read_head(bytes: &[u8], complete_bytes: bool) -> std::result::Result<Head<'_>, Fault> {
     let load = |start| pickle::load(bytes, start, complete_bytes, Form::Legacy);
     let magic = load(0)?;
-    let is_magic = bytes.starts_with(MAGIC)
-        || matches!(magic.root, Value::LongInt(slice) if magic.slice(slice) == MAGIC_NUMBER);
-    if !is_magic {
+    if !matches!(magic.root, Value::LongInt(slice) if magic.slice(slice) == MAGIC_NUMBER) {
         return Err(Error::bad_input("the first pickle is not torch's magic number").into());
     }
     let version = load(magic.end)?;

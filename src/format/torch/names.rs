@@ -156,6 +156,12 @@ const QUANTISED: &[&str] = &[
     "per_channel_affine_float_qparams",
 ];
 
+/// Types of torch without a place in the table of types.
+const OTHER_TYPES: &[&str] = &[
+    "bits1x8", "bits2x4", "bits4x2", "bits8", "bits16", "int1", "int2", "int3", "int4", "int5", "int6",
+    "int7", "uint1", "uint2", "uint3", "uint4", "uint5", "uint6", "uint7",
+];
+
 /// What a name stands for, or `None` for everything that is not in the table. Python 2's module names are known.
 pub(super) fn find(module: &[u8], name: &[u8]) -> Option<Row> {
     let module = match std::str::from_utf8(module).ok()? {
@@ -166,6 +172,12 @@ pub(super) fn find(module: &[u8], name: &[u8]) -> Option<Row> {
     if matches!(module, "torch" | "torch.cuda") {
         if QUANTISED.contains(&name) {
             return Some(Unsupported("a quantized tensor of torch", DEQUANTISE));
+        }
+        if OTHER_TYPES.contains(&name) {
+            return Some(Unsupported(
+                "a type that hoist does not read",
+                "view it as torch.uint8 and save again",
+            ));
         }
         if let Some(&(_, dtype)) = STORAGES.iter().find(|(n, _)| *n == name) {
             return Some(Inert(What::Storage(dtype)));

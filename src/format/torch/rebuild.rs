@@ -296,7 +296,7 @@ impl Machine<'_> {
         let place = (self.slice(key), base, part);
         if let Some(&id) = self.storage_ids.get(&place) {
             let known = self.storages.get(id as usize);
-            if !known.is_some_and(|k| (k.dtype, k.count, k.is_meta) == (dtype, numel, is_meta)) {
+            if known.is_none_or(|k| (k.dtype, k.count, k.is_meta) != (dtype, numel, is_meta)) {
                 let key = String::from_utf8_lossy(place.0);
                 return self.damaged(&format!("storage `{}` has two types or sizes", Shown(&key)));
             }

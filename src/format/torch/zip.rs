@@ -244,7 +244,7 @@ fn parse_directory<'a>(bytes: &'a [u8], end: &End) -> Result<Directory<'a>> {
         let Some(entry) = entries.get_mut(i) else { continue };
         let least = LOCAL_BYTES + entry.name.len() as u64;
         let fits = entry.header_bytes.checked_add(least).and_then(|e| e.checked_add(entry.size_bytes));
-        if !fits.is_some_and(|e| e <= limit_bytes) {
+        if fits.is_none_or(|e| e > limit_bytes) {
             return Err(overlap(entry, limit_bytes));
         }
         entry.limit_bytes = limit_bytes;
