@@ -1,7 +1,7 @@
 //! PyTorch checkpoints: `.bin`, `.pt`, `.pth`. A pickle describes the tensors, and raw storages hold their bytes;
 //! since torch 1.6 they are members of a zip, before that they followed one another in a stream.
 //!
-//! A pickle is a program. Here it is read by a closed interpreter ([`pickle`](self)) that knows a fixed list of inert names
+//! A pickle is a program. Here it is read by a closed interpreter that knows a fixed list of inert names
 //! and builds values of our own from them: tensors, storages, dicts, numbers. Nothing is imported or called, whatever a file
 //! asks for. What comes out is a table of ranges, as for every format: a tensor is a view (offset, sizes, strides) of a
 //! storage, and a storage is a range of the file.

@@ -212,9 +212,9 @@ def pickle_cases():
     p("huge-long", b"\x80\x02\x8b\xff\xff\xff\x7f\x01.", "a value of 2,147,483,647 bytes")
     p("long-cut", b"\x80\x02\x8b\x00\x10\x00\x00\x01.", "without its STOP")
     p("bad-int", b"\x80\x02Itwelve\n.", "a number is not one")
-    p("deep-marks", b"\x80\x02" + b"(" * 5000 + b".", "nested deeper than 64 levels")
-    p("deep-tuples", b"\x80\x02N" + b"\x85" * 5000 + b".", "nested deeper than 64 levels")
-    p("deep-lists", b"\x80\x02" + b"]" * 5000 + b"a" * 4999 + b".", "nested deeper than 64 levels")
+    p("deep-marks", b"\x80\x02" + b"(" * 200 + b".", "nested deeper than 64 levels")
+    p("deep-tuples", b"\x80\x02N" + b"\x85" * 200 + b".", "nested deeper than 64 levels")
+    p("deep-lists", b"\x80\x02" + b"]" * 200 + b"a" * 199 + b".", "nested deeper than 64 levels")
     p("deep-dicts", b"\x80\x02}q\x00h\x00"
       + b"".join(b"X\x01\x00\x00\x00a}" for _ in range(100)) + b"s" * 100 + b"0.", "nested deeper than 64 levels")
     p("root-number", pickled(b"K\x05"), "the file holds an integer and no state dict", UNSUPPORTED)

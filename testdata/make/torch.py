@@ -12,6 +12,7 @@ import json
 import pathlib
 import pickle
 import pickletools
+import random
 import struct
 import sys
 import zipfile
@@ -205,7 +206,7 @@ def main():
     }
 
     for protocol in (2, 3, 4, 5):
-        save(f"plain-p{protocol}.pt", plain, protocol)
+        save(f"plain-p{protocol}.pt", {"f32": odd, "bf16": odd.bfloat16()} if protocol == 3 else plain, protocol)
     save("newer.pt", newer)
     save("newer-p4.pt", newer, 4)
     save("views.pt", views)
@@ -221,6 +222,24 @@ def main():
     save_legacy("views-legacy.pt", views)
     save_legacy("shapes-legacy.pt", shapes)
 
+    # Views at random: any offset, sizes and strides that fit the storage.
+    pick = random.Random(7)
+    pool = {d: normal(60).to(d) for d in (torch.float32, torch.bfloat16)}
+    pool[torch.complex64] = torch.complex(normal(30), normal(30))
+    random_views = {}
+    while len(random_views) < 36:
+        storage = pick.choice(list(pool.values()))
+        shape = [pick.choice((0, 1, 1, 2, 2, 3, 4, 5)) for _ in range(pick.randrange(5))]
+        strides = [pick.choice((0, 1, 1, 2, 3, 4, 6, 12)) for _ in shape]
+        if pick.random() < 0.3:
+            strides = list(torch.empty(shape).stride())
+        offset = pick.randrange(20)
+        if offset + sum((n - 1) * s for n, s in zip(shape, strides) if n > 0) < storage.numel():
+            view = torch.as_strided(storage, shape, strides, offset)
+            random_views[f"v{len(random_views)}"] = view.conj() if pick.random() < 0.3 else view
+    save("random-views.pt", random_views)
+    save_legacy("random-views-legacy.pt", random_views)
+
     # A module's own state dict: OrderedDict with `_metadata`, parameters, tied weights, a buffer of integers.
     class Net(torch.nn.Module):
         def __init__(self):
@@ -233,7 +252,6 @@ def main():
     net = Net()
     save("module.pt", net.state_dict())
     save_legacy("module-legacy.pt", net.state_dict())
-    save("module-bf16.pt", collections.OrderedDict((k, v.bfloat16()) for k, v in net.state_dict().items()))
     save("parameters.pt", dict(net.named_parameters(remove_duplicate=False)))
     annotated = torch.nn.Parameter(normal(2, 2))
     annotated.note = "kept by a state"
