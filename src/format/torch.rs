@@ -7,9 +7,10 @@
 //! storage, and a storage is a range of the file.
 //!
 //! The state dict is the dict that holds tensors: the file's own, or the only one inside it, or of several the one that is
-//! called as trainers call it (`state_dict`, `model`, …), never the optimizer's. Plain numbers and texts on the way to it
-//! become metadata; whatever else is passed over is named in a note. A single tensor is called `0`, tensors of a list
-//! `0`, `1`, …; a prefix that a wrapper put before every name (`module.`, `_orig_mod.`) is removed.
+//! called as trainers call it (`state_dict`, `model`, …), never the optimizer's; where that leaves a doubt, the file is
+//! refused. Plain numbers and texts on the way to it become metadata; whatever else is passed over is named in a note. A
+//! single tensor is called `0`, tensors of a list `0`, `1`, …; a prefix that a wrapper put before every name (`module.`,
+//! `_orig_mod.`) is removed.
 //!
 //! | file | knows |
 //! |---|---|

@@ -227,6 +227,8 @@ def pickle_cases():
     p("two-dicts", pickled(dict_of(left=dict_of(w=tensor()), right=dict_of(w=tensor()))),
       "the file holds 2 dicts of tensors, and none is called as a model's usually is: `left`, `right`", UNSUPPORTED)
 
+    p("beside-a-dict", pickled(dict_of(rng=tensor(), encoder=dict_of(w=tensor()))),
+      "the file holds tensors beside a dict of tensors, `encoder`, which is not called as a model's usually is", UNSUPPORTED)
     p("only-optimizer", pickled(dict_of(optimizer=dict_of(w=tensor()))),
       "the file holds tensors and no state dict, but `optimizer` (a dict that holds tensors)", UNSUPPORTED)
     p("optimizer-itself", pickled(dict_of(state=b"}(K\x00" + dict_of(exp_avg=tensor()) + b"u", param_groups=b"]")),
@@ -280,7 +282,7 @@ def tricky_cases():
     ok("cuda-storage", pickled(dict_of(w=tensor(of=storage(kind=name("torch.cuda", "FloatStorage"), location="cuda:0")))), '"w"')
     ok("storage-larger", pickled(dict_of(w=tensor(of=storage(count=5), shape=(5,), strides=(1,)))), '"w"')
     ok("empty-beyond", pickled(dict_of(w=tensor((0, 3), offset=99))), "size_bytes: 0")
-    ok("holds-itself", pickled(b"}q\x00(" + text("w") + tensor() + text("self") + b"h\x00u"), "`self` (a dict that holds tensors)")
+    ok("holds-itself", pickled(b"}q\x00(" + text("w") + tensor() + text("self") + b"]h\x00au"), "`self` (a list that holds tensors)")
     ok("lists-in-themselves", pickled(dict_of(w=tensor(), x=b"]q\x00h\x00a")), "`x` (a list)")
     ok("sets", b"\x80\x04" + dict_of(w=tensor(), x=b"\x8f(K\x01K\x02\x90", y=b"(K\x01\x91") + b".", "`x` (a set), `y` (a set)")
     ok("bytes", b"\x80\x05" + dict_of(w=tensor(), x=b"C\x02ab", y=b"\x96" + u64(2) + b"ab") + b".", "`x` (bytes), `y` (bytes)")

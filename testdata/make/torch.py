@@ -273,10 +273,11 @@ def main():
     trainer = {
         "epoch": 3, "best": 0.125, "done": False, "nothing": None, "name": "run é", "huge": 2**63, "neg": -5,
         "big": 2**40, "args": argparse.Namespace(lr=0.1), "history": [1, 2, 3], "model": net.state_dict(),
-        "optimizer": optimizer.state_dict(),
+        "optimizer": optimizer.state_dict(), "rng_state": torch.arange(4, dtype=torch.uint8),
     }
     meta = {"epoch": 3, "best": 0.125, "done": False, "nothing": None, "name": "run é", "huge": 2**63, "neg": -5, "big": 2**40}
-    notes = ["3 values skipped: `args` (an object), `history` (a list), `optimizer` (a dict that holds tensors)",
+    notes = ["4 values skipped: `args` (an object), `history` (a list), `optimizer` (a dict that holds tensors), "
+             "`rng_state` (a tensor)",
              "tensors are those of `model`"]
     save("trainer.pt", trainer, pick=lambda o: o["model"], meta=meta, notes=notes)
     save("trainer-p4.pt", trainer, 4, pick=lambda o: o["model"], meta=meta, notes=notes)
@@ -285,12 +286,12 @@ def main():
          pick=lambda o: o["outer"]["state_dict"], meta={"step": 7},
          notes=["1 value skipped: `ema` (a dict that holds tensors)", "tensors are those of `outer.state_dict`"])
     save("only-ema.pt", {"ema": {"w": normal(2)}, "step": 1}, pick=lambda o: o["ema"], meta={"step": 1})
-    save("mixed.pt", {"w": normal(2), "scale": 0.5, 7: normal(1), ("a", 1): normal(1), "sub": {"x": normal(1)},
+    save("mixed.pt", {"w": normal(2), "scale": 0.5, 7: normal(1), ("a", 1): normal(1), "sub": {"x": 1}, "list": [normal(1)],
                       "size": torch.Size([1, 2]), "device": torch.device("cpu"), "dtype": torch.bfloat16,
                       "counts": collections.Counter("aab"), "set": {1, 2}},
          pick=lambda o: {"w": o["w"], "7": o[7]}, meta={"scale": 0.5},
-         notes=["7 values skipped: `a key that is no text` (a tensor), `sub` (a dict that holds tensors), "
-                "`size` (a tuple), `device` (an object), `dtype` (a dtype), …"])
+         notes=["8 values skipped: `a key that is no text` (a tensor), `sub` (a dict), `list` (a list that holds tensors), "
+                "`size` (a tuple), `device` (an object), …"])
     save("defaultdict.pt", collections.defaultdict(int, {"w": normal(2)}))
     save("tensor.pt", normal(2, 2), pick=lambda o: {"0": o})
     save("list.pt", [normal(2), "x", normal(3)], pick=lambda o: {"0": o[0], "2": o[2]})

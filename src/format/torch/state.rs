@@ -1,10 +1,11 @@
 //! From a pickle's one value to a state dict: which dict is meant, what its tensors are called, where they lie.
 //!
-//! * A dict that holds tensors itself is the state dict. Numbers, texts and None beside them become metadata; the rest
+//! * A dict that holds tensors, and no dict of tensors with a model's name, is the state dict. Numbers, texts and None beside them become metadata; the rest
 //!   (lists, dicts, objects) is skipped and named in a note.
-//! * A dict without tensors of its own is looked into: of the dicts in it that hold tensors, at any depth, the only
-//!   one is taken; of several the first in [`PREFERRED`]; never one in [`NEVER`] or beside `param_groups` (the optimizer's). The choice, and
-//!   what was left, are named in a note. With several and none preferred, the file is refused rather than guessed at.
+//! * Else it is looked into: of the dicts in it that hold tensors, at any depth, the only one is taken; of several the
+//!   first in [`PREFERRED`], also beside single tensors (a random generator's state); never one in [`NEVER`] or beside
+//!   `param_groups` (the optimizer's). The choice, and what was left, are named in notes. Where none is preferred and
+//!   something would be left, the file is refused rather than guessed at.
 //! * A single tensor is called `0`; tensors of a list or tuple `0`, `1`, ….
 //! * A prefix that a wrapper puts before every name (`module.`, `_orig_mod.`) is removed, and that is noted.
 
@@ -193,11 +194,11 @@ fn walk(loaded: &Loaded, root: u32, state: &mut State, found: &mut Vec<(String, 
     for _ in 0..DEPTH_MAX {
         let entries = keyed(loaded, node)?;
         let here = entries.iter().any(|(_, v)| matches!(v, Value::Tensor(_)));
-        let next = if here { None } else { choose(&mut holds, &entries)? };
+        let next = choose(&mut holds, &entries, here)?;
         let mut skipped = Skipped::default();
         for (key, value) in entries {
             match (key, value) {
-                (Some(key), Value::Tensor(view)) => found.push((key, view)),
+                (Some(key), Value::Tensor(view)) if next.is_none() => found.push((key, view)),
                 (Some(_), Value::Dict(n)) if next.as_ref().is_some_and(|(_, next)| *next == n) => {}
                 (Some(key), value) => match scalar(loaded, value, &mut meta_room) {
                     Some(value) => state.meta.push((key, value)),
@@ -260,8 +261,12 @@ fn keyed(loaded: &Loaded, node: u32) -> Result<Vec<(Option<String>, Value)>> {
     Ok(entries)
 }
 
-/// Which of a dict's dicts to go down into, if any.
-fn choose(holds: &mut Holds, entries: &[(Option<String>, Value)]) -> Result<Option<(String, u32)>> {
+/// Which of a dict's dicts to go down into, if any. `here`: the dict holds tensors itself.
+fn choose(
+    holds: &mut Holds,
+    entries: &[(Option<String>, Value)],
+    here: bool,
+) -> Result<Option<(String, u32)>> {
     let mut candidates: Vec<(&String, u32)> = Vec::new();
     let is_optimizer = entries.iter().any(|(key, _)| key.as_deref() == Some("param_groups"));
     for (key, value) in entries {
@@ -276,7 +281,16 @@ fn choose(holds: &mut Holds, entries: &[(Option<String>, Value)]) -> Result<Opti
     let preferred = PREFERRED.iter().find_map(|name| candidates.iter().find(|(key, _)| key == name));
     let chosen = match (candidates.as_slice(), preferred) {
         ([], _) => None,
-        ([one], _) | (_, Some(one)) => Some(one),
+        (_, Some(one)) => Some(one),
+        ([(key, _), ..], None) if here => {
+            let message = format!(
+                "the file holds tensors beside a dict of tensors, `{}`, which is not called as a model's usually is",
+                Shown(key)
+            );
+            return Err(Error::unsupported(message)
+                .hint("save what is meant by itself: torch.save({name: tensor, …}, OTHER)"));
+        }
+        ([one], None) => Some(one),
         (several, None) => {
             let names: Vec<String> =
                 several.iter().take(NAMED_MAX).map(|(key, _)| format!("`{}`", Shown(key))).collect();
