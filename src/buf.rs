@@ -15,8 +15,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// Memory and direct reads are aligned to this, whatever a device would accept.
 pub const PAGE_BYTES: usize = 4096;
 
-/// Where the first tensor of an arena lies: vector loads and 2 MiB pages both like it.
-const ARENA_ALIGN_BYTES: usize = 4096;
+/// Where the first tensor of a large arena lies: at the start of a huge page.
+const HUGE_PAGE_BYTES: usize = 2 << 20;
 
 /// The words an arena is made of: a `Vec` whose element has the width of the dtype, so that it can be given away as a
 /// `Vec` of that type without a copy.
@@ -52,12 +52,13 @@ macro_rules! each_width {
 
 impl Arena {
     /// An arena of `size_bytes` for elements of `element_bytes` (1, 2, 4 or 8; anything else is kept as bytes). The
-    /// first byte is aligned to 4 KiB.
+    /// first byte is aligned to 4 KiB, in an arena of several huge pages to a huge page.
     pub fn new(size_bytes: u64, element_bytes: u32) -> Result<Arena> {
         let no_memory =
             || Error::new(ErrorKind::NoSpace, format!("no memory for {} of tensors", bytes_text(size_bytes)));
         let size_bytes = usize::try_from(size_bytes).map_err(|_| no_memory())?;
-        let total = size_bytes.checked_add(ARENA_ALIGN_BYTES).ok_or_else(no_memory)?;
+        let align = if size_bytes >= 2 * HUGE_PAGE_BYTES { HUGE_PAGE_BYTES } else { PAGE_BYTES };
+        let total = size_bytes.checked_add(align).ok_or_else(no_memory)?;
         let words = match element_bytes {
             2 => Words::W2(zeroed(total).ok_or_else(no_memory)?),
             4 => Words::W4(zeroed(total).ok_or_else(no_memory)?),
@@ -65,8 +66,7 @@ impl Arena {
             _ => Words::W1(zeroed(total).ok_or_else(no_memory)?),
         };
         let address = each_width!(&words, v => v.as_ptr() as usize);
-        let arena =
-            Arena { words, lead_bytes: address.next_multiple_of(ARENA_ALIGN_BYTES) - address, size_bytes };
+        let arena = Arena { words, lead_bytes: address.next_multiple_of(align) - address, size_bytes };
         advise_huge_pages(address + arena.lead_bytes, size_bytes);
         Ok(arena)
     }
@@ -146,10 +146,9 @@ fn bytes_of<T: Copy>(v: &[T]) -> &[u8] {
 fn advise_huge_pages(address: usize, size_bytes: usize) {
     #[cfg(target_os = "linux")]
     {
-        const HUGE: usize = 2 << 20;
         let start = address.next_multiple_of(PAGE_BYTES);
         let end = (address + size_bytes) & !(PAGE_BYTES - 1);
-        if end > start && end - start >= HUGE {
+        if end > start && end - start >= HUGE_PAGE_BYTES {
             // SAFETY: the range lies inside memory we own; MADV_HUGEPAGE changes no contents.
             unsafe {
                 libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_HUGEPAGE);
@@ -235,13 +234,12 @@ impl Ring {
     /// Maps `slot_count` slots of `slot_bytes` (a multiple of 4 KiB) and gives out all of them. Nothing is touched
     /// yet: see [`Ring::prefault`].
     pub fn new(slot_count: usize, slot_bytes: usize) -> Result<(Ring, Vec<Slot>)> {
-        const ALIGN: usize = 2 << 20;
         debug_assert!(slot_bytes.is_multiple_of(PAGE_BYTES));
         let size_bytes = slot_count * slot_bytes;
-        let map = memmap2::MmapMut::map_anon(size_bytes + ALIGN)
+        let map = memmap2::MmapMut::map_anon(size_bytes + HUGE_PAGE_BYTES)
             .map_err(|e| Error::io(format!("no memory for {size_bytes} bytes of buffers"), e))?;
         let address = map.as_ptr() as usize;
-        let lead_bytes = address.next_multiple_of(ALIGN) - address;
+        let lead_bytes = address.next_multiple_of(HUGE_PAGE_BYTES) - address;
         advise_huge_pages(address + lead_bytes, size_bytes);
         let mapping = Arc::new(Mapping { map, lead_bytes, size_bytes });
         let slots = (0..slot_count)

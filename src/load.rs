@@ -24,7 +24,7 @@ use crate::dtype::DType;
 use crate::error::{Error, ErrorKind, Result};
 use crate::machine;
 use crate::open::Model;
-use crate::plan::{Item, Plan, Target};
+use crate::plan::{Cut, Item, Plan, Target};
 use crate::run::job::{Control, Job};
 use crate::run::{self, Io, Run, Traffic};
 use crate::sink::device::{self, Choice, Device, DeviceSpec};
@@ -269,7 +269,12 @@ impl Loader<'_> {
         });
         let near = self.model.files.iter().all(|f| f.as_local().is_some() && !f.temper().network);
         let mapped = whole && near && self.options.form == Form::Auto;
-        let target = Target { align_bytes: 64, padding_bytes_max: u64::MAX, chunk_bytes: HOST_CHUNK_BYTES };
+        let target = Target {
+            align_bytes: 64,
+            padding_bytes_max: u64::MAX,
+            chunk_bytes: HOST_CHUNK_BYTES,
+            cut: Cut::Arena,
+        };
         let plan = Plan::new(&self.model, &items, &target)?;
         let mut report = self.report("cpu", &plan);
         report.fallback_reason = reason;
@@ -372,6 +377,7 @@ impl Loader<'_> {
             sink: &sink,
             io: self.options.io,
             threads,
+            expects_direct: report.cold,
             drop_cache: false,
         };
         let (traffic, _) = run::run(&job, slots, self.control)?;
@@ -399,7 +405,12 @@ impl Loader<'_> {
         pinned.gpu().bind()?;
         let wide = facts.compute_capability.0 >= 8;
         let items = self.items(if wide { DType::BF16 } else { DType::F16 })?;
-        let target = Target { align_bytes: 256, padding_bytes_max: 16 << 20, chunk_bytes: GPU_CHUNK_BYTES };
+        let target = Target {
+            align_bytes: 256,
+            padding_bytes_max: 16 << 20,
+            chunk_bytes: GPU_CHUNK_BYTES,
+            cut: Cut::File,
+        };
         let plan = Plan::new(&self.model, &items, &target)?;
         let mut report = self.report(&format!("cuda:{}", facts.ordinal), &plan);
         report.form = "device";
@@ -446,6 +457,7 @@ impl Loader<'_> {
             sink: &sink,
             io: self.options.io,
             threads,
+            expects_direct: report.cold,
             drop_cache: facts.integrated && !self.options.keep_cache,
         };
         let (traffic, slots) = run::run(&job, slots, self.control)?;

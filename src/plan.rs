@@ -58,6 +58,17 @@ pub struct Target {
     pub padding_bytes_max: u64,
     /// The most bytes a unit reads or yields.
     pub chunk_bytes: u64,
+    /// Where a run is cut into units.
+    pub cut: Cut,
+}
+
+/// Where a run is cut into units: at multiples of the chunk size, counted here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cut {
+    /// In the file, so that a direct read of a unit is aligned.
+    File,
+    /// In the arena, so that no two workers fault in the same huge page.
+    Arena,
 }
 
 /// Memory for the tensors of one dtype.
@@ -242,6 +253,7 @@ pub struct Plan {
     runs: Vec<Run>,
     gathers: Vec<Gather>,
     chunk_bytes: u64,
+    cut: Cut,
 }
 
 impl Plan {
@@ -257,6 +269,7 @@ impl Plan {
             runs: Vec::new(),
             gathers: Vec::new(),
             chunk_bytes: target.chunk_bytes,
+            cut: target.cut,
         };
         plan.lay_out(table, items, target)?;
         for (item, output) in items.iter().zip(0..) {
@@ -635,9 +648,19 @@ impl Units<'_> {
             if start >= run.end_bytes {
                 return None;
             }
-            let end = run.end_bytes.min(start - start % chunk + chunk);
-            self.at_bytes = Some(end);
             let pieces = &self.plan.pieces;
+            while self.next_piece < run.pieces.end && pieces[self.next_piece].offset_bytes <= start {
+                self.active.push(self.next_piece);
+                self.next_piece += 1;
+            }
+            let phase = match (self.plan.cut, self.active.first().map(|&index| &pieces[index])) {
+                (Cut::Arena, Some(p)) if p.kernel == Kernel::Copy && start >= p.offset_bytes => {
+                    p.to.offset_bytes + (start - p.offset_bytes)
+                }
+                _ => start,
+            };
+            let end = run.end_bytes.min(start + chunk - phase % chunk);
+            self.at_bytes = Some(end);
             while self.next_piece < run.pieces.end && pieces[self.next_piece].offset_bytes < end {
                 self.active.push(self.next_piece);
                 self.next_piece += 1;

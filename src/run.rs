@@ -41,6 +41,8 @@ pub struct Run<'a> {
     pub io: Io,
     /// How many workers.
     pub threads: usize,
+    /// Whether direct reads are likely: then each worker has its slots registered for them beforehand.
+    pub expects_direct: bool,
     /// Whether pages are dropped from the page cache once they were read (on a device that shares the host's memory).
     pub drop_cache: bool,
 }

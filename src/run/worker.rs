@@ -40,21 +40,7 @@ pub(super) fn work(
 ) -> Result<Vec<Slot>> {
     // One slot is left for what is being handed on while the others are being read into.
     let depth_max = slots.len().saturating_sub(1).max(1);
-    let wants_direct = run.io != Io::Buffered && run.model.files.iter().any(|f| f.as_local().is_some());
-    let queue = wants_direct.then(|| {
-        let depth = u32::try_from(depth_max).unwrap_or(1).next_power_of_two();
-        match Queue::uring(depth, &slots) {
-            Ok(queue) => {
-                Traffic::add(&traffic.ring, 1);
-                queue
-            }
-            Err(e) => {
-                // Said only where it matters: when something was read directly.
-                traffic.fall_back(format!("io_uring: {e}; direct reads by pread"));
-                Queue::blocking()
-            }
-        }
-    });
+    let queue = run.expects_direct.then(|| direct_queue(depth_max, &slots, traffic));
     let lane = run.sink.lane(slots)?;
     let mut worker = Worker {
         run,
@@ -82,6 +68,22 @@ pub(super) fn work(
     let slots = worker.lane.finish()?;
     control.span(index, "drain", 0, 0, 0, started);
     Ok(slots)
+}
+
+/// Direct reads by the kernel's ring, else at once. Pages of registered slots are touched, so slots are given only where
+/// they will be read into.
+fn direct_queue(depth_max: usize, slots: &[Slot], traffic: &Traffic) -> Queue<Unit> {
+    let depth = u32::try_from(depth_max).unwrap_or(1).next_power_of_two();
+    match Queue::uring(depth, slots) {
+        Ok(queue) => {
+            Traffic::add(&traffic.ring, 1);
+            queue
+        }
+        Err(e) => {
+            traffic.fall_back(format!("io_uring: {e}; direct reads by pread"));
+            Queue::blocking()
+        }
+    }
 }
 
 impl<'r> Worker<'_, 'r> {
@@ -122,7 +124,7 @@ impl<'r> Worker<'_, 'r> {
         let range = read.offset_bytes..read.offset_bytes + read.size_bytes;
         match self.run.io {
             Io::Buffered => return None,
-            _ if self.queue.is_none() || file.temper().network => return None,
+            _ if file.temper().network => return None,
             Io::Direct => {}
             Io::Auto => match residency(file, range) {
                 Residency::Unknown => return None,
