@@ -315,7 +315,9 @@ fn show_fit(out: &mut Out, report: &Report, fit: &Fit) -> Result<()> {
     };
     let sum = |need: &Need| bytes(need.total_bytes());
     let verdict = |need: &Need| if fit.holds(need) { "fits" } else { "does not fit" };
-    out.line(&format!("  {} {} free", verdict(&fit.one), bytes(free_bytes)))?;
+    let without =
+        if fit.cache_bytes.is_none() { ", the cache left out: the config lacks its sizes" } else { "" };
+    out.line(&format!("  {} {} free{without}", verdict(&fit.one), bytes(free_bytes)))?;
     let rows = [
         ("weights", bytes(fit.one.weights_bytes), String::new()),
         ("cache", cache, format!("keys and values of {context} positions × {batch}, 16 bits each")),

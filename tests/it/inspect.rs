@@ -254,7 +254,85 @@ fn whether_it_fits() {
     let got = fit(&["--fit", "1MB"]);
     assert_eq!((&got["one"]["fits"], &got["fewest"]), (&json!(false), &Value::Null));
     let huge = fit(&["--fit", "80GB", "--ctx", "18446744073709551615"]);
-    assert_eq!(huge["cache_bytes"], Value::Null);
+    assert_eq!((&huge["cache_bytes"], &huge["one"]["fits"]), (&json!(u64::MAX), &json!(false)));
     let (out, _) = inspect(&path, &["--fit", "80GB"]);
     assert!(out.contains("  fits 80.0 GB free\n") && out.contains("4.16 bits a weight"), "{out}");
+}
+
+/// A GGUF's own keys: a model made by hand, as its reader gives it.
+#[test]
+fn a_gguf_speaks_for_itself() {
+    use hoist::checkpoint::{
+        Checkpoint, Container, Extent, FileRef, MetaArray, MetaKind, MetaValue, Part, Span, Tensor,
+    };
+    use hoist::dtype::DType;
+    use hoist::inspect::{HeadKind, Options, Tokenizer};
+    use hoist::source::local::LocalPlace;
+    use hoist::transform::arch::Group;
+    let words = |s: &str| MetaValue::Text(s.as_bytes().into());
+    let tensor = |name: &str, dtype: DType, shape: &[u64]| {
+        let size_bytes = dtype.size_bytes(shape.iter().product()).unwrap();
+        let at = Extent::plain(Span { file: Default::default(), offset_bytes: 0, size_bytes });
+        Tensor { name: name.into(), dtype, shape: shape.to_vec(), at }
+    };
+    let part = Part {
+        container: Container::Gguf,
+        tensors: vec![
+            tensor("token_embd.weight", DType::Q6K, &[32, 256]),
+            tensor("blk.0.attn_q.weight", DType::Q4K, &[256, 256]),
+            tensor("blk.0.ffn_gate_exps.weight", DType::Q4K, &[4, 512, 256]),
+            tensor("output_norm.weight", DType::F32, &[256]),
+            tensor("rope_freqs.weight", DType::F32, &[32]),
+        ],
+        meta: vec![
+            ("general.architecture".into(), words("qwen3moe")),
+            ("general.file_type".into(), MetaValue::U32(15)),
+            ("qwen3moe.block_count".into(), MetaValue::U32(1)),
+            ("qwen3moe.attention.head_count".into(), MetaValue::U32(4)),
+            ("qwen3moe.attention.key_length".into(), MetaValue::U32(64)),
+            ("qwen3moe.expert_count".into(), MetaValue::U32(4)),
+            ("tokenizer.ggml.model".into(), words("gpt2")),
+            ("tokenizer.ggml.pre".into(), words("qwen\u{1b}2")),
+            (
+                "tokenizer.ggml.tokens".into(),
+                MetaValue::Array(MetaArray { kind: MetaKind::Text, count: 32, bytes: Box::new([]) }),
+            ),
+            ("tokenizer.chat_template".into(), words("{{ x }}")),
+        ],
+        notes: vec![],
+    };
+    let mut table = Checkpoint::default();
+    table
+        .add(FileRef { name: "m.gguf".into(), size_bytes: 1 << 30, container: Container::Gguf }, part)
+        .unwrap();
+    // A neighbour's config must not speak for the GGUF.
+    let directory = model(&[], &[("config.json", br#"{"model_type": "other"}"#)]);
+    let place = LocalPlace::new(directory.path());
+    let entries = hoist::source::Place::list(&place, "").unwrap();
+    let model = hoist::open::Model {
+        name: "m".into(),
+        table,
+        files: vec![],
+        place: std::sync::Arc::new(place),
+        entries,
+        commit: None,
+    };
+    let report = hoist::inspect::inspect(&model, &Options::default()).unwrap();
+    let d = &report.description;
+    assert_eq!(
+        (d.family.as_deref(), d.layers, d.kv_heads, d.head_dim),
+        (Some("qwen3moe"), Some(1), Some(4), Some(64))
+    );
+    assert_eq!(d.quantisation.as_ref().map(|q| q.summary()).as_deref(), Some("q4_k_m"));
+    assert_eq!(report.head, Some(HeadKind::Tied));
+    assert_eq!(
+        report.tokenizer,
+        Some(Tokenizer { kind: "BPE".into(), vocab: Some(32), pre: Some("qwen\\u{1b}2".into()) })
+    );
+    assert!(report.chat_template && !report.generation_config);
+    assert_eq!(report.total.parameters, 32 * 256 + 256 * 256 + 4 * 512 * 256 + 256 + 32);
+    let groups: Vec<_> = report.groups.iter().map(|(g, sum)| (*g, sum.tensors)).collect();
+    let expected =
+        [Group::Embedding, Group::Attention, Group::Experts, Group::Norms, Group::Other].map(|g| (g, 1));
+    assert_eq!(groups, expected);
 }
