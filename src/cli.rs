@@ -150,22 +150,27 @@ pub(crate) fn model_text(model: &OsStr) -> Result<&str> {
 
 /// Runs the command and gives its exit code.
 pub(crate) fn main() -> ExitCode {
+    signals::install();
+    ExitCode::from(guarded(|| match Cli::try_parse_from(std::env::args_os()) {
+        Ok(cli) => cli.command.run(&cli.common),
+        Err(answer) => explain(&answer),
+    }))
+}
+
+/// Runs `command` and shows what went wrong; a panic is one line and exit code 1.
+fn guarded(command: impl FnOnce() -> Result<()> + std::panic::UnwindSafe) -> u8 {
     std::panic::set_hook(Box::new(|panic| {
         signals::note_panic();
-        say(&format!("error: this is a bug in hoist {}: {panic}", env!("CARGO_PKG_VERSION")));
+        let text = panic.to_string().replace('\n', " ");
+        say(&format!("error: this is a bug in hoist {}: {text}", env!("CARGO_PKG_VERSION")));
         if std::env::var_os("RUST_BACKTRACE").is_some_and(|v| v != "0") {
             say(&std::backtrace::Backtrace::force_capture().to_string());
         }
     }));
-    signals::install();
-    let outcome = std::panic::catch_unwind(|| match Cli::try_parse_from(std::env::args_os()) {
-        Ok(cli) => cli.command.run(&cli.common),
-        Err(answer) => explain(&answer),
-    });
-    match outcome {
-        Ok(Ok(())) => ExitCode::SUCCESS,
-        Ok(Err(error)) => ExitCode::from(report(&error)),
-        Err(_) => ExitCode::from(1),
+    match std::panic::catch_unwind(command) {
+        Ok(Ok(())) => 0,
+        Ok(Err(error)) => report(&error),
+        Err(_) => 1,
     }
 }
 

@@ -78,6 +78,9 @@ impl std::str::FromStr for Target {
 /// The context assumed where none is asked for and the model's is larger.
 const CONTEXT_DEFAULT_MAX: u64 = 8192;
 
+/// The most notes that a terminal is given; a damaged file can have a million.
+const NOTES_MAX: usize = 20;
+
 /// Memory free on a GPU.
 fn device_free_bytes(ordinal: u32) -> Result<u64> {
     Err(Error::unsupported(format!("this build cannot ask cuda:{ordinal} for its memory"))
@@ -96,8 +99,11 @@ pub(crate) fn run(args: Args, common: &Common) -> Result<()> {
     let model =
         open::open(name, &open::Options { follow_links: args.follow_links, ..open::Options::default() })?;
     let report = inspect(&model, &Options { selection })?;
-    for note in &report.notes {
+    for note in report.notes.iter().take(NOTES_MAX) {
         common.note(&Shown(note).to_string());
+    }
+    if report.notes.len() > NOTES_MAX {
+        common.note(&format!("{} more notes, in --json", report.notes.len() - NOTES_MAX));
     }
     let fit = ask.map(|free_bytes| {
         let context = report.description.context.unwrap_or(CONTEXT_DEFAULT_MAX).min(CONTEXT_DEFAULT_MAX);
@@ -315,7 +321,9 @@ fn show_fit(out: &mut Out, report: &Report, fit: &Fit) -> Result<()> {
     };
     let sum = |need: &Need| bytes(need.total_bytes());
     let verdict = |need: &Need| if fit.holds(need) { "fits" } else { "does not fit" };
-    out.line(&format!("  {} {} free", verdict(&fit.one), bytes(free_bytes)))?;
+    let without =
+        if fit.cache_bytes.is_none() { ", the cache left out: the config lacks its sizes" } else { "" };
+    out.line(&format!("  {} {} free{without}", verdict(&fit.one), bytes(free_bytes)))?;
     let rows = [
         ("weights", bytes(fit.one.weights_bytes), String::new()),
         ("cache", cache, format!("keys and values of {context} positions × {batch}, 16 bits each")),

@@ -124,3 +124,106 @@ extern "C" fn on_abort(_: libc::c_int) {
     }
     write_and_exit("error: no memory left, or a library gave up (see above)\n", 8)
 }
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+    use std::io::{BufRead, BufReader, Read};
+    use std::process::{Command, Stdio};
+    use std::time::{Duration, Instant};
+
+    const MODE: &str = "HOIST_TEST_SIGNALS_MODE";
+
+    /// Not a test by itself: what the child of the test below does.
+    #[test]
+    fn child() {
+        let Ok(mode) = std::env::var(MODE) else { return };
+        install();
+        let patience = Instant::now() + Duration::from_secs(20);
+        let wait = |until: &dyn Fn() -> bool| {
+            println!("ready");
+            while !until() && Instant::now() < patience {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        };
+        let code = match mode.as_str() {
+            "asks" => {
+                let flag = cancelled();
+                wait(&|| flag.load(Ordering::SeqCst));
+                crate::cli::guarded(|| Err(stopped()))
+            }
+            "asks and does not look" => {
+                cancelled();
+                wait(&|| false);
+                99
+            }
+            "never asks" => {
+                wait(&|| false);
+                99
+            }
+            "is ignored" => {
+                // The parent ignores SIGHUP for us; nothing may come of it.
+                wait(&|| received().is_some());
+                99
+            }
+            "bus" => {
+                signal_hook::low_level::raise(libc::SIGBUS).unwrap();
+                99
+            }
+            "abort" => std::process::abort(),
+            "panic" => crate::cli::guarded(|| panic!("two\nlines")),
+            other => panic!("{other}"),
+        };
+        signal_hook::low_level::exit(code.into());
+    }
+
+    /// Mode, signals sent one after the other, exit code, what standard error says.
+    #[test]
+    fn signals_end_as_promised() {
+        let (int, term, hup) = (libc::SIGINT, libc::SIGTERM, libc::SIGHUP);
+        let rows: &[(&str, &[libc::c_int], i32, &str)] = &[
+            ("asks", &[int], 130, "error: stopped by SIGINT"),
+            ("asks", &[term], 143, "error: stopped by SIGTERM"),
+            ("asks", &[hup], 129, "error: stopped by SIGHUP"),
+            ("asks and does not look", &[int, int], 130, ""),
+            ("asks and does not look", &[int, term], 143, ""),
+            ("never asks", &[term], 143, ""),
+            ("is ignored", &[hup, term], 143, ""),
+            ("bus", &[], 5, "error: a mapped file changed"),
+            ("abort", &[], 8, "error: no memory left"),
+            ("panic", &[], 1, "error: this is a bug in hoist"),
+        ];
+        let mut wrong = Vec::new();
+        for &(mode, signals, code, said) in rows {
+            let exe = std::env::current_exe().unwrap();
+            let ignore = if mode == "is ignored" { "trap '' HUP; " } else { "" };
+            let mut child = Command::new("sh")
+                .arg("-c")
+                .arg(format!("{ignore}exec \"$0\" --exact cli::signals::tests::child --nocapture"))
+                .arg(exe)
+                .env(MODE, mode)
+                .env("RUST_BACKTRACE", "0")
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .spawn()
+                .unwrap();
+            let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+            if !signals.is_empty() {
+                assert!(lines.any(|line| line.unwrap().contains("ready")), "{mode}");
+            }
+            for signal in signals {
+                // SAFETY: sends a signal to the child that was just started and not yet waited for.
+                unsafe { libc::kill(child.id() as libc::pid_t, *signal) };
+                std::thread::sleep(Duration::from_millis(100));
+            }
+            lines.for_each(drop);
+            let mut errors = String::new();
+            child.stderr.take().unwrap().read_to_string(&mut errors).unwrap();
+            let got = child.wait().unwrap().code();
+            if got != Some(code) || !errors.contains(said) {
+                wrong.push(format!("{mode} {signals:?}: {got:?}, expected {code}: {errors}"));
+            }
+        }
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    }
+}

@@ -70,7 +70,8 @@ pub const SCHEMES: &[Scheme] = &[
 pub struct Fit {
     /// What was asked.
     pub ask: Ask,
-    /// Keys and values of all sequences; `None` where the config does not tell.
+    /// Keys and values of all sequences; `None` where the config does not tell; the needs then
+    /// leave it out.
     pub cache_bytes: Option<u64>,
     /// The model as it is, on one device.
     pub one: Need,
@@ -124,21 +125,21 @@ fn cache_share(d: &Description, cache_bytes: u64, ways: u64) -> u64 {
     }
 }
 
-/// Keys and values of `batch` sequences of `context` positions. `None` where the config lacks a size or the product
-/// overflows; zero for a model that does not generate.
+/// Keys and values of `batch` sequences of `context` positions; more than 2^64 is all there is. `None` where the config
+/// lacks a size, zero for a model that does not generate.
 pub fn cache_bytes(d: &Description, context: u64, batch: u64) -> Option<u64> {
     if d.family.is_some() && !d.generates() {
         return Some(0);
     }
     let numbers = match d.mla {
-        Some(mla) => mla.kv_rank.checked_add(mla.rope_dim)?,
-        None => d.kv_heads?.checked_mul(d.head_dim?)?.checked_mul(2)?,
+        Some(mla) => mla.kv_rank.saturating_add(mla.rope_dim),
+        None => d.kv_heads?.saturating_mul(d.head_dim?).saturating_mul(2),
     };
     let layers = d.layers?;
     let (full, sliding) = (d.full_layers.unwrap_or(layers), d.sliding_layers.unwrap_or(0));
     let window = d.sliding_window.unwrap_or(context).min(context);
-    let positions = full.checked_mul(context)?.checked_add(sliding.checked_mul(window)?)?;
-    positions.checked_mul(numbers)?.checked_mul(CACHE_NUMBER_BYTES)?.checked_mul(batch)
+    let positions = full.saturating_mul(context).saturating_add(sliding.saturating_mul(window));
+    Some(positions.saturating_mul(numbers).saturating_mul(CACHE_NUMBER_BYTES).saturating_mul(batch))
 }
 
 /// The weights' bytes under a scheme: matrices of the layers at its bits, the rest at 16.
@@ -204,7 +205,7 @@ mod tests {
             ),
             (with(|d| d.mla = Some(Mla { kv_rank: 512, rope_dim: 64 })), 1000, 1, Some(32 * 576 * 1000 * 2)),
             (with(|d| d.head_dim = None), 8192, 1, None),
-            (with(|d| d.layers = Some(u64::MAX)), 8192, 1, None),
+            (with(|d| d.layers = Some(u64::MAX)), 8192, 1, Some(u64::MAX)),
             (with(|d| (d.family, d.task) = (Some("bert".into()), Some("embedding"))), 8192, 1, Some(0)),
         ] {
             assert_eq!(cache_bytes(&d, context, batch), expected, "{context} × {batch}: {d:?}");

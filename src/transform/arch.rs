@@ -91,6 +91,8 @@ pub enum Cut {
     Out(Units),
     /// Each rank sees part of the inputs; the bias is whole on every rank, and is to be added by one of them.
     In(Units),
+    /// No cut is known that computes the same; the reason.
+    Refused(&'static str),
     /// One head's size is whole; anything longer spans heads and is refused.
     OneHead,
 }
@@ -173,8 +175,10 @@ const PREFIXES: &[&str] = &[
     "model.language_model.model.",
     "language_model.model.",
     "model.language_model.",
+    "model.decoder.",
     "language_model.",
     "model.",
+    "decoder.",
     "transformer.",
     "gpt_neox.",
     "bert.",

@@ -2,7 +2,7 @@
 //!
 //! Source: `transformers` 5 modelling files and their checkpoints; cuts as vLLM 0.33 makes them.
 
-use super::Cut::{In, OneHead, Out, Whole};
+use super::Cut::{In, OneHead, Out, Refused, Whole};
 use super::Form::{Conv, Linear, PerHead, Stacked, StackedConv};
 use super::Group::{Attention, Embedding, Experts, Head, Mlp, Norms, Other};
 use super::Units::{Even, Halves, Kv, Pairs, Q, Qkv, QkvByGroup};
@@ -51,6 +51,39 @@ pub(super) const ROWS: &[Row] = &[
     row("layers.#.mlp.experts.gate_up_proj_blocks|gate_up_proj_scales", Experts, Out(Pairs), Stacked),
     row("layers.#.mlp.experts.down_proj_blocks|down_proj_scales", Experts, In(Even), Stacked),
     row("layers.#.self_attn.sinks", Attention, Out(Q), PerHead),
+    // phi
+    row("final_layernorm", Norms, Whole, Linear),
+    row("layers.#.self_attn.dense", Attention, In(Q), Linear),
+    row("layers.#.mlp.fc1", Mlp, Out(Even), Linear),
+    row("layers.#.mlp.fc2", Mlp, In(Even), Linear),
+    // glm4
+    row("layers.#.post_self_attn_layernorm|post_mlp_layernorm", Norms, Whole, Linear),
+    // opt
+    row("embed_positions", Embedding, Whole, Linear),
+    row("layers.#.self_attn.out_proj", Attention, In(Q), Linear),
+    row("layers.#.self_attn_layer_norm|final_layer_norm", Norms, Whole, Linear),
+    row("layers.#.fc1", Mlp, Out(Even), Linear),
+    row("layers.#.fc2", Mlp, In(Even), Linear),
+    row("project_in|project_out", Embedding, Whole, Linear),
+    // llama4: experts in one tensor, [experts, in, gate ‖ up]
+    row("layers.#.feed_forward.router", Experts, Whole, Linear),
+    row("layers.#.feed_forward.experts.gate_up_proj", Experts, Out(Halves), StackedConv),
+    row("layers.#.feed_forward.experts.down_proj", Experts, In(Even), StackedConv),
+    row("layers.#.feed_forward.shared_expert.gate_proj|up_proj", Experts, Out(Even), Linear),
+    row("layers.#.feed_forward.shared_expert.down_proj", Experts, In(Even), Linear),
+    row("layers.#.feed_forward.gate_proj|up_proj", Mlp, Out(Even), Linear),
+    row("layers.#.feed_forward.down_proj", Mlp, In(Even), Linear),
+    // qwen3-next
+    row("layers.#.linear_attn.in_proj_qkvz|in_proj_ba|conv1d|out_proj|A_log|dt_bias", Attention, Refused("linear attention keeps its heads' parts interleaved"), Linear),
+    row("layers.#.linear_attn.norm", Norms, Whole, Linear),
+    // Meta's and Mistral's own names; `norm` and `output` are the others'
+    row("tok_embeddings", Embedding, Out(Even), Linear),
+    row("layers.#.attention_norm|ffn_norm", Norms, Whole, Linear),
+    row("layers.#.attention.wq", Attention, Out(Q), Linear),
+    row("layers.#.attention.wk|wv", Attention, Out(Kv), Linear),
+    row("layers.#.attention.wo", Attention, In(Q), Linear),
+    row("layers.#.feed_forward.w1|w3", Mlp, Out(Even), Linear),
+    row("layers.#.feed_forward.w2", Mlp, In(Even), Linear),
     // gpt2
     row("wte", Embedding, Out(Even), Linear),
     row("wpe", Embedding, Whole, Linear),
@@ -71,8 +104,9 @@ pub(super) const ROWS: &[Row] = &[
     row("layers.#.attention.rotary_emb.inv_freq", Other, Whole, Linear),
     row("layers.#.mlp.dense_h_to_4h", Mlp, Out(Even), Linear),
     row("layers.#.mlp.dense_4h_to_h", Mlp, In(Even), Linear),
-    // falcon
+    // falcon, bloom
     row("word_embeddings", Embedding, Out(Even), Linear),
+    row("word_embeddings_layernorm", Norms, Whole, Linear),
     row("h.#.ln_attn|ln_mlp|input_layernorm|post_attention_layernorm", Norms, Whole, Linear),
     row("h.#.self_attention.query_key_value", Attention, Out(QkvByGroup), Linear),
     row("h.#.self_attention.dense", Attention, In(Q), Linear),

@@ -205,6 +205,7 @@ impl Named<'_> {
         let (cut, form) = self.layout(row)?;
         let (units, out) = match cut {
             Cut::Whole => return Ok(None),
+            Cut::Refused(why) => return Err(self.unsupported(format!("cannot be cut among ranks: {why}"))),
             Cut::OneHead => return self.one_head().map(|()| None),
             Cut::Out(units) => (units, true),
             Cut::In(units) => (units, false),
