@@ -25,7 +25,7 @@
 #   SYNTH        (default: --preset llama-8b --shard-size 4GB, 16 GB)
 #   DEVICE=cuda:0  REPS=5  BUDGET_S=560  STEP_S=150
 set -uo pipefail
-export LC_ALL=C.UTF-8 PYTHONUNBUFFERED=1 HOIST_PROGRESS=none
+export LC_ALL=C.UTF-8 PYTHONUNBUFFERED=1 HOIST_QUIET=1 HOIST_PROGRESS=none
 here=$(cd "$(dirname "$0")" && pwd)
 began=$SECONDS
 hoist=${HOIST:?HOIST must name the binary}
@@ -78,7 +78,7 @@ step() {
     return
   fi
   local why
-  why="exit code $code: $(grep -v '^ ' "$work/stderr" | tail -1 | cut -c1-300)"
+  why="exit code $code: $(grep '^[^ ]' "$work/stderr" | tail -1 | cut -c1-300)"
   ((code != 124)) || why="took more than $limit s"
   note_failure "$name" "$why"
   echo "failed: $name" >> "$out/done"

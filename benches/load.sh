@@ -22,7 +22,7 @@
 #   OUT=                where results.jsonl and the single runs stay (default: nowhere)
 #   RATIO_MIN=          exit with 1 if a speed ratio is below this
 set -euo pipefail
-export LC_ALL=C.UTF-8 HOIST_PROGRESS=none
+export LC_ALL=C.UTF-8 HOIST_QUIET=1 HOIST_PROGRESS=none
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(dirname "$here")
 size=1GB
@@ -60,6 +60,9 @@ echo "model: $(du -chL "${files[@]}" | tail -1 | cut -f1) in ${#files[@]} files,
 hoist_threads=(${threads:+--threads "$threads"})
 rival_threads=(${threads:+--threads "$threads"})
 
+# A device of any size costs nothing while its copies are free: nobody touches its memory.
+emulated=("LD_LIBRARY_PATH=$work/driver" FAKE_CUDA_FREE_COPIES=1 FAKE_CUDA_MEM=$((1 << 40)))
+
 # A contender prints one JSON document a run; `line` makes it one line.
 line() { $python3 -c 'import json, sys; print(json.dumps(json.load(sys.stdin)))'; }
 hoist_copy() { "$HOIST" load "$MODEL" --device cpu --copy --json "${hoist_threads[@]}" | line; }
@@ -67,12 +70,12 @@ hoist_mapped() { "$HOIST" load "$MODEL" --device cpu --json "${hoist_threads[@]}
 plain_copy() { "$PLAIN_READ" "${rival_threads[@]}" "${files[@]}"; }
 plain_populate() { "$PLAIN_READ" --populate "${rival_threads[@]}" "${files[@]}"; }
 plain_device() { "$PLAIN_READ" --h2d-free "${rival_threads[@]}" "${files[@]}"; }
-process_hoist() { "$PLAIN_READ" --exec "$work/report" "$HOIST" load "$MODEL" --device cpu "${hoist_threads[@]}" --quiet > /dev/null; cat "$work/report"; }
+process_hoist() { "$PLAIN_READ" --exec "$work/report" "$HOIST" load "$MODEL" --device cpu "${hoist_threads[@]}" > /dev/null; cat "$work/report"; }
 process_cat() { "$PLAIN_READ" --exec "$work/report" cat "${files[@]}" > /dev/null; cat "$work/report"; }
 python_safetensors() { "$HOIST_PYTHON" "$here/rivals/cpu_load.py" safetensors-clone "${files[@]}"; }
 python_torch() { "$HOIST_PYTHON" "$here/rivals/cpu_load.py" torch-load "$work"/torch/*.bin; }
 hoist_device() {
-  env LD_LIBRARY_PATH="$work/driver${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" FAKE_CUDA_FREE_COPIES=1 \
+  env "${emulated[@]}" \
     "$HOIST" load "$MODEL" --device cuda:0 --json "${hoist_threads[@]}" | line
 }
 
@@ -103,6 +106,7 @@ emulated_driver() {
   mkdir "$work/driver"
   cp "$FAKE_DRIVER" "$work/driver/libcuda.so.1"
   cp "$FAKE_DRIVER" "$work/driver/libcuda.so"
+  hoist_device | grep -q EMULATED || { echo "load.sh: another driver answered than the emulated one" >&2; exit 10; }
 }
 
 # at_most NAME BYTES COMMAND…: the whole process's peak of memory, as the kernel counts it and as hoist says.
@@ -151,7 +155,7 @@ for section in $sections; do
       payload=$("$PLAIN_READ" --h2d-free "${files[@]}" | $python3 -c 'import json, sys; print(json.load(sys.stdin)["bytes"])')
       at_most memory-cpu-copy $((payload + (100 << 20))) "$HOIST" load "$MODEL" --device cpu --copy --json
       at_most memory-cpu-mapped $((payload + (100 << 20))) "$HOIST" load "$MODEL" --device cpu --json
-      at_most memory-device $((200 << 20)) env LD_LIBRARY_PATH="$work/driver" FAKE_CUDA_FREE_COPIES=1 \
+      at_most memory-device $((200 << 20)) env "${emulated[@]}" \
         "$HOIST" load "$MODEL" --device cuda:0 --json
       ;;
   esac

@@ -88,13 +88,22 @@ def main():
         lines.append(f"- link, host to device from pinned memory: {link / 1e9:.1f} GB/s")
     lines.append("")
     loads = [r for r in records if "loader" in r]
+    any_load = False
     for state in ("hot", "cold"):
         mine = [r for r in loads if r.get("cache") == state]
         if mine:
+            any_load = True
             resident = [r["resident"] for r in mine if r.get("resident") is not None]
             between = f"{min(resident):.3f}–{max(resident):.3f}" if resident else "unknown"
             lines += [f"## {state.capitalize()} page cache (resident before each load: {between})", ""]
             lines += table(summary(mine), link) + [""]
+    if any_load:
+        lines += [
+            "The rate is the median of the repetitions after the first. Device memory is the peak of the whole process, CUDA",
+            "context included, above the weights; host memory is what became unavailable during the call (for hoist: during",
+            "the whole process), pinned memory included.",
+            "",
+        ]
     digests = {}
     for record in loads:
         if "digest" in record:
