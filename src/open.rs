@@ -2,7 +2,8 @@
 //!
 //! A MODEL is a file, a directory, an index file, one quantisation of a directory (`DIR:Q4_K_M`), a repo of the hub in the
 //! cache (`org/name[@revision][:Q4_K_M]`, `hf://…`). A path that exists wins over a repo. What a directory's weights are is
-//! decided by `open/choose.rs` from its listing; what it is when it holds none by `open/foreign.rs`; headers are read by `open/headers.rs`.
+//! decided by `open/choose.rs` from its listing; what it is when it holds none by `open/foreign.rs`; headers are read by
+//! `open/headers.rs`.
 //!
 //! Opening reads headers and indexes only. Every file stays open from here on, so that what a plan reads later is what
 //! was checked now.
@@ -123,7 +124,9 @@ fn open_file(path: &Path, options: &Options) -> Result<Model> {
         };
         open_weights(&named, "", weights, &entries, &mut found)?;
         if let Some((number, count)) = choose::number_of(&file_name) {
-            found.notes.push(format!("is shard {number} of {count}; name the folder to open all of them"));
+            let note =
+                format!("{file_name}: is shard {number} of {count}; name the folder to open all of them");
+            found.notes.push(note);
         }
     }
     let model = Directory { path: parent.to_owned(), name: file_name, ..Directory::default() };
@@ -202,11 +205,12 @@ fn open_weights_of(
     if quantisation.is_some() {
         candidates.extend(gguf_below(place, entries)?);
     }
+    // A pipeline may have the same weights once more beside its components, as one file for other programs.
+    if quantisation.is_none() && open_components(place, entries, found)? {
+        return Ok(());
+    }
     if let Some(weights) = choose::choose(&candidates, quantisation)? {
         return open_weights(place, "", weights, entries, found);
-    }
-    if entries.iter().any(|e| e.name == COMPONENTS && !e.is_directory) {
-        return open_components(place, entries, found);
     }
     if let Some(weights) = choose::choose(&gguf_below(place, entries)?, None)? {
         return open_weights(place, "", weights, entries, found);
@@ -274,7 +278,7 @@ fn open_weights(
             return open_index(place, under, &format!("{under}{index}"), entries, or, found);
         }
         Weights::Adapter(name) => {
-            found.notes.push(adapter_note(place, under));
+            found.notes.push(format!("{under}{name}: {}", adapter_note(place, under)));
             vec![name]
         }
         Weights::Files(names) | Weights::Gguf(names) => names,
@@ -301,7 +305,7 @@ fn foreign_name(error: Error, names: &[String]) -> Error {
 }
 
 fn adapter_note(place: &dyn Place, under: &str) -> String {
-    let config = read_small(place, &format!("{under}adapter_config.json")).ok();
+    let config = read_small(place, &format!("{under}adapter_config.json"), CONFIG_BYTES_MAX).ok();
     let config: Option<serde_json::Value> = config.and_then(|bytes| serde_json::from_slice(&bytes).ok());
     let base = config.as_ref().and_then(|c| c.get("base_model_name_or_path")).and_then(|b| b.as_str());
     match base {
@@ -321,8 +325,9 @@ fn open_index(
     or: Option<String>,
     found: &mut Found,
 ) -> Result<()> {
-    let index =
-        read_small(place, index_name).and_then(|json| Index::parse(&json)).map_err(|e| e.file(index_name))?;
+    let index = read_small(place, index_name, INDEX_BYTES_MAX)
+        .and_then(|json| Index::parse(&json))
+        .map_err(|e| e.file(index_name))?;
     let shards = index.files();
     if shards.is_empty() {
         return Err(Error::bad_input("names no file").file(index_name));
@@ -363,37 +368,53 @@ fn open_index(
     Ok(())
 }
 
+/// The most bytes of a configuration that are read.
+const CONFIG_BYTES_MAX: u64 = 4 << 20;
+
 /// Reads a JSON file that lies beside the weights.
-fn read_small(place: &dyn Place, name: &str) -> Result<Vec<u8>> {
+fn read_small(place: &dyn Place, name: &str, bytes_max: u64) -> Result<Vec<u8>> {
     let file = place.open(name)?;
     let size_bytes = file.size_bytes();
-    let too_long = || Error::unsupported(format!("has {} bytes, too many for an index", grouped(size_bytes)));
-    let length =
-        usize::try_from(size_bytes).ok().filter(|_| size_bytes <= INDEX_BYTES_MAX).ok_or_else(too_long)?;
+    let too_long = || {
+        let message = format!("has {} bytes; hoist reads up to {}", grouped(size_bytes), grouped(bytes_max));
+        Error::unsupported(message).file(name)
+    };
+    let length = usize::try_from(size_bytes).ok().filter(|_| size_bytes <= bytes_max).ok_or_else(too_long)?;
     let mut bytes = vec![0; length];
-    file.read_exact_at(&mut bytes, 0)?;
+    file.read_exact_at(&mut bytes, 0).map_err(|e| e.file(name))?;
     Ok(bytes)
 }
 
 /// What a diffusers pipeline is made of: `{"unet": ["diffusers", "UNet2DConditionModel"], …}`.
 const COMPONENTS: &str = "model_index.json";
 
-/// Opens each component of a pipeline by the rules of a directory; its tensors are named `component/name`.
-fn open_components(place: &dyn Place, entries: &[Entry], found: &mut Found) -> Result<()> {
-    let json = read_small(place, COMPONENTS)?;
+/// Opens each component of a pipeline by the rules of a directory; its tensors are named `component/name`. Returns whether
+/// there was a pipeline: a listing of components of which at least one has a folder.
+fn open_components(place: &dyn Place, entries: &[Entry], found: &mut Found) -> Result<bool> {
+    if !entries.iter().any(|e| e.name == COMPONENTS && !e.is_directory) {
+        return Ok(false);
+    }
+    let json = read_small(place, COMPONENTS, CONFIG_BYTES_MAX)?;
     let index: serde_json::Value = serde_json::from_slice(&json).map_err(|e| {
         Error::bad_input(format!("is not valid JSON: {}", Shown(&e.to_string()))).file(COMPONENTS)
     })?;
-    let components = index.as_object().into_iter().flatten().filter(|(name, kind)| {
-        let used = kind.as_array().is_some_and(|k| k.iter().any(|part| !part.is_null()));
-        used && !name.starts_with('_')
-    });
-    for (component, _) in components {
-        check_relative(component).map_err(|e| e.file(COMPONENTS))?;
-        if !entries.iter().any(|e| e.is_directory && e.name == *component) {
-            let message = format!("names the component `{}`, whose folder is not here", Shown(component));
-            return Err(Error::not_found(message).file(COMPONENTS));
-        }
+    let used =
+        |kind: &serde_json::Value| kind.as_array().is_some_and(|k| k.iter().any(|part| !part.is_null()));
+    let names =
+        index.as_object().into_iter().flatten().filter(|(_, kind)| used(kind)).map(|(name, _)| name.as_str());
+    let names: Vec<&str> = names.filter(|name| !name.starts_with('_')).collect();
+    for name in &names {
+        check_relative(name).map_err(|e| e.file(COMPONENTS))?;
+    }
+    let is_here = |name: &&str| entries.iter().any(|e| e.is_directory && e.name == *name);
+    if !names.iter().any(is_here) {
+        return Ok(false);
+    }
+    if let Some(absent) = names.iter().find(|name| !is_here(name)) {
+        let message = format!("names the component `{}`, whose folder is not here", Shown(absent));
+        return Err(Error::not_found(message).file(COMPONENTS));
+    }
+    for component in names {
         let under = format!("{component}/");
         let inside = place.list(component)?;
         let local = |e: &Entry| Entry {
@@ -402,15 +423,14 @@ fn open_components(place: &dyn Place, entries: &[Entry], found: &mut Found) -> R
         };
         let local: Vec<Entry> = inside.iter().map(local).collect();
         // Schedulers and tokenizers have no weights.
-        let chosen = choose::choose(&local, None).map_err(|e| e.file(component.clone()))?;
-        if let Some(weights) = chosen {
+        if let Some(weights) = choose::choose(&local, None).map_err(|e| e.file(component))? {
             open_weights(place, &under, weights, &inside, found)?;
         } else if let Some(error) = foreign::of_directory(&local) {
-            return Err(error.file(component.clone()));
+            return Err(error.file(component));
         }
     }
     match found.opened.is_empty() {
         true => Err(Error::not_found("names no component that holds weights").file(COMPONENTS)),
-        false => Ok(()),
+        false => Ok(true),
     }
 }

@@ -1,8 +1,8 @@
 //! The index of a sharded checkpoint: `model.safetensors.index.json`, `pytorch_model.bin.index.json`.
 //!
 //! `{"metadata": {"total_size": bytes}, "weight_map": {tensor: file}}`. Writers get `metadata` wrong often enough (absent,
-//! a float, the size before tied weights were dropped) that it is read for a person and trusted by nobody. File names
-//! are foreign text: whoever opens them checks them first.
+//! a float, the size before tied weights were dropped) that it is not looked at. File names are foreign text: whoever
+//! opens them checks them first.
 
 use crate::error::{Error, Result};
 use crate::text::Shown;
@@ -10,16 +10,14 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 
-/// The most bytes of an index that are read: a million tensors with long names.
-pub const INDEX_BYTES_MAX: u64 = 256 << 20;
+/// The most bytes of an index that are read: half a million tensors with long names.
+pub const INDEX_BYTES_MAX: u64 = 64 << 20;
 
 /// A parsed index.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Index {
     /// Tensor and file, in the index's order.
     pub weight_map: Vec<(String, String)>,
-    /// `metadata.total_size`, where it is a number. Never to be trusted.
-    pub total_size_bytes: Option<u64>,
 }
 
 impl Index {
@@ -47,7 +45,7 @@ impl Index {
                 return Err(Error::bad_input(message).tensor(tensor));
             }
         }
-        Ok(Index { weight_map, total_size_bytes: state.total_size_bytes })
+        Ok(Index { weight_map })
     }
 
     /// The files it names, each once, sorted: the order in which numbered shards were written.
@@ -59,7 +57,6 @@ impl Index {
 #[derive(Default)]
 struct State {
     weight_map: Option<Vec<(String, String)>>,
-    total_size_bytes: Option<u64>,
     error: Option<Error>,
 }
 
@@ -87,14 +84,6 @@ impl<'de> Visitor<'de> for Top<'_> {
                     return Err(serde::de::Error::custom("refused"));
                 }
                 "weight_map" => self.0.weight_map = Some(map.next_value_seed(WeightMap)?),
-                "metadata" => {
-                    // A float (some writers divide) is taken where it is whole.
-                    let value: serde_json::Value = map.next_value()?;
-                    let size = value.get("total_size");
-                    let whole = |f: f64| ((0.0..9e15).contains(&f) && f.fract() == 0.0).then_some(f as u64);
-                    self.0.total_size_bytes =
-                        size.and_then(|s| s.as_u64().or_else(|| s.as_f64().and_then(whole)));
-                }
                 _ => {
                     map.next_value::<IgnoredAny>()?;
                 }

@@ -131,7 +131,13 @@ fn choose_in(family: &Family, files: &[&Entry]) -> Result<Option<Weights>> {
             Some(_) => (stem, variant),
             None => split_variant(stem),
         };
-        let key = format!("{stem}/{}/{count}", variant.unwrap_or_default());
+        // Names that differ in the number alone belong together.
+        let key = match entry.name.rsplit_once("-of-") {
+            Some((before, after)) if count > 1 => {
+                format!("{}-of-{after}", before.trim_end_matches(|c: char| c.is_ascii_digit()))
+            }
+            _ => entry.name.clone(),
+        };
         let candidate = candidates[rank(stem, variant.is_some())].entry(key).or_default();
         candidate.size_bytes = candidate.size_bytes.saturating_add(entry.size_bytes);
         candidate.count = count;
@@ -188,7 +194,7 @@ fn rank(stem: &str, is_variant: bool) -> usize {
 /// `consolidated.00`, `consolidated.01`, …: each holds a slice of every tensor.
 fn is_model_parallel(candidates: &BTreeMap<String, Candidate>) -> bool {
     candidates.keys().all(|key| {
-        let digits = key.split('/').next().and_then(|stem| stem.strip_prefix("consolidated."));
+        let digits = key.strip_prefix("consolidated.").and_then(|rest| rest.split('.').next());
         digits.is_some_and(|d| d.len() == 2 && d.bytes().all(|b| b.is_ascii_digit()))
     })
 }
@@ -214,7 +220,8 @@ fn split_variant(stem: &str) -> (&str, Option<&str>) {
     }
 }
 
-/// `model-00002-of-00004` → `model`, 2, 4; anything else is one of one.
+/// `model-00002-of-00004` → `model`, 2, 4; anything else is one of one. Number and count are written equally wide, so that
+/// no two names have the same number.
 fn split_number(stem: &str) -> (&str, u64, u64) {
     let number = |text: &str| {
         let digits = (1..=9).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
@@ -222,7 +229,7 @@ fn split_number(stem: &str) -> (&str, u64, u64) {
     };
     let parse = || {
         let (rest, count) = stem.rsplit_once("-of-")?;
-        let (rest, index) = rest.rsplit_once('-')?;
+        let (rest, index) = rest.rsplit_once('-').filter(|(_, index)| index.len() == count.len())?;
         let (index, count) = (number(index)?, number(count)?);
         (index >= 1 && index <= count).then_some((rest, index, count))
     };
@@ -249,8 +256,7 @@ fn complete(candidate: &Candidate) -> Result<Vec<String>> {
         candidate.parts.len(),
         candidate.count,
         Shown(first)
-    ))
-    .hint("fetch the folder again"))
+    )))
 }
 
 const SHOWN_MAX: usize = 30;
@@ -269,31 +275,36 @@ fn several(what: &str, rows: impl Iterator<Item = String>, hint: &str) -> Error 
 struct Gguf<'a> {
     quantisation: Option<&'a str>,
     size_bytes: u64,
-    name: &'a str,
-    parts: Vec<u32>,
+    /// Index and name.
+    parts: BTreeMap<u32, &'a str>,
     count: u32,
 }
 
+impl Gguf<'_> {
+    fn name(&self) -> &str {
+        self.parts.values().next().copied().unwrap_or_default()
+    }
+}
+
 fn choose_gguf(files: &[&Entry], quantisation: Option<&str>) -> Result<Option<Weights>> {
-    let mut models: BTreeMap<(String, u32), Gguf<'_>> = BTreeMap::new();
+    let mut models: BTreeMap<(&str, u32), Gguf<'_>> = BTreeMap::new();
     for entry in files {
         if !entry.name.to_ascii_lowercase().ends_with(".gguf") || is_side_file(&entry.name) {
             continue;
         }
-        let (key, index) = match parse_split_name(&entry.name) {
-            Some(split) => ((split.prefix.to_string(), split.count), split.index),
-            None => ((entry.name.clone(), 0), 0),
+        let (prefix, index, count) = match parse_split_name(&entry.name) {
+            Some(split) => (split.prefix, split.index, split.count),
+            None => (entry.name.as_str(), 0, 1),
         };
-        let count = key.1;
-        let model = models.entry(key).or_insert_with(|| Gguf {
+        let model = models.entry((prefix, count)).or_insert_with(|| Gguf {
             quantisation: quant_of_name(&entry.name),
             size_bytes: 0,
-            name: &entry.name,
-            parts: Vec::new(),
+            parts: BTreeMap::new(),
             count,
         });
         model.size_bytes = model.size_bytes.saturating_add(entry.size_bytes);
-        model.parts.push(index);
+        // `.gguf` and `.GGUF`: the first of the listing counts.
+        model.parts.entry(index).or_insert(&entry.name);
     }
     let table = |models: &mut dyn Iterator<Item = &Gguf<'_>>| {
         models
@@ -302,7 +313,7 @@ fn choose_gguf(files: &[&Entry], quantisation: Option<&str>) -> Result<Option<We
                     "{:<12} {:>9}   {}",
                     Shown(m.quantisation.unwrap_or("?")).to_string(),
                     bytes(m.size_bytes),
-                    Shown(m.name)
+                    Shown(m.name())
                 )
             })
             .collect::<Vec<_>>()
@@ -349,25 +360,14 @@ fn choose_gguf(files: &[&Entry], quantisation: Option<&str>) -> Result<Option<We
 
 /// All parts of a split model, all being there.
 fn gguf_parts(model: &Gguf<'_>) -> Result<Weights> {
-    let Some(split) = parse_split_name(model.name) else {
-        return Ok(Weights::Gguf(vec![model.name.to_string()]));
+    let Some(absent) = (0..model.count).find(|n| !model.parts.contains_key(n)) else {
+        return Ok(Weights::Gguf(model.parts.values().map(|name| name.to_string()).collect()));
     };
-    if model.parts.len() == model.count as usize {
-        return Ok(Weights::Gguf(
-            (0..model.count).map(|n| split_name(split.prefix, n, model.count)).collect(),
-        ));
-    }
-    let mut here = model.parts.clone();
-    here.sort_unstable();
-    let absent = (0..model.count)
-        .zip(here.iter().map(Some).chain(std::iter::repeat(None)))
-        .find(|(n, h)| *h != Some(n));
-    let absent = split_name(split.prefix, absent.map_or(0, |(n, _)| n), model.count);
+    let prefix = parse_split_name(model.name()).map_or("", |split| split.prefix);
     Err(Error::not_found(format!(
         "holds {} of the {} files of a split GGUF: `{}` is not there",
         model.parts.len(),
         model.count,
-        Shown(&absent)
-    ))
-    .hint("fetch the folder again"))
+        Shown(&split_name(prefix, absent, model.count))
+    )))
 }

@@ -18,6 +18,12 @@ const ROUNDS_MAX: u32 = 64;
 /// Bytes of one file that are held while its header is parsed: the longest header, and what was read around it.
 const HELD_BYTES_MAX: u64 = 2 * HEADER_BYTES_MAX;
 
+/// A file that needs more than this in memory waits for others that do: several hostile ones together cost no more than one.
+const LARGE_BYTES: u64 = 16 << 20;
+
+/// Whose turn it is to hold a large header.
+static LARGE: Mutex<()> = Mutex::new(());
+
 /// Files whose headers are read at once. Headers are small: this hides the latency of a disk or a network file system.
 const THREADS_MAX: usize = 8;
 
@@ -99,11 +105,14 @@ fn read_part(file: &dyn ReadAt, name: &str) -> Result<Part> {
     if size_bytes > 0 {
         read_into(file, &mut known, 0..size_bytes.min(FIRST_BYTES))?;
     }
+    let mut turn = None;
     for _ in 0..ROUNDS_MAX {
         match format::parse(&known).or_else(|e| second_opinion(&known, name, e))? {
             Step::Done(part) => return Ok(part),
             Step::Need(ranges) => {
-                check_wishes(&known, &ranges)?;
+                if check_wishes(&known, &ranges)? > LARGE_BYTES && turn.is_none() {
+                    turn = Some(LARGE.lock().unwrap_or_else(PoisonError::into_inner));
+                }
                 for range in ranges {
                     read_into(file, &mut known, range)?;
                 }
@@ -133,8 +142,8 @@ fn read_into(file: &dyn ReadAt, known: &mut Known, range: Range<u64>) -> Result<
     Ok(())
 }
 
-/// A parser keeps its word: ranges inside the file, not empty, within the budget.
-fn check_wishes(known: &Known, ranges: &[Range<u64>]) -> Result<()> {
+/// A parser keeps its word: ranges inside the file, not empty, within the budget. Returns the bytes that will be held.
+fn check_wishes(known: &Known, ranges: &[Range<u64>]) -> Result<u64> {
     let valid =
         |r: &Range<u64>| r.start < r.end && r.end <= known.size_bytes() && known.get(r.clone()).is_none();
     if ranges.is_empty() || !ranges.iter().all(valid) {
@@ -148,5 +157,5 @@ fn check_wishes(known: &Known, ranges: &[Range<u64>]) -> Result<()> {
             grouped(HELD_BYTES_MAX)
         )));
     }
-    Ok(())
+    Ok(wanted)
 }

@@ -107,3 +107,81 @@ pub(super) fn check_split(opened: &[Opened]) -> Result<()> {
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::{Container, Extent, FileId, MetaValue, Part, Span, Tensor};
+    use crate::dtype::DType;
+    use crate::source::local::LocalFile;
+    use std::path::Path;
+    use std::sync::Arc;
+
+    /// A part with its three keys (`None`: without them) and so many tensors.
+    fn opened(number: usize, keys: Option<(u16, u16, i32)>, tensors: usize) -> Opened {
+        let tensor = |n: usize| Tensor {
+            name: format!("{number}.{n}"),
+            dtype: DType::U8,
+            shape: vec![],
+            at: Extent::plain(Span { file: FileId(0), offset_bytes: 0, size_bytes: 1 }),
+        };
+        let keys = keys.map(|(no, count, total)| {
+            [
+                ("split.no", MetaValue::U16(no)),
+                ("split.count", MetaValue::U16(count)),
+                ("split.tensors.count", MetaValue::I32(total)),
+            ]
+        });
+        let meta = keys.into_iter().flatten().map(|(k, v)| (k.to_string(), v)).collect();
+        let tensors = (0..tensors).map(tensor).collect();
+        let part = Part { container: Container::Gguf, tensors, meta, notes: vec![] };
+        // Any file will do: only headers are looked at.
+        let file = Arc::new(LocalFile::open(Path::new(file!())).unwrap());
+        Opened { name: format!("part{number}"), file, part }
+    }
+
+    #[test]
+    fn parts_of_a_split_model_agree() {
+        type Row<'a> = (&'a [(Option<(u16, u16, i32)>, usize)], Option<&'a str>);
+        let rows: &[Row<'_>] = &[
+            (&[(None, 3)], None),
+            (&[(Some((0, 0, 3)), 3)], None),
+            (&[(Some((0, 1, 3)), 3)], None),
+            (&[(Some((0, 2, 3)), 0), (Some((1, 2, 3)), 3)], None),
+            (
+                &[(Some((1, 3, 9)), 3)],
+                Some("part0: is part 2 of 3 of a split model, and its name does not say"),
+            ),
+            (
+                &[(Some((0, 2, 3)), 3), (None, 1)],
+                Some("part1: is named as part 2 of 2 but holds no `split.count`"),
+            ),
+            (
+                &[(Some((0, 2, 3)), 1), (Some((0, 2, 3)), 2)],
+                Some("part1: is named as part 2 of 2 but says of itself that it is part 1 of 2"),
+            ),
+            (
+                &[(Some((0, 3, 3)), 1), (Some((1, 2, 3)), 2)],
+                Some("part0: is named as part 1 of 2 but says of itself that it is part 1 of 3"),
+            ),
+            (
+                &[(Some((0, 2, 3)), 1), (Some((1, 2, 4)), 2)],
+                Some("part1: says that the parts hold 4 tensors together; the first part says 3"),
+            ),
+            (
+                &[(Some((0, 2, 3)), 1), (Some((1, 2, 3)), 1)],
+                Some("part0: says that the parts hold 3 tensors together, but they hold 2"),
+            ),
+        ];
+        for (parts, said) in rows {
+            let parts: Vec<Opened> =
+                parts.iter().enumerate().map(|(n, &(keys, tensors))| opened(n, keys, tensors)).collect();
+            let got = check_split(&parts).err().map(|e| e.to_string());
+            match (&got, said) {
+                (None, None) => {}
+                (Some(got), Some(said)) if got.contains(said) => {}
+                _ => panic!("{got:?}, expected {said:?}"),
+            }
+        }
+    }
+}

@@ -135,7 +135,7 @@ DIRECTORIES = {
     "index_two_maps": ({INDEX: b'{"weight_map":{},"weight_map":{}}'}, 1, "has `weight_map` twice"),
     "index_not_text": ({INDEX: index({"a": 3})}, 1, "is not an index of shards: invalid type: integer `3`"),
     "index_not_json": ({INDEX: b"<html>"}, 1, "is not an index of shards: expected value"),
-    "index_deep": ({INDEX: b'{"metadata":' + b"[" * 5000}, 1, "is not an index of shards: recursion limit exceeded"),
+    "index_deep": ({INDEX: b'{"metadata":' + b"[" * 5000}, 1, "is not an index of shards: EOF while parsing a list"),
     "index_array": ({INDEX: b"[]"}, 1, "is not an index of shards: invalid type: sequence, expected an object"),
     "lfs_shard": ({SHARD_1: weights("a"), SHARD_2: LFS, INDEX: index({"a": SHARD_1, "b": SHARD_2})}, 1, f"{SHARD_2}: is a Git LFS pointer"),
     "quants": ({"m-Q4_K_M.gguf": b"GGUF", "m-Q8_0.gguf": b"GGUF" * 300, "mmproj-F16.gguf": b"x"},
@@ -144,18 +144,21 @@ DIRECTORIES = {
                           3, "holds 2 of the 3 files of a split GGUF: `m-00002-of-00003.gguf` is not there"),
     "pipeline_missing": ({"model_index.json": b'{"_class_name":"X","unet":["diffusers","U"],"vae":["diffusers","V"]}', "unet/diffusion_pytorch_model.safetensors": weights("a")},
                          3, "model_index.json: names the component `vae`, whose folder is not here"),
-    "pipeline_escapes": ({"model_index.json": b'{"../x":["diffusers","U"]}'}, 1, "model_index.json: the file name `../x` leads outside"),
-    "pipeline_empty": ({"model_index.json": b'{"_class_name":"X"}'}, 3, "model_index.json: names no component that holds weights"),
+    "pipeline_escapes": ({"model_index.json": b'{"../x":["diffusers","U"]}', "unet/x": b""}, 1, "model_index.json: the file name `../x` leads outside"),
+    "pipeline_empty": ({"model_index.json": b'{"scheduler":["diffusers","S"]}', "scheduler/scheduler_config.json": b"{}"}, 3, "model_index.json: names no component that holds weights"),
+    "pipeline_of_nothing": ({"model_index.json": b'{"_class_name":"X"}'}, 3, "pipeline_of_nothing: holds no weights"),
     "pipeline_damaged": ({"model_index.json": b"{"}, 1, "model_index.json: is not valid JSON"),
     "pipeline_choice": ({"model_index.json": b'{"unet":["diffusers","U"]}', "unet/a.safetensors": weights("a"), "unet/b.safetensors": weights("b")},
                         2, "unet: holds several weights files"),
+    "numbers_of_two_widths": ({"m-1-of-00002.safetensors": weights("a"), "m-00001-of-00002.safetensors": weights("b"), "m-00002-of-00002.safetensors": weights("c")},
+                              2, "holds several weights files"),
     # Valid, with something to say: the expectation is a note.
     "stray_tensors": ({SHARD_1: weights("a", "stray"), SHARD_2: weights("b"), INDEX: index({"a": SHARD_2, "b": SHARD_2, "alias": SHARD_1}, total_size=1.5)},
                       0, f"{INDEX}: 1 tensor is in the index but in no shard: `alias`\n{INDEX}: 1 tensor is in another shard than the index says: `a`\n{INDEX}: 1 tensor is in a shard but not in the index: `stray`"),
     "stale_index": ({"model.safetensors": weights("a"), INDEX: index({"a": SHARD_1, "b": SHARD_2})},
                     0, f"{INDEX}: names no shard that is here; `model.safetensors` is read instead"),
     "adapter": ({"adapter_config.json": b'{"base_model_name_or_path":"org/base\\u001b[2J"}', "adapter_model.safetensors": weights("lora_A")},
-                0, "is an adapter for `org/base\\u{1b}[2J`, not a whole model"),
+                0, "adapter_model.safetensors: is an adapter for `org/base\\u{1b}[2J`, not a whole model"),
 }
 
 

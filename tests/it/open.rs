@@ -109,7 +109,10 @@ fn a_sharded_directory() {
         );
     }
     let shard = opened(first.to_str().unwrap()).unwrap();
-    assert_eq!(shard.table.notes, ["is shard 1 of 3; name the folder to open all of them"]);
+    assert_eq!(
+        shard.table.notes,
+        ["model-00001-of-00003.safetensors: is shard 1 of 3; name the folder to open all of them"]
+    );
 }
 
 /// Every file holds one tensor, named after itself, whatever its extension: content decides how it is read, and only the
@@ -208,6 +211,16 @@ fn what_a_directorys_weights_are() {
             Ok(&["m-Q8_0-00001-of-00002.gguf", "m-Q8_0-00002-of-00002.gguf"]),
         ),
         (&["m-Q8_0-00002-of-00003.gguf"], "", Err((3, "`m-Q8_0-00001-of-00003.gguf` is not there"))),
+        (
+            &["m-1-of-2.safetensors", "m-2-of-2.safetensors"],
+            "",
+            Ok(&["m-1-of-2.safetensors", "m-2-of-2.safetensors"]),
+        ),
+        (
+            &["m-1-of-00002.safetensors", "m-00001-of-00002.safetensors", "m-00002-of-00002.safetensors"],
+            "",
+            Err(two),
+        ),
         (&["Q8_0/m-00001-of-00001.gguf", "BF16/m.gguf", "README.md"], ":BF16", Ok(&["BF16/m.gguf"])),
         (&["Q8_0/m-00001-of-00001.gguf", "BF16/m.gguf", "README.md"], "", Err(gguf)),
         (&["Q8_0/m.gguf", "README.md"], "", Ok(&["Q8_0/m.gguf"])),
@@ -503,6 +516,13 @@ fn a_pipelines_components_are_groups() {
     );
     let names: Vec<_> = model.table.tensors.iter().map(|t| t.name.as_str()).collect();
     assert_eq!(names, ["unet/w", "unet/v", "text_encoder/w"]);
+    // The same weights as one file for other programs do not count; without any component's folder they do.
+    tree.write("sd_xl_base_1.0.safetensors", weights(&["x"]));
+    assert_eq!(opened(&tree.text("")).unwrap().table.tensors.len(), 3);
+    for component in ["unet", "text_encoder", "scheduler"] {
+        std::fs::remove_dir_all(tree.path(component)).unwrap();
+    }
+    assert_eq!(files(&opened(&tree.text("")).unwrap()), ["sd_xl_base_1.0.safetensors"]);
     assert!(model.table.notes.is_empty(), "{:?}", model.table.notes);
 }
 

@@ -18,7 +18,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// The longest tree listing that is read.
-const TREE_BYTES_MAX: u64 = 64 << 20;
+const TREE_BYTES_MAX: u64 = 16 << 20;
 
 /// A model repo of the hub, and which revision of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
