@@ -27,6 +27,8 @@ use crate::open::Model;
 use crate::plan::{Cut, Item, Plan, Target};
 use crate::run::job::{Control, Job};
 use crate::run::{self, Io, Run, Traffic};
+#[cfg(feature = "cuda")]
+use crate::sink::cuda::{CudaSink, Pinned, driver::Gpu};
 use crate::sink::device::{self, Choice, Device, DeviceSpec};
 use crate::sink::host::HostSink;
 use crate::source::ReadAt;
@@ -40,7 +42,6 @@ use crate::transform::select::Selection;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread::JoinHandle;
 use std::time::Instant;
 use tensors::Memory;
 
@@ -119,26 +120,29 @@ const BLOCKING_READERS: usize = 16;
 const POPULATE_BYTES: u64 = 16 << 20;
 
 /// A device on its way: it is opened, and its buffers made, while the model's headers are still being read.
-#[derive(Debug)]
-pub struct Prepared(JoinHandle<Result<Ready>>);
+pub struct Prepared(Job<Ready>);
 
 /// A device, ready.
 struct Ready {
     choice: Choice,
     #[cfg(feature = "cuda")]
-    pinned: Option<crate::sink::cuda::Pinned>,
+    pinned: Option<Pinned>,
 }
 
 /// Starts to open the device that [`load_on`] will be given.
 pub fn prepare(device: Option<DeviceSpec>) -> Prepared {
-    Prepared(std::thread::spawn(move || {
+    Prepared(Job::start("prepare", false, move |_| {
         let choice = device::detect(device.as_ref())?;
         #[cfg(feature = "cuda")]
         let pinned = match choice.device {
             Device::Cpu => None,
             Device::Cuda(ordinal) => {
-                let slot_bytes = GPU_CHUNK_BYTES as usize + SLOT_MARGIN_BYTES;
-                Some(crate::sink::cuda::Pinned::new(ordinal, GPU_SLOT_COUNT, slot_bytes)?)
+                // The context takes a few hundred milliseconds; the pages are touched meanwhile.
+                let gpu = Job::start("open", false, move |_| Ok(Gpu::open(ordinal)?));
+                let (ring, mut slots) =
+                    Ring::new(GPU_SLOT_COUNT, GPU_CHUNK_BYTES as usize + SLOT_MARGIN_BYTES)?;
+                Ring::prefault(&mut slots);
+                Some(Pinned::new(gpu.wait()?, ring, slots)?)
             }
         };
         Ok(Ready {
@@ -158,7 +162,7 @@ pub fn load(model: Model, options: Options) -> Job<Loaded> {
 /// Loads a model on a device that was being prepared.
 pub fn load_on(prepared: Prepared, model: Model, options: Options) -> Job<Loaded> {
     Job::start("load", options.trace, move |control| {
-        let ready = prepared.0.join().map_err(|_| Error::bad_input("opening the device panicked"))??;
+        let ready = prepared.0.wait()?;
         for file in &model.files {
             check_unchanged(&**file)?;
         }
@@ -399,8 +403,7 @@ impl Loader<'_> {
     }
 
     #[cfg(feature = "cuda")]
-    fn load_cuda(self, mut pinned: crate::sink::cuda::Pinned) -> Result<Loaded> {
-        use crate::sink::cuda::CudaSink;
+    fn load_cuda(self, mut pinned: Pinned) -> Result<Loaded> {
         let facts = pinned.gpu().facts().clone();
         pinned.gpu().bind()?;
         let wide = facts.compute_capability.0 >= 8;

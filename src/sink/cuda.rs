@@ -31,17 +31,8 @@ pub struct Pinned {
 }
 
 impl Pinned {
-    /// Opens the device and makes `slot_count` slots of `slot_bytes`: mapped, touched, then registered, so that the
-    /// driver only pins what is there.
-    pub fn new(ordinal: u32, slot_count: usize, slot_bytes: usize) -> Result<Pinned> {
-        let (ring, mut slots) = Ring::new(slot_count, slot_bytes)?;
-        let gpu = std::thread::scope(|scope| {
-            // The context takes a few hundred milliseconds; the pages are touched meanwhile.
-            let opened = scope.spawn(|| Gpu::open(ordinal));
-            Ring::prefault(&mut slots);
-            opened.join()
-        });
-        let gpu = gpu.map_err(|_| Error::new(ErrorKind::Driver, "opening the device panicked"))??;
+    /// Registers a ring whose pages are present with an open device.
+    pub fn new(gpu: Gpu, ring: Ring, slots: Vec<Slot>) -> Result<Pinned> {
         gpu.bind()?;
         // SAFETY: the ring's mapping is kept by `ring` beside the registration, which is declared before it and so is
         // dropped first.

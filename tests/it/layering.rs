@@ -10,6 +10,7 @@ const ROOMS: &[(&str, u32, &str)] = &[
     ("error", 1, "error"),
     ("text", 1, "text"),
     ("dtype", 1, "dtype"),
+    ("machine", 1, "machine"),
     ("buf", 2, "buf"),
     ("checkpoint", 2, "checkpoint"),
     ("source", 3, "source"),
