@@ -30,8 +30,9 @@ def same(files, options):
     return files
 
 
-def packed(suffix, convert):
-    """Files of another format beside, made once."""
+def packed(suffix, loader):
+    """Files of another format beside, made once, by a process of their own: what it imports and keeps in memory is not
+    this one's."""
 
     def prepare(files, options):
         directory = options.get("pack") or os.path.join(tempfile.gettempdir(), f"packed-{suffix}")
@@ -40,7 +41,7 @@ def packed(suffix, convert):
         for path in files:
             target = os.path.join(directory, f"{os.path.basename(path)}.{suffix}")
             if not os.path.exists(target):
-                convert(path, target + ".part")
+                subprocess.run([sys.executable, __file__, "--convert", loader, path, target + ".part"], check=True)
                 os.rename(target + ".part", target)
             made.append(target)
         return made
@@ -232,9 +233,12 @@ LOADERS = {
     "instanttensor": (instanttensor, same, "backend=URING|AIO|URING_BUFFERED|MMAP|…, chunk, depth, concurrency"),
     "runai": (runai, same, "dest=cpu|device"),
     "kvikio": (kvikio, same, ""),
-    "flashpack": (flashpack, packed("flashpack", to_flashpack), "pack"),
-    "tensorizer": (tensorizer, packed("tensors", to_tensorizer), "pack, readers"),
+    "flashpack": (flashpack, packed("flashpack", "flashpack"), "pack"),
+    "tensorizer": (tensorizer, packed("tensors", "tensorizer"), "pack, readers"),
 }
+
+
+CONVERTERS = {"flashpack": to_flashpack, "tensorizer": to_tensorizer}
 
 
 def run_hoist(files, arguments, options, base):
@@ -323,6 +327,9 @@ def run_rival(files, arguments, options, base):
 
 
 def main():
+    if sys.argv[1:2] == ["--convert"]:
+        CONVERTERS[sys.argv[2]](*sys.argv[3:])
+        return
     table = "\n".join(f"  {name:<22}{options}" for name, (_, _, options) in LOADERS.items())
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=f"loaders and their options:\n  hoist                 binary, threads, io\n{table}",
