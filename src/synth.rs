@@ -12,13 +12,15 @@
 pub mod shape;
 
 use crate::dtype::DType;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::format::safetensors::layout::{self, Entry, Laid};
+use crate::run;
+use crate::run::job::{Control, Job};
 use crate::sink::file::{self, DirectorySink, Existing, FileSink};
 use shape::Shape;
 use std::ops::Range;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -56,8 +58,6 @@ pub struct Options {
     pub threads: usize,
     /// Take what was written out of the page cache, so that the next read is a cold one (Linux).
     pub cold: bool,
-    /// Set by someone else to make it stop: nothing is left behind then.
-    pub cancelled: Option<&'static AtomicBool>,
 }
 
 impl Options {
@@ -76,7 +76,6 @@ impl Options {
             // More writers than this wait for each other in the file system.
             threads: std::thread::available_parallelism().map_or(1, usize::from).min(8),
             cold: false,
-            cancelled: None,
         }
     }
 }
@@ -201,19 +200,25 @@ fn choose(options: &Options) -> Result<Shape> {
 }
 
 /// Makes the checkpoint. The directory appears when it is complete, or not at all.
-pub fn synth(options: &Options) -> Result<Summary> {
+pub fn synth(options: Options) -> Job<Summary> {
+    Job::start("synth", false, move |control| make(&options, control))
+}
+
+fn make(options: &Options, control: &Control) -> Result<Summary> {
     let started = Instant::now();
     let plan = plan(options)?;
+    control.plan(format!("{} tensors", plan.entries.len()), plan.size_bytes);
     let out = DirectorySink::create(&options.out)?;
     file::check_space(out.path(), plan.file_bytes)?;
     let tile = Tile::new(options.dtype, options.seed);
     let threads = options.threads.clamp(1, 256);
     for (name, shard, laid) in &plan.files {
         let path = out.path().join(name);
+        layout::check(laid, &plan.entries[shard.clone()]).map_err(|e| e.file(name))?;
         let sink = FileSink::create(&path, laid.file_size_bytes, Existing::Keep)?;
         sink.write_all_at(&laid.header, 0)?;
         let data = Data::new(&tile, options.seed, &plan.entries[shard.clone()], laid)?;
-        write(&sink, &data, threads, options.cancelled)?;
+        write(&sink, &data, threads, control)?;
         sink.finish()?;
         if options.cold {
             file::drop_cached(&path)?;
@@ -237,41 +242,20 @@ pub fn synth(options: &Options) -> Result<Summary> {
 const BLOCK_BYTES: u64 = 1 << 20;
 
 /// Fills the file behind its header: each thread takes the next block until there is none.
-fn write(sink: &FileSink, data: &Data<'_>, threads: usize, cancelled: Option<&AtomicBool>) -> Result<()> {
+fn write(sink: &FileSink, data: &Data<'_>, threads: usize, control: &Control) -> Result<()> {
     let next = AtomicU64::new(data.start_bytes);
-    let failed = AtomicBool::new(false);
-    let work = || {
+    run::parallel("synth", threads, control, |_| {
         let mut block = Vec::with_capacity(BLOCK_BYTES as usize);
-        loop {
+        while !control.is_stopped() {
             let start = next.fetch_add(BLOCK_BYTES, Ordering::Relaxed);
-            if start >= data.end_bytes || failed.load(Ordering::Relaxed) {
-                return Ok(());
-            }
-            if cancelled.is_some_and(|c| c.load(Ordering::Relaxed)) {
-                return Err(Error::new(ErrorKind::Signal(2), "stopped before it was finished"));
+            if start >= data.end_bytes {
+                break;
             }
             data.fill(&mut block, start..(start + BLOCK_BYTES).min(data.end_bytes));
-            sink.write_all_at(&block, start).inspect_err(|_| failed.store(true, Ordering::Relaxed))?;
+            sink.write_all_at(&block, start)?;
+            control.moved(block.len() as u64);
         }
-    };
-    std::thread::scope(|scope| {
-        let spawn =
-            |i: usize| std::thread::Builder::new().name(format!("synth-{i}")).spawn_scoped(scope, work);
-        let mut result = Ok(());
-        let mut others = Vec::new();
-        for i in 1..threads {
-            match spawn(i) {
-                Ok(thread) => others.push(thread),
-                // Fewer threads write the same.
-                Err(_) => break,
-            }
-        }
-        result = Result::and(result, work());
-        for thread in others {
-            let one = thread.join().unwrap_or_else(|_| Err(Error::bad_input("a writing thread panicked")));
-            result = result.and(one);
-        }
-        result
+        Ok(())
     })
 }
 

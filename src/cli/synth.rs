@@ -2,6 +2,7 @@
 //! list of commands.
 
 use super::output::{Out, size_bytes};
+use super::progress::Watch;
 use super::{Common, say, signals};
 use clap::ValueEnum;
 use hoist::dtype::DType;
@@ -89,7 +90,6 @@ pub(crate) fn run(args: Args, common: &Common) -> Result<()> {
     };
     options.seed = args.seed;
     options.cold = args.cold;
-    options.cancelled = Some(signals::cancelled());
     if let Some(threads) = common.threads {
         options.threads = threads.get();
     }
@@ -101,7 +101,9 @@ pub(crate) fn run(args: Args, common: &Common) -> Result<()> {
     if args.dry_run {
         return tell(&hoist::synth::plan(&options)?, out_dir, common);
     }
-    let made = hoist::synth::synth(&options)?;
+    let job = hoist::synth::synth(options);
+    Watch::new(common, "synth").follow(&job, signals::cancelled(), false);
+    let made = job.wait().map_err(|e| if signals::received().is_some() { signals::stopped() } else { e })?;
     if common.json {
         let mut out = Out::stdout();
         out.json(

@@ -12,7 +12,6 @@ use safetensors::tensor::{Dtype, TensorView, serialize};
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
 
 /// A counter-based generator for the tests' own choices.
 fn random(state: &mut u64, below: u64) -> u64 {
@@ -87,6 +86,8 @@ fn layout_is_the_references_but_for_padding() {
             assert_eq!(ours, theirs, "{entries:?}");
             coincided += 1;
         }
+        // Our own reader finds what was laid out.
+        layout::check(&layout::lay_out(&entries, &metadata).unwrap(), &entries).unwrap();
         let read = SafeTensors::deserialize(&ours).unwrap();
         for (entry, bytes) in entries.iter().zip(&data) {
             assert_eq!(read.tensor(&entry.name).unwrap().data(), bytes, "{entry:?}");
@@ -246,7 +247,7 @@ fn make(directory: &Path, name: &str, change: impl FnOnce(&mut Options)) -> Resu
     let mut options = Options::new(directory.join(name));
     options.size_bytes = Some(6_000_000);
     change(&mut options);
-    synth(&options)
+    synth(options).wait()
 }
 
 /// File → SHA-256 of a directory.
@@ -415,9 +416,13 @@ fn what_makes_no_model_is_refused() {
 
 #[test]
 fn stopped_it_leaves_nothing() {
-    static STOP: AtomicBool = AtomicBool::new(true);
     let place = tempfile::tempdir().unwrap();
-    let error = make(place.path(), "out", |o| o.cancelled = Some(&STOP)).unwrap_err();
+    let mut options = Options::new(place.path().join("out"));
+    options.size_bytes = Some(1_000_000_000);
+    options.threads = 1;
+    let job = synth(options);
+    job.cancel();
+    let error = job.wait().unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::Signal(_)), "{error}");
     assert_eq!(names_in(place.path()), [""; 0]);
 }
@@ -443,7 +448,12 @@ fn the_command_says_what_it_did() {
             "error: synthetic weights of type `q4_k`\n  hint: f32",
         ),
         (&[out, "--size", "3MB", "--shards", "2", "--dry-run"], 0, "plan   3.0 MB  1.50 M parameters", ""),
-        (&[out, "--size", "3MB", "--shards", "2", "--json"], 0, "{\n  \"schema\": \"hoist.synth/1\",", ""),
+        (
+            &[out, "--size", "3MB", "--shards", "2", "--json", "--quiet"],
+            0,
+            "{\n  \"schema\": \"hoist.synth/1\",",
+            "",
+        ),
         (&[out, "--size", "3MB"], 1, "", "exists already\n  hint: "),
     ] {
         let output = hoist(arguments).output().unwrap();

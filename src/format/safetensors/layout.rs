@@ -13,8 +13,10 @@
 
 use crate::dtype::{DType, element_count};
 use crate::error::{Error, Result};
+use crate::format::{Known, Step};
 use crate::text::grouped;
 use serde_json::{Map, Value, json};
+use std::collections::HashMap;
 use std::fmt::Write;
 use std::ops::Range;
 
@@ -112,6 +114,32 @@ pub fn lay_out(tensors: &[Entry], metadata: &[(String, String)]) -> Result<Laid>
     }
     json.push('}');
     finish(json, offsets, end_bytes)
+}
+
+/// Reads the header back with our own reader and compares what it finds with what was to be written. To be called before
+/// data follows: an error here is a bug of the writer, and nothing has been spent on it yet.
+pub fn check(laid: &Laid, tensors: &[Entry]) -> Result<()> {
+    let bug = |what: String| {
+        Error::bad_input(format!("the header is not what was meant: {what}")).detail("this is a bug of hoist")
+    };
+    let mut known = Known::of_size(laid.file_size_bytes);
+    known.add(0, laid.header.clone());
+    let Step::Done(part) = super::parse(&known)? else {
+        return Err(bug("it asks for data".into()));
+    };
+    let read: HashMap<&str, _> = part.tensors.iter().map(|t| (t.name.as_str(), t)).collect();
+    if read.len() != tensors.len() {
+        return Err(bug(format!("{} tensors were laid out and {} are read", tensors.len(), read.len())));
+    }
+    for (tensor, &offset_bytes) in tensors.iter().zip(&laid.offsets_bytes) {
+        let same = read.get(tensor.name.as_str()).is_some_and(|t| {
+            t.dtype == tensor.dtype && t.shape == tensor.shape && t.at.span.offset_bytes == offset_bytes
+        });
+        if !same {
+            return Err(bug("it differs".into()).tensor(&tensor.name));
+        }
+    }
+    Ok(())
 }
 
 /// Puts the length before the JSON and the padding behind it, and makes the offsets absolute.
