@@ -122,13 +122,18 @@ fn read_part(file: &dyn ReadAt, name: &str) -> Result<Part> {
     Err(Error::bad_input(format!("has a header that is not complete after {ROUNDS_MAX} rounds of reading")))
 }
 
-/// A file that claims by its name to be safetensors and looks like nothing known: what is wrong with its header says
-/// more than its first bytes do.
+/// Formats that a file may claim to be by its name.
+type Parser = fn(&Known) -> Result<Step<Part>>;
+const CLAIMS: &[(&str, Parser)] =
+    &[(".safetensors", format::safetensors::parse), (".gguf", format::gguf::parse)];
+
+/// A file that looks like nothing known and claims a format by its name: what is wrong with its header says more than its
+/// first bytes do.
 fn second_opinion(known: &Known, name: &str, error: Error) -> Result<Step<Part>> {
     let looks_like_nothing = error.hint_text() == Some(format::FORMATS_HINT);
-    match name.ends_with(".safetensors") && looks_like_nothing {
-        true => format::safetensors::parse(known),
-        false => Err(error),
+    match CLAIMS.iter().find(|(extension, _)| looks_like_nothing && name.ends_with(extension)) {
+        Some((_, parse)) => parse(known),
+        None => Err(error),
     }
 }
 
