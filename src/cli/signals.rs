@@ -70,6 +70,9 @@ pub(crate) fn install() {
             .and_then(|_| signal_hook::flag::register(signal, &CANCELLED))
             .and_then(|_| signal_hook::flag::register(signal, &AT_ONCE));
     }
+    // A file size limit shall be an error of the write (EFBIG), not the end of the process.
+    // SAFETY: ignoring a signal runs no code of ours.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
     on_fault(libc::SIGBUS, on_bus_error);
     on_fault(libc::SIGABRT, on_abort);
 }
