@@ -120,7 +120,33 @@ const BLOCKING_READERS: usize = 16;
 const POPULATE_BYTES: u64 = 16 << 20;
 
 /// A device on its way: it is opened, and its buffers made, while the model's headers are still being read.
+<<<<<<< HEAD
 pub struct Prepared(Job<Ready>);
+=======
+///
+/// Dropping it waits until it is open and closes it: a process must not end while a driver starts in one of its threads.
+#[derive(Debug)]
+pub struct Prepared(Option<Result<JoinHandle<Result<Ready>>>>);
+
+impl Prepared {
+    fn ready(mut self) -> Result<Ready> {
+        match self.0.take() {
+            Some(thread) => {
+                thread?.join().unwrap_or_else(|_| Err(Error::bad_input("opening the device panicked")))
+            }
+            None => Err(Error::bad_input("the device was taken before")),
+        }
+    }
+}
+
+impl Drop for Prepared {
+    fn drop(&mut self) {
+        if let Some(Ok(thread)) = self.0.take() {
+            let _ = thread.join();
+        }
+    }
+}
+>>>>>>> loadtest
 
 /// A device, ready.
 struct Ready {
@@ -131,7 +157,11 @@ struct Ready {
 
 /// Starts to open the device that [`load_on`] will be given.
 pub fn prepare(device: Option<DeviceSpec>) -> Prepared {
+<<<<<<< HEAD
     Prepared(Job::start("prepare", false, move |_| {
+=======
+    let open = move || {
+>>>>>>> loadtest
         let choice = device::detect(device.as_ref())?;
         #[cfg(feature = "cuda")]
         let pinned = match choice.device {
@@ -150,7 +180,9 @@ pub fn prepare(device: Option<DeviceSpec>) -> Prepared {
             #[cfg(feature = "cuda")]
             pinned,
         })
-    }))
+    };
+    let thread = std::thread::Builder::new().name("device".into()).spawn(open);
+    Prepared(Some(thread.map_err(|e| Error::io("no thread can be started", e))))
 }
 
 /// Loads a model. The tensors own their memory, and dropping them frees it.
@@ -162,7 +194,11 @@ pub fn load(model: Model, options: Options) -> Job<Loaded> {
 /// Loads a model on a device that was being prepared.
 pub fn load_on(prepared: Prepared, model: Model, options: Options) -> Job<Loaded> {
     Job::start("load", options.trace, move |control| {
+<<<<<<< HEAD
         let ready = prepared.0.wait()?;
+=======
+        let ready = prepared.ready()?;
+>>>>>>> loadtest
         for file in &model.files {
             check_unchanged(&**file)?;
         }
@@ -387,9 +423,6 @@ impl Loader<'_> {
         let (traffic, _) = run::run(&job, slots, self.control)?;
         report.took(started, cpu);
         self.settle(&mut report, &traffic, sink.overflow_count())?;
-        if self.options.measure {
-            report.limit_bytes_per_second = self.measure_reads(threads);
-        }
         let arrivals = sink.record.take();
         let arenas: Vec<_> = sink.finish().into_iter().map(Arc::new).collect();
         let memory_of = |output: &crate::plan::Output| {
@@ -398,6 +431,10 @@ impl Loader<'_> {
         let mut loaded = Loaded::new(&plan, memory_of, report);
         if self.options.check {
             check::host(&mut loaded, &plan, &arenas, &arrivals, threads, self.control)?;
+        }
+        // Last: a sample that fails stops whoever looks at the control, and the check must not be among them.
+        if self.options.measure {
+            loaded.report.limit_bytes_per_second = self.measure_reads(threads);
         }
         Ok(loaded)
     }
@@ -439,6 +476,11 @@ impl Loader<'_> {
             report.limit_bytes_per_second = pinned.measure().ok();
         }
         let slots = pinned.take_slots();
+        if self.options.dry_run {
+            let slots = (slots.len(), slot_bytes);
+            CudaSink::check_room(&pinned, &plan, !casts.is_empty(), slots, free_bytes)?;
+            return Ok(Loaded::nothing(report));
+        }
         let before = pinned.gpu().memory()?.free_bytes;
         let started = Instant::now();
         let cpu = machine::cpu_time();
@@ -451,9 +493,6 @@ impl Loader<'_> {
             self.options.saturate,
             self.options.check,
         )?;
-        if self.options.dry_run {
-            return Ok(Loaded::nothing(report));
-        }
         let job = Run {
             model: &self.model,
             plan: &plan,

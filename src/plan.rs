@@ -20,6 +20,10 @@ use gather::Gather;
 use std::collections::HashMap;
 use std::ops::Range;
 
+/// Rows that are planned one by one, where a tensor is cut in several places and cast or reordered too. Real models
+/// have a few thousand; a view that repeats its rows could claim any number.
+const SINGLE_ROWS_MAX: u64 = 1 << 20;
+
 /// An arena, by its place in [`Plan::arenas`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ArenaId(pub u32);
@@ -279,8 +283,10 @@ impl Plan {
         }
         plan.pieces.sort_by_key(|p| (p.file, p.offset_bytes));
         plan.join(|file| model.files[file.index()].temper().gap_bytes_max);
-        plan.read_bytes = plan.runs.iter().map(|r| r.end_bytes - r.start_bytes).sum::<u64>()
-            + plan.gathers.iter().map(Gather::source_bytes).sum::<u64>();
+        // Saturating: a view that repeats its elements can claim any number of bytes.
+        let runs = plan.runs.iter().map(|r| r.end_bytes - r.start_bytes);
+        let gathers = plan.gathers.iter().map(Gather::source_bytes);
+        plan.read_bytes = runs.chain(gathers).fold(0, u64::saturating_add);
         Ok(plan)
     }
 
@@ -342,7 +348,8 @@ impl Plan {
                 first,
             });
         }
-        let padding = |size: u64| size.next_multiple_of(target.align_bytes) - size;
+        let padding =
+            |size: u64| size.checked_next_multiple_of(target.align_bytes).map_or(0, |end| end - size);
         let firsts = self.outputs.iter().enumerate().filter(|(i, o)| o.first == *i);
         let padding_bytes: u64 = firsts.clone().map(|(_, o)| padding(o.size_bytes)).sum();
         self.output_bytes = firsts.fold(0, |sum, (_, o)| sum.saturating_add(o.size_bytes));
@@ -414,6 +421,7 @@ impl Plan {
             }
             // Rows of the output: whole where the range is all of the dimension or nothing lies outside it.
             let row = Rows {
+                dims: dim,
                 count: outer,
                 size_bytes: count * inner * block_bytes,
                 to_pitch_bytes: kept * inner * block_bytes,
@@ -439,11 +447,15 @@ impl Plan {
         let file = tensor.at.span.file;
         let native = tensor.at.order == ByteOrder::Little && !tensor.at.conj && !tensor.at.neg;
         let contiguous_target = rows.count == 1 || rows.size_bytes == rows.to_pitch_bytes;
+        let uncut = (!contiguous_target).then(|| view.clone());
         view.simplify();
         if native {
             let piece = match (view.shape.as_slice(), view.strides.as_slice()) {
                 ([], []) => Some((block_bytes, block_bytes, 1)),
                 (&[n], &[1]) => Some((n * block_bytes, n * block_bytes, 1)),
+                (&[n], &[pitch]) if !contiguous_target && pitch > 0 => {
+                    Some((block_bytes, pitch * block_bytes, n))
+                }
                 (&[n, m], &[pitch, 1]) if pitch >= m => Some((m * block_bytes, pitch * block_bytes, n)),
                 _ => None,
             };
@@ -460,11 +472,8 @@ impl Plan {
                 return Ok(());
             }
         }
-        if !contiguous_target {
-            return Err(Error::unsupported(
-                "is cut in several places along an inner dimension, and would have to be cast or reordered too",
-            )
-            .tensor(&tensor.name));
+        if let Some(view) = uncut {
+            return self.add_rows(tensor, &view, kernel, rows, arena, to_bytes);
         }
         self.gathers.push(Gather {
             file,
@@ -479,6 +488,43 @@ impl Plan {
             to: Dest { arena, offset_bytes: to_bytes, pitch_bytes: 0 },
             chunk_bytes: self.chunk_bytes,
         });
+        Ok(())
+    }
+
+    /// A view whose rows go to places apart and that must be cast or reordered too: each row is a view of its own.
+    fn add_rows(
+        &mut self,
+        tensor: &Tensor,
+        view: &View,
+        kernel: Kernel,
+        rows: &Rows,
+        arena: ArenaId,
+        to_bytes: u64,
+    ) -> Result<()> {
+        if rows.count > SINGLE_ROWS_MAX {
+            let message = format!(
+                "is cut in several places along dimension {} and would have to be cast or reordered too, in {} rows",
+                rows.dims, rows.count
+            );
+            return Err(Error::unsupported(message).tensor(&tensor.name));
+        }
+        let block_bytes = u64::from(tensor.dtype.facts().block_bytes);
+        for row in 0..rows.count {
+            let (mut rest, mut place) = (row, 0);
+            for (n, stride) in view.shape.iter().zip(&view.strides).take(rows.dims).rev() {
+                place += rest % n * stride;
+                rest /= n;
+            }
+            let part = View {
+                offset_bytes: view.offset_bytes + place * block_bytes,
+                shape: view.shape.iter().skip(rows.dims).copied().collect(),
+                strides: view.strides.iter().skip(rows.dims).copied().collect(),
+            };
+            let one =
+                Rows { dims: 0, count: 1, size_bytes: rows.size_bytes, to_pitch_bytes: rows.size_bytes };
+            let to = to_bytes + kernel.output_bytes(row * rows.to_pitch_bytes);
+            self.add_view(tensor, part, kernel, &one, arena, to)?;
+        }
         Ok(())
     }
 
@@ -517,6 +563,7 @@ impl Plan {
 }
 
 /// Part of a tensor's elements: offset, sizes and strides in blocks.
+#[derive(Clone)]
 struct View {
     offset_bytes: u64,
     shape: Vec<u64>,
@@ -545,6 +592,8 @@ impl View {
 
 /// How a view lies in its target, before the kernel.
 struct Rows {
+    /// The outer dimensions, whose product is the count.
+    dims: usize,
     count: u64,
     size_bytes: u64,
     to_pitch_bytes: u64,

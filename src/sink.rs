@@ -76,12 +76,12 @@ impl Record {
         if put.to.pitch_bytes == put.kernel.output_bytes(put.row_bytes) {
             let mut hash = Xxh3::new();
             for (_, row) in rows(source, put) {
-                hash.update(kernel_output(row, put, saturate, scratch));
+                hash.update(kernel_output(row, put, saturate, scratch).0);
             }
             add(put.to.offset_bytes, put.output_bytes(), hash.digest());
         } else {
             for (to, row) in rows(source, put) {
-                let row = kernel_output(row, put, saturate, scratch);
+                let (row, _) = kernel_output(row, put, saturate, scratch);
                 add(to.offset_bytes, row.len() as u64, xxh3_64(row));
             }
         }
@@ -96,14 +96,14 @@ impl Record {
     }
 }
 
-/// The bytes a row becomes.
-fn kernel_output<'a>(row: &'a [u8], put: &Put, saturate: bool, scratch: &'a mut Vec<u8>) -> &'a [u8] {
+/// The bytes a row becomes, and how many values overflowed.
+fn kernel_output<'a>(row: &'a [u8], put: &Put, saturate: bool, scratch: &'a mut Vec<u8>) -> (&'a [u8], u64) {
     match put.kernel {
-        Kernel::Copy => row,
+        Kernel::Copy => (row, 0),
         Kernel::Cast { from, to } => {
             scratch.resize(put.kernel.output_bytes(row.len() as u64) as usize, 0);
-            cast::cast(from, to, row, scratch, saturate);
-            scratch
+            let overflows = cast::cast(from, to, row, scratch, saturate);
+            (scratch, overflows)
         }
     }
 }

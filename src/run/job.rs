@@ -52,11 +52,17 @@ pub enum Event {
 /// The least time between two `Moved` events.
 const MOVED_EVERY_MS: u64 = 40;
 
+/// Whether to go on. Apart from [`Control`], which ends with the work and ends the events with it.
+#[derive(Debug, Default)]
+struct Flags {
+    stopped: AtomicBool,
+    cancelled: AtomicBool,
+}
+
 /// What a job's threads share: whether to go on, and how far they are.
 #[derive(Debug)]
 pub struct Control {
-    stopped: AtomicBool,
-    cancelled: AtomicBool,
+    flags: Arc<Flags>,
     moved_bytes: AtomicU64,
     total_bytes: AtomicU64,
     told_ms: AtomicU64,
@@ -66,10 +72,9 @@ pub struct Control {
 }
 
 impl Control {
-    fn new(events: Sender<Event>, trace: bool) -> Control {
+    fn new(flags: Arc<Flags>, events: Sender<Event>, trace: bool) -> Control {
         Control {
-            stopped: AtomicBool::new(false),
-            cancelled: AtomicBool::new(false),
+            flags,
             moved_bytes: AtomicU64::new(0),
             total_bytes: AtomicU64::new(0),
             told_ms: AtomicU64::new(0),
@@ -81,17 +86,17 @@ impl Control {
 
     /// Whether workers should return.
     pub fn is_stopped(&self) -> bool {
-        self.stopped.load(Ordering::Relaxed)
+        self.flags.stopped.load(Ordering::Relaxed)
     }
 
     /// Whether somebody asked for the end.
     pub fn is_cancelled(&self) -> bool {
-        self.cancelled.load(Ordering::Relaxed)
+        self.flags.cancelled.load(Ordering::Relaxed)
     }
 
     /// Tells workers to return: one of them failed.
     pub fn stop(&self) {
-        self.stopped.store(true, Ordering::Relaxed);
+        self.flags.stopped.store(true, Ordering::Relaxed);
     }
 
     /// Says what will be done.
@@ -157,7 +162,7 @@ struct State<T> {
 /// Work under way. Dropping it cancels it and waits for its threads.
 #[derive(Debug)]
 pub struct Job<T> {
-    control: Arc<Control>,
+    flags: Arc<Flags>,
     events: Receiver<Event>,
     state: Arc<(Mutex<State<T>>, Condvar)>,
     thread: Option<JoinHandle<()>>,
@@ -172,7 +177,8 @@ impl<T: Send + 'static> Job<T> {
     ) -> Job<T> {
         let (sender, events) =
             if trace { crossbeam_channel::unbounded() } else { crossbeam_channel::bounded(256) };
-        let control = Arc::new(Control::new(sender, trace));
+        let flags = Arc::new(Flags::default());
+        let control = Control::new(Arc::clone(&flags), sender, trace);
         let state =
             Arc::new((Mutex::new(State { result: None, waker: None, is_done: false }), Condvar::new()));
         let finish = {
@@ -181,17 +187,20 @@ impl<T: Send + 'static> Job<T> {
                 let mut locked = state.0.lock().unwrap_or_else(PoisonError::into_inner);
                 locked.result = Some(result);
                 locked.is_done = true;
-                if let Some(waker) = locked.waker.take() {
+                let waker = locked.waker.take();
+                drop(locked);
+                state.1.notify_all();
+                // Not under the lock: an executor may poll at once, in this thread.
+                if let Some(waker) = waker {
                     waker.wake();
                 }
-                state.1.notify_all();
             }
         };
         let body = {
-            let control = Arc::clone(&control);
             let finish = finish.clone();
             move || {
                 let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(&control)));
+                drop(control);
                 let panicked = |_| Err(Error::bad_input("the job panicked").detail("this is a bug of hoist"));
                 finish(outcome.unwrap_or_else(panicked));
             }
@@ -203,7 +212,7 @@ impl<T: Send + 'static> Job<T> {
                 None
             }
         };
-        Job { control, events, state, thread }
+        Job { flags, events, state, thread }
     }
 }
 
@@ -215,8 +224,8 @@ impl<T> Job<T> {
 
     /// Asks for the end. The job returns an error of kind `Signal` within a second, having given back what it took.
     pub fn cancel(&self) {
-        self.control.cancelled.store(true, Ordering::Relaxed);
-        self.control.stop();
+        self.flags.cancelled.store(true, Ordering::Relaxed);
+        self.flags.stopped.store(true, Ordering::Relaxed);
     }
 
     /// Whether [`Job::wait`] would return at once.

@@ -31,8 +31,22 @@ pub struct Pinned {
 }
 
 impl Pinned {
+<<<<<<< HEAD
     /// Registers a ring whose pages are present with an open device.
     pub fn new(gpu: Gpu, ring: Ring, slots: Vec<Slot>) -> Result<Pinned> {
+=======
+    /// Opens the device and makes `slot_count` slots of `slot_bytes`: mapped, touched, then registered, so that the
+    /// driver only pins what is there.
+    pub fn new(ordinal: u32, slot_count: usize, slot_bytes: usize) -> Result<Pinned> {
+        let (ring, mut slots) = Ring::new(slot_count, slot_bytes)?;
+        let gpu = std::thread::scope(|scope| {
+            // The context takes a few hundred milliseconds; the pages are touched meanwhile.
+            let opened = std::thread::Builder::new().spawn_scoped(scope, || Gpu::open(ordinal));
+            Ring::prefault(&mut slots);
+            opened.map_or_else(|_| Ok(Gpu::open(ordinal)), |thread| thread.join())
+        });
+        let gpu = gpu.map_err(|_| Error::new(ErrorKind::Driver, "opening the device panicked"))??;
+>>>>>>> loadtest
         gpu.bind()?;
         // SAFETY: the ring's mapping is kept by `ring` beside the registration, which is declared before it and so is
         // dropped first.
@@ -112,6 +126,34 @@ impl CudaSink {
         if casts { (slot_count * slot_bytes) as u64 + 256 } else { 0 }
     }
 
+    /// Refuses a plan that does not fit into `free_bytes` of device memory; takes nothing. Arguments as of [`CudaSink::new`].
+    pub fn check_room(
+        pinned: &Pinned,
+        plan: &Plan,
+        casts: bool,
+        (slot_count, slot_bytes): (usize, usize),
+        free_bytes: u64,
+    ) -> Result<()> {
+        let staging_bytes = CudaSink::staging_bytes(casts, slot_count, slot_bytes);
+        let needed = plan.arena_bytes().saturating_add(staging_bytes);
+        if needed > free_bytes {
+            let ways = needed.div_ceil(free_bytes.max(1)).next_power_of_two();
+            let message = format!(
+                "cuda:{} has {} free, this load needs {}",
+                pinned.gpu.facts().ordinal,
+                bytes_text(free_bytes),
+                bytes_text(needed)
+            );
+            let parts = match ways {
+                2 => "half".to_string(),
+                n => format!("1/{n}"),
+            };
+            return Err(Error::new(ErrorKind::NoSpace, message)
+                .hint(format!("--rank 0/{ways} loads {parts} of each matrix")));
+        }
+        Ok(())
+    }
+
     /// Takes the plan's memory, all of it before the first byte moves. `free_bytes` is what may be taken; `slot_bytes`
     /// and `slot_count` are those the [`Pinned`] was made with.
     pub fn new(
@@ -125,23 +167,7 @@ impl CudaSink {
     ) -> Result<CudaSink> {
         let gpu = &pinned.gpu;
         gpu.bind()?;
-        let staging_bytes = CudaSink::staging_bytes(!casts.is_empty(), slot_count, slot_bytes);
-        let needed = plan.arena_bytes().saturating_add(staging_bytes);
-        if needed > free_bytes {
-            let ways = needed.div_ceil(free_bytes.max(1)).next_power_of_two();
-            let message = format!(
-                "cuda:{} has {} free, this load needs {}",
-                gpu.facts().ordinal,
-                bytes_text(free_bytes),
-                bytes_text(needed)
-            );
-            let parts = match ways {
-                2 => "half".to_string(),
-                n => format!("1/{n}"),
-            };
-            return Err(Error::new(ErrorKind::NoSpace, message)
-                .hint(format!("--rank 0/{ways} loads {parts} of each matrix")));
-        }
+        CudaSink::check_room(&pinned, plan, !casts.is_empty(), (slot_count, slot_bytes), free_bytes)?;
         let arenas = plan
             .arenas
             .iter()

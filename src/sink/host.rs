@@ -95,7 +95,9 @@ impl Lane for HostLane<'_> {
                     Kernel::Copy => place.copy_from_slice(row),
                     // The check must not compare a cast with itself in the same place.
                     Kernel::Cast { .. } if self.sink.record.is_wanted() => {
-                        place.copy_from_slice(kernel_output(row, put, self.sink.saturate, &mut self.scratch));
+                        let (row, overflows) = kernel_output(row, put, self.sink.saturate, &mut self.scratch);
+                        place.copy_from_slice(row);
+                        self.sink.overflows.fetch_add(overflows, Ordering::Relaxed);
                     }
                     Kernel::Cast { from, to } => {
                         let overflows = cast::cast(from, to, row, place, self.sink.saturate);

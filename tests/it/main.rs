@@ -19,6 +19,7 @@ mod load;
 mod naive;
 mod open;
 mod parallel;
+mod plan;
 mod safetensors;
 mod synth;
 mod torch;
