@@ -26,9 +26,10 @@ use crate::machine;
 use crate::open::Model;
 use crate::plan::{Item, Plan, Target};
 use crate::run::job::{Control, Job};
-use crate::run::{self, Io, Run, Traffic};
+use crate::run::{self, BLOCKING_READERS, GPU_THREADS_MAX, Io, Run, Traffic};
 use crate::sink::device::{self, Choice, Device, DeviceSpec};
 use crate::sink::host::HostSink;
+use crate::sink::{GPU_CHUNK_BYTES, GPU_SLOT_COUNT, SLOT_MARGIN_BYTES};
 use crate::source::ReadAt;
 use crate::source::local::direct::Queue;
 use crate::source::local::mapped::Mapped;
@@ -103,18 +104,8 @@ pub struct Options {
     pub dry_run: bool,
 }
 
-/// Bytes a unit reads at most on its way to a GPU: slots of this size stay in the last-level cache.
-const GPU_CHUNK_BYTES: u64 = 1 << 20;
 /// Bytes a unit reads at most into host memory: a huge page, so that two workers do not fault in the same one.
 const HOST_CHUNK_BYTES: u64 = 2 << 20;
-/// A slot holds a chunk, an element that was cut, and the pages around it that a direct read brings.
-const SLOT_MARGIN_BYTES: usize = 8192;
-/// Slots of the pinned ring, at most 64 MiB in all.
-const GPU_SLOT_COUNT: usize = 48;
-/// Threads that pay off where a GPU takes bytes as fast as eight cores bring them.
-const GPU_THREADS_MAX: usize = 12;
-/// Readers of cold or distant files where the kernel's ring is missing: each has one read in flight.
-const BLOCKING_READERS: usize = 16;
 /// Bytes one thread makes present at a go.
 const POPULATE_BYTES: u64 = 16 << 20;
 
