@@ -4,6 +4,7 @@
 //! damaged costs its line and leaves a note: the names alone say what the tensors are part of.
 
 pub mod fit;
+pub mod hash;
 pub mod tree;
 
 mod companions;

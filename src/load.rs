@@ -26,11 +26,12 @@ use crate::machine;
 use crate::open::Model;
 use crate::plan::{Cut, Item, Plan, Target};
 use crate::run::job::{Control, Job};
-use crate::run::{self, Io, Run, Traffic};
+use crate::run::{self, BLOCKING_READERS, GPU_THREADS_MAX, Io, Run, Traffic};
 #[cfg(feature = "cuda")]
 use crate::sink::cuda::{CudaSink, Pinned, driver::Gpu};
 use crate::sink::device::{self, Choice, Device, DeviceSpec};
 use crate::sink::host::HostSink;
+use crate::sink::{GPU_CHUNK_BYTES, GPU_SLOT_COUNT, SLOT_MARGIN_BYTES};
 use crate::source::ReadAt;
 use crate::source::local::direct::Queue;
 use crate::source::local::mapped::Mapped;
@@ -104,49 +105,15 @@ pub struct Options {
     pub dry_run: bool,
 }
 
-/// Bytes a unit reads at most on its way to a GPU: slots of this size stay in the last-level cache.
-const GPU_CHUNK_BYTES: u64 = 1 << 20;
 /// Bytes a unit reads at most into host memory: a huge page, so that two workers do not fault in the same one.
 const HOST_CHUNK_BYTES: u64 = 2 << 20;
-/// A slot holds a chunk, an element that was cut, and the pages around it that a direct read brings.
-const SLOT_MARGIN_BYTES: usize = 8192;
-/// Slots of the pinned ring, at most 64 MiB in all.
-const GPU_SLOT_COUNT: usize = 48;
-/// Threads that pay off where a GPU takes bytes as fast as eight cores bring them.
-const GPU_THREADS_MAX: usize = 12;
-/// Readers of cold or distant files where the kernel's ring is missing: each has one read in flight.
-const BLOCKING_READERS: usize = 16;
 /// Bytes one thread makes present at a go.
 const POPULATE_BYTES: u64 = 16 << 20;
 
 /// A device on its way: it is opened, and its buffers made, while the model's headers are still being read.
-<<<<<<< HEAD
-pub struct Prepared(Job<Ready>);
-=======
 ///
 /// Dropping it waits until it is open and closes it: a process must not end while a driver starts in one of its threads.
-#[derive(Debug)]
-pub struct Prepared(Option<Result<JoinHandle<Result<Ready>>>>);
-
-impl Prepared {
-    fn ready(mut self) -> Result<Ready> {
-        match self.0.take() {
-            Some(thread) => {
-                thread?.join().unwrap_or_else(|_| Err(Error::bad_input("opening the device panicked")))
-            }
-            None => Err(Error::bad_input("the device was taken before")),
-        }
-    }
-}
-
-impl Drop for Prepared {
-    fn drop(&mut self) {
-        if let Some(Ok(thread)) = self.0.take() {
-            let _ = thread.join();
-        }
-    }
-}
->>>>>>> loadtest
+pub struct Prepared(Job<Ready>);
 
 /// A device, ready.
 struct Ready {
@@ -157,11 +124,7 @@ struct Ready {
 
 /// Starts to open the device that [`load_on`] will be given.
 pub fn prepare(device: Option<DeviceSpec>) -> Prepared {
-<<<<<<< HEAD
     Prepared(Job::start("prepare", false, move |_| {
-=======
-    let open = move || {
->>>>>>> loadtest
         let choice = device::detect(device.as_ref())?;
         #[cfg(feature = "cuda")]
         let pinned = match choice.device {
@@ -169,10 +132,8 @@ pub fn prepare(device: Option<DeviceSpec>) -> Prepared {
             Device::Cuda(ordinal) => {
                 // The context takes a few hundred milliseconds; the pages are touched meanwhile.
                 let gpu = Job::start("open", false, move |_| Ok(Gpu::open(ordinal)?));
-                let (ring, mut slots) =
-                    Ring::new(GPU_SLOT_COUNT, GPU_CHUNK_BYTES as usize + SLOT_MARGIN_BYTES)?;
-                Ring::prefault(&mut slots);
-                Some(Pinned::new(gpu.wait()?, ring, slots)?)
+                let ring = Pinned::ring()?;
+                Some(Pinned::new(gpu.wait()?, ring)?)
             }
         };
         Ok(Ready {
@@ -180,9 +141,7 @@ pub fn prepare(device: Option<DeviceSpec>) -> Prepared {
             #[cfg(feature = "cuda")]
             pinned,
         })
-    };
-    let thread = std::thread::Builder::new().name("device".into()).spawn(open);
-    Prepared(Some(thread.map_err(|e| Error::io("no thread can be started", e))))
+    }))
 }
 
 /// Loads a model. The tensors own their memory, and dropping them frees it.
@@ -194,11 +153,7 @@ pub fn load(model: Model, options: Options) -> Job<Loaded> {
 /// Loads a model on a device that was being prepared.
 pub fn load_on(prepared: Prepared, model: Model, options: Options) -> Job<Loaded> {
     Job::start("load", options.trace, move |control| {
-<<<<<<< HEAD
         let ready = prepared.0.wait()?;
-=======
-        let ready = prepared.ready()?;
->>>>>>> loadtest
         for file in &model.files {
             check_unchanged(&**file)?;
         }

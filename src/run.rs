@@ -17,6 +17,11 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+/// Threads that pay off where a GPU takes bytes as fast as eight cores bring them.
+pub const GPU_THREADS_MAX: usize = 12;
+/// Readers of cold or distant files where the kernel's ring is missing: each has one read in flight.
+pub const BLOCKING_READERS: usize = 16;
+
 /// How files are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Io {

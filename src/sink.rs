@@ -16,6 +16,13 @@ use crate::transform::cast;
 use std::sync::{Mutex, PoisonError};
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
+/// Bytes a unit reads at most on its way to a GPU: slots of this size stay in the last-level cache.
+pub const GPU_CHUNK_BYTES: u64 = 1 << 20;
+/// Slots of the pinned ring, at most 64 MiB in all.
+pub const GPU_SLOT_COUNT: usize = 48;
+/// A slot holds a chunk, an element that was cut, and the pages around it that a direct read brings.
+pub const SLOT_MARGIN_BYTES: usize = 8192;
+
 /// Where bytes go.
 pub trait Sink: Sync {
     /// One worker's end, with the slots it may use. Called in the worker's own thread.

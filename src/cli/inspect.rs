@@ -1,18 +1,24 @@
 //! `hoist inspect`: arguments and output; the work is the library's.
 
-use super::Common;
 use super::output::{Align, Out, size_bytes, table};
+use super::progress::Watch;
+use super::{Common, say, signals};
 use hoist::checkpoint::{Checkpoint, Tensor};
-use hoist::inspect::fit::{Ask, Fit, MARGIN_BYTES, MARGIN_PART, Need, WAYS_MAX, fit};
+use hoist::inspect::fit::{Ask, Fit, MARGIN_BYTES, MARGIN_PART, Need, WAYS_MAX, device_free_bytes, fit};
+use hoist::inspect::hash::{Digests, hash};
 use hoist::inspect::tree::{Node, tree};
 use hoist::inspect::{HeadKind, Options, Report, Sum, inspect};
 use hoist::open::{self, Model};
-use hoist::text::{Shown, bytes, count};
+use hoist::sink::device::DeviceSpec;
+use hoist::text::{Shown, bytes, count, rate};
 use hoist::transform::config::Description;
 use hoist::transform::select::Selection;
 use hoist::{Error, Result};
 use serde_json::{Map, Value, json};
 use std::ffi::OsString;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 /// The arguments of `hoist inspect`.
 #[derive(Debug, clap::Args)]
@@ -25,6 +31,9 @@ pub(crate) struct Args {
     /// Names as a tree, layers that are alike as one
     #[arg(long, env = "HOIST_TREE", hide_env_values = true, value_parser = clap::builder::FalseyValueParser::new())]
     tree: bool,
+    /// The model's digest, and with --tensors each tensor's: the same in any container, shards and order. Reads all
+    #[arg(long, env = "HOIST_HASH", hide_env_values = true, value_parser = clap::builder::FalseyValueParser::new())]
+    hash: bool,
     /// Only tensors whose names match; `*` also matches dots. May be repeated
     #[arg(long, alias = "filter", value_name = "GLOB", env = "HOIST_INCLUDE", hide_env_values = true)]
     include: Vec<String>,
@@ -55,8 +64,8 @@ pub(crate) struct Args {
 /// What a model is to fit.
 #[derive(Debug, Clone)]
 enum Target {
-    /// A GPU, by its place.
-    Cuda(u32),
+    /// A GPU.
+    Device(DeviceSpec),
     /// So much free memory.
     Bytes(u64),
 }
@@ -65,13 +74,13 @@ impl std::str::FromStr for Target {
     type Err = String;
 
     fn from_str(text: &str) -> std::result::Result<Target, String> {
-        match text.strip_prefix("cuda:") {
-            Some(ordinal) => ordinal
+        if text.to_ascii_lowercase().starts_with("cuda") {
+            return text
                 .parse()
-                .map(Target::Cuda)
-                .map_err(|_| "a device is `cuda:N`, as in `cuda:0`".to_owned()),
-            None => size_bytes(text).map(Target::Bytes),
+                .map(Target::Device)
+                .map_err(|_: Error| "a device is `cuda:N` or `cuda:GPU-…`, as in `cuda:0`".to_owned());
         }
+        size_bytes(text).map(Target::Bytes)
     }
 }
 
@@ -81,12 +90,6 @@ const CONTEXT_DEFAULT_MAX: u64 = 8192;
 /// The most notes that a terminal is given; a damaged file can have a million.
 const NOTES_MAX: usize = 20;
 
-/// Memory free on a GPU.
-fn device_free_bytes(ordinal: u32) -> Result<u64> {
-    Err(Error::unsupported(format!("this build cannot ask cuda:{ordinal} for its memory"))
-        .hint("--fit SIZE, as in --fit 80GB"))
-}
-
 /// Runs the command.
 pub(crate) fn run(args: Args, common: &Common) -> Result<()> {
     let name = super::model_text(&args.model)?;
@@ -94,10 +97,12 @@ pub(crate) fn run(args: Args, common: &Common) -> Result<()> {
     let ask = match &args.fit {
         None => None,
         Some(Target::Bytes(free_bytes)) => Some(*free_bytes),
-        Some(Target::Cuda(ordinal)) => Some(device_free_bytes(*ordinal)?),
+        Some(Target::Device(device)) => Some(device_free_bytes(device)?),
     };
+    let cancel = args.hash.then(signals::cancelled);
     let model =
         open::open(name, &open::Options { follow_links: args.follow_links, ..open::Options::default() })?;
+    let model = Arc::new(model);
     let report = inspect(&model, &Options { selection })?;
     for note in report.notes.iter().take(NOTES_MAX) {
         common.note(&Shown(note).to_string());
@@ -109,12 +114,25 @@ pub(crate) fn run(args: Args, common: &Common) -> Result<()> {
         let context = report.description.context.unwrap_or(CONTEXT_DEFAULT_MAX).min(CONTEXT_DEFAULT_MAX);
         fit(&report, Ask { free_bytes, context: args.ctx.unwrap_or(context), batch: args.batch })
     });
+    let digests = match cancel {
+        Some(cancel) => Some(digests(&model, &report, common, cancel)?),
+        None => None,
+    };
     let mut out = Out::stdout();
     if common.json {
         let mut document = summary_json(&report);
         if args.tensors {
-            let tensors = report.picked.iter().map(|&i| tensor_json(&model.table, &model.table.tensors[i]));
-            document.insert("tensors".into(), tensors.collect());
+            let mut tensors: Vec<Value> =
+                report.picked.iter().map(|&i| tensor_json(&model.table, &model.table.tensors[i])).collect();
+            for (tensor, (_, digest)) in tensors.iter_mut().zip(digests.iter().flat_map(|d| &d.tensors)) {
+                tensor["blake3"] = digest.to_string().into();
+            }
+            document.insert("tensors".into(), tensors.into());
+        }
+        if let Some(digests) = &digests {
+            document.insert("digest".into(), digests.model.to_string().into());
+            document.insert("hashed_bytes".into(), digests.bytes.into());
+            document.insert("hash_seconds".into(), digests.seconds.into());
         }
         if args.tree {
             document.insert("tree".into(), node_json(&tree(&model.table, &report.picked)));
@@ -126,7 +144,7 @@ pub(crate) fn run(args: Args, common: &Common) -> Result<()> {
         return out.finish();
     }
     if args.tensors {
-        show_tensors(&mut out, &model, &report)?;
+        show_tensors(&mut out, &model, &report, digests.as_ref())?;
     }
     if args.tree {
         let mut rows = Vec::new();
@@ -134,7 +152,10 @@ pub(crate) fn run(args: Args, common: &Common) -> Result<()> {
         let align = [Align::Left, Align::Right, Align::Right, Align::Left];
         table(&align, &rows).iter().try_for_each(|line| out.line(line))?;
     }
-    if !args.tensors && !args.tree && fit.is_none() {
+    if let Some(digests) = &digests {
+        out.line(&format!("digest  {}", digests.model))?;
+    }
+    if !args.tensors && !args.tree && !args.hash && fit.is_none() {
         show_summary(&mut out, &report, common.verbose > 0)?;
     }
     if let Some(fit) = &fit {
@@ -142,6 +163,23 @@ pub(crate) fn run(args: Args, common: &Common) -> Result<()> {
         show_fit(&mut out, &report, fit)?;
     }
     out.finish()
+}
+
+/// Hashes the selected tensors; says how fast on standard error.
+fn digests(model: &Arc<Model>, report: &Report, common: &Common, cancel: &AtomicBool) -> Result<Digests> {
+    let job = hash(Arc::clone(model), report.picked.clone(), common.threads.map(NonZeroUsize::get));
+    Watch::new(common, "hash").follow(&job, cancel, false);
+    let digests =
+        job.wait().map_err(|e| if signals::received().is_some() { signals::stopped() } else { e })?;
+    if !common.quiet {
+        let Digests { bytes: size, seconds, threads, .. } = digests;
+        say(&format!(
+            "hashed {} in {seconds:.2} s   {}   {threads} threads",
+            bytes(size),
+            rate(size, seconds)
+        ));
+    }
+    Ok(digests)
 }
 
 /// `Qwen3-8B   qwen3   8.19 B parameters   bf16   16.4 GB in 5 shards`
@@ -280,7 +318,7 @@ fn shape_text(shape: &[u64]) -> String {
     format!("[{}]", sizes.join(", "))
 }
 
-fn show_tensors(out: &mut Out, model: &Model, report: &Report) -> Result<()> {
+fn show_tensors(out: &mut Out, model: &Model, report: &Report, digests: Option<&Digests>) -> Result<()> {
     let heads = ["name", "dtype", "shape", "bytes", "file", "offset"];
     let mut rows = vec![heads.map(str::to_owned).to_vec()];
     rows.extend(report.picked.iter().map(|&i| {
@@ -294,7 +332,13 @@ fn show_tensors(out: &mut Out, model: &Model, report: &Report) -> Result<()> {
             t.at.span.offset_bytes.to_string(),
         ]
     }));
-    let align = [Align::Left, Align::Left, Align::Left, Align::Right, Align::Left, Align::Right];
+    let mut align = vec![Align::Left, Align::Left, Align::Left, Align::Right, Align::Left, Align::Right];
+    if let Some(digests) = digests {
+        align.push(Align::Left);
+        let column = digests.tensors.iter().map(|(_, digest)| digest.to_string());
+        let column = std::iter::once("blake3".to_owned()).chain(column);
+        rows.iter_mut().zip(column).for_each(|(row, cell)| row.push(cell));
+    }
     table(&align, &rows).iter().try_for_each(|line| out.line(line))
 }
 

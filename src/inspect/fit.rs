@@ -4,6 +4,8 @@
 //! stands for the driver's context and the engine's workspace, which depend on the engine.
 
 use super::Report;
+use crate::error::{Error, Result};
+use crate::sink::device::{self, Device, DeviceSpec};
 use crate::transform::arch::Group;
 use crate::transform::config::Description;
 
@@ -25,6 +27,30 @@ pub struct Ask {
     pub context: u64,
     /// Sequences at once.
     pub batch: u64,
+}
+
+/// Memory free on a GPU now, as its driver says; where it shares the host's memory, what is available of that.
+///
+/// # Errors
+/// As [`crate::sink::device::choose`]: the GPU is not there, or the driver is broken.
+pub fn device_free_bytes(device: &DeviceSpec) -> Result<u64> {
+    let choice = device::detect(Some(device))?;
+    match choice.device {
+        Device::Cpu => {
+            Err(Error::usage(format!("`{device}` is not a GPU")).hint("--fit SIZE, as in --fit 80GB"))
+        }
+        #[cfg(feature = "cuda")]
+        Device::Cuda(ordinal) => {
+            let gpu = crate::sink::cuda::driver::Gpu::open(ordinal)?;
+            let shared = gpu.facts().integrated.then(crate::machine::available_memory_bytes).flatten();
+            match shared {
+                Some(bytes) => Ok(bytes),
+                None => Ok(gpu.memory()?.free_bytes),
+            }
+        }
+        #[cfg(not(feature = "cuda"))]
+        Device::Cuda(_) => Err(Error::unsupported("this build has no CUDA")),
+    }
 }
 
 /// What one way of holding the model needs of one device.

@@ -7,7 +7,7 @@
 
 pub mod driver;
 
-use super::{Lane, Record, Sink};
+use super::{GPU_CHUNK_BYTES, GPU_SLOT_COUNT, Lane, Record, SLOT_MARGIN_BYTES, Sink};
 use crate::buf::{Ring, Slot};
 use crate::dtype::DType;
 use crate::error::{Error, ErrorKind, Result};
@@ -31,22 +31,15 @@ pub struct Pinned {
 }
 
 impl Pinned {
-<<<<<<< HEAD
-    /// Registers a ring whose pages are present with an open device.
-    pub fn new(gpu: Gpu, ring: Ring, slots: Vec<Slot>) -> Result<Pinned> {
-=======
-    /// Opens the device and makes `slot_count` slots of `slot_bytes`: mapped, touched, then registered, so that the
-    /// driver only pins what is there.
-    pub fn new(ordinal: u32, slot_count: usize, slot_bytes: usize) -> Result<Pinned> {
-        let (ring, mut slots) = Ring::new(slot_count, slot_bytes)?;
-        let gpu = std::thread::scope(|scope| {
-            // The context takes a few hundred milliseconds; the pages are touched meanwhile.
-            let opened = std::thread::Builder::new().spawn_scoped(scope, || Gpu::open(ordinal));
-            Ring::prefault(&mut slots);
-            opened.map_or_else(|_| Ok(Gpu::open(ordinal)), |thread| thread.join())
-        });
-        let gpu = gpu.map_err(|_| Error::new(ErrorKind::Driver, "opening the device panicked"))??;
->>>>>>> loadtest
+    /// The ring that a load to a GPU uses, its pages present: to be made while the device is being opened.
+    pub fn ring() -> Result<(Ring, Vec<Slot>)> {
+        let (ring, mut slots) = Ring::new(GPU_SLOT_COUNT, GPU_CHUNK_BYTES as usize + SLOT_MARGIN_BYTES)?;
+        Ring::prefault(&mut slots);
+        Ok((ring, slots))
+    }
+
+    /// Registers a ring with an open device.
+    pub fn new(gpu: Gpu, (ring, slots): (Ring, Vec<Slot>)) -> Result<Pinned> {
         gpu.bind()?;
         // SAFETY: the ring's mapping is kept by `ring` beside the registration, which is declared before it and so is
         // dropped first.

@@ -11,7 +11,9 @@
 
 mod cli;
 mod cuda;
+mod doctor;
 mod gguf;
+mod hash;
 mod hostile;
 mod inspect;
 mod layering;

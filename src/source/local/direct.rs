@@ -14,21 +14,40 @@ use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
-/// Opens the file once more for direct reads, or says why that cannot be.
-pub(super) fn open_direct(file: &LocalFile) -> Result<File, String> {
+/// What offset and size of a direct read of this file must be multiples of, or why it takes none.
+pub fn alignment_bytes(file: &LocalFile) -> Result<u32, String> {
     #[cfg(target_os = "linux")]
     {
-        use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags, openat, statx};
-        use std::os::fd::AsRawFd;
+        use rustix::fs::{AtFlags, StatxFlags, statx};
         let stat = statx(file.file(), "", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN);
-        let align = match stat {
-            Ok(s) if s.stx_mask & StatxFlags::DIOALIGN.bits() != 0 => s.stx_dio_offset_align,
-            Ok(_) => return Err("the file system does not say how direct reads are aligned".into()),
-            Err(e) => return Err(format!("statx: {e}")),
-        };
-        if align == 0 || align as usize > PAGE_BYTES {
-            return Err("the file system takes no direct reads".into());
+        match stat {
+            Ok(s) if s.stx_mask & StatxFlags::DIOALIGN.bits() == 0 => {
+                Err("the file system does not say how direct reads are aligned".into())
+            }
+            Ok(s) => match s.stx_dio_offset_align {
+                0 => Err("the file system takes no direct reads".into()),
+                align if align as usize > PAGE_BYTES => {
+                    Err(format!("the file system wants them aligned to {align} bytes"))
+                }
+                align => Ok(align),
+            },
+            Err(e) => Err(format!("statx: {e}")),
         }
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = file;
+        Err("direct reads are Linux's".into())
+    }
+}
+
+/// Opens the file once more for direct reads, or says why that cannot be.
+pub(super) fn open_direct(file: &LocalFile) -> Result<File, String> {
+    alignment_bytes(file)?;
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::fs::{Mode, OFlags, openat};
+        use std::os::fd::AsRawFd;
         // Through the open descriptor, so that it is the same file whatever its name leads to by now.
         let path = format!("/proc/self/fd/{}", file.file().as_raw_fd());
         let flags = OFlags::RDONLY | OFlags::DIRECT | OFlags::CLOEXEC;
@@ -105,6 +124,14 @@ impl<T> Queue<T> {
         let mut slot = slot;
         let result = super::read_full(file, &mut slot[..size_bytes], offset_bytes);
         self.done.push_back(Arrived { slot, tag, result });
+    }
+
+    /// Whether the kernel holds the slots ready (registered buffers), which the memory lock limit may forbid.
+    pub fn has_registered_buffers(&self) -> bool {
+        #[cfg(target_os = "linux")]
+        return self.ring.as_ref().is_some_and(uring::Ring::has_registered_buffers);
+        #[cfg(not(target_os = "linux"))]
+        false
     }
 
     /// Reads in flight or arrived and not yet taken.

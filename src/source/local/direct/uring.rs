@@ -55,6 +55,10 @@ impl<T> Ring<T> {
         Ok(Ring { ring, flying, registered, count: 0 })
     }
 
+    pub(super) fn has_registered_buffers(&self) -> bool {
+        self.registered.is_some()
+    }
+
     pub(super) fn in_flight(&self) -> usize {
         self.count
     }
