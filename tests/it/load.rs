@@ -57,11 +57,12 @@ pub fn synthetic(megabytes: u64) -> PathBuf {
     if !path.exists() {
         // Two runs at once each make their own; the second to end finds the first's in its place.
         let mine = path.with_extension(std::process::id().to_string());
-        hoist::synth::synth(&hoist::synth::Options {
+        hoist::synth::synth(hoist::synth::Options {
             size_bytes: Some(megabytes * 1_000_000),
             sharding: hoist::synth::Sharding::Count(3),
             ..hoist::synth::Options::new(&mine)
         })
+        .wait()
         .unwrap();
         if std::fs::rename(&mine, &path).is_err() {
             std::fs::remove_dir_all(&mine).unwrap();

@@ -11,7 +11,7 @@ use hoist::checkpoint::{
 use hoist::dtype::{Class, DType};
 use hoist::error::{Error, ErrorKind};
 use hoist::open::Model;
-use hoist::plan::{Item, Kernel, Plan, Target, Unit};
+use hoist::plan::{Cut, Item, Kernel, Plan, Target, Unit};
 use hoist::source::local::{LocalFile, LocalPlace};
 use hoist::source::{ReadAt, Temper};
 use hoist::transform::cast;
@@ -351,6 +351,7 @@ fn check_seed(seed: u64) {
         align_bytes: *random.pick(&[16, 64, 256]),
         padding_bytes_max: *random.pick(&[0, 500, u64::MAX]),
         chunk_bytes: *random.pick(&[16, 64, 100, 4096]),
+        cut: *random.pick(&[Cut::File, Cut::Arena]),
     };
     let gap_bytes_max = model.files[0].temper().gap_bytes_max;
     let plan = Plan::new(&model, &items, &target).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
@@ -396,7 +397,8 @@ fn far_rows_are_read_one_by_one() {
             vec![Arc::new(Bytes { data: data.clone(), gap_bytes_max })],
         );
         let item = Item { slice: Some((1, vec![20..30])), ..Item::whole(&model.table, 0) };
-        let target = Target { align_bytes: 64, padding_bytes_max: u64::MAX, chunk_bytes: 4096 };
+        let target =
+            Target { align_bytes: 64, padding_bytes_max: u64::MAX, chunk_bytes: 4096, cut: Cut::File };
         let plan = Plan::new(&model, &[item], &target).unwrap();
         assert_eq!((plan.units().count(), plan.read_bytes), (reads, read_bytes), "gap {gap_bytes_max}");
     }
@@ -419,7 +421,8 @@ fn huge_views_are_planned_or_refused_without_overflow() {
                 ..Item::whole(&model.table, i)
             })
             .collect();
-        let target = Target { align_bytes: 256, padding_bytes_max: 16 << 20, chunk_bytes: 1 << 20 };
+        let target =
+            Target { align_bytes: 256, padding_bytes_max: 16 << 20, chunk_bytes: 1 << 20, cut: Cut::File };
         let plan = Plan::new(&model, &items, &target).map_err(|e: Error| e.kind())?;
         assert!(plan.units().take(3).all(|u| u.read_bytes() <= 1 << 20));
         Ok(plan.arena_bytes())
@@ -459,7 +462,7 @@ fn wrong_slices_are_refused() {
         (2, 0, 0..1, "has rows that share blocks of `f4` and cannot be cut"),
     ] {
         let item = Item { slice: Some((dim, vec![range])), ..Item::whole(&model.table, tensor) };
-        let target = Target { align_bytes: 64, padding_bytes_max: 0, chunk_bytes: 64 };
+        let target = Target { align_bytes: 64, padding_bytes_max: 0, chunk_bytes: 64, cut: Cut::File };
         let error = Plan::new(&model, &[item], &target).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Usage, "{error}");
         assert!(error.to_string().contains(says), "{error}");
@@ -469,7 +472,7 @@ fn wrong_slices_are_refused() {
 /// Row-major strides said outright plan as no strides do.
 #[test]
 fn strides_that_say_nothing_change_nothing() {
-    let target = Target { align_bytes: 64, padding_bytes_max: 0, chunk_bytes: 100 };
+    let target = Target { align_bytes: 64, padding_bytes_max: 0, chunk_bytes: 100, cut: Cut::File };
     let units = |strided: bool| {
         let mut tensor = plain("m", DType::F32, &[5, 1, 7], 0, 3);
         if strided {
