@@ -375,14 +375,11 @@ const CONFIG_BYTES_MAX: u64 = 4 << 20;
 fn read_small(place: &dyn Place, name: &str, bytes_max: u64) -> Result<Vec<u8>> {
     let file = place.open(name)?;
     let size_bytes = file.size_bytes();
-    let too_long = || {
+    if size_bytes > bytes_max {
         let message = format!("has {} bytes; hoist reads up to {}", grouped(size_bytes), grouped(bytes_max));
-        Error::unsupported(message).file(name)
-    };
-    let length = usize::try_from(size_bytes).ok().filter(|_| size_bytes <= bytes_max).ok_or_else(too_long)?;
-    let mut bytes = vec![0; length];
-    file.read_exact_at(&mut bytes, 0).map_err(|e| e.file(name))?;
-    Ok(bytes)
+        return Err(Error::unsupported(message).file(name));
+    }
+    headers::read_range(&*file, 0..size_bytes).map_err(|e| e.file(name))
 }
 
 /// What a diffusers pipeline is made of: `{"unet": ["diffusers", "UNet2DConditionModel"], …}`.

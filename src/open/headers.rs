@@ -137,13 +137,23 @@ fn second_opinion(known: &Known, name: &str, error: Error) -> Result<Step<Part>>
     }
 }
 
-fn read_into(file: &dyn ReadAt, known: &mut Known, range: Range<u64>) -> Result<()> {
-    let too_long =
-        || Error::unsupported(format!("asks for {} bytes of header", grouped(range.end - range.start)));
-    let length = usize::try_from(range.end - range.start).map_err(|_| too_long())?;
-    let mut bytes = vec![0; length];
+/// Reads exactly this range into memory that may not be there: no memory is an error like any other.
+pub(super) fn read_range(file: &dyn ReadAt, range: Range<u64>) -> Result<Vec<u8>> {
+    let size_bytes = range.end - range.start;
+    let none = || {
+        Error::new(ErrorKind::NoSpace, format!("no memory for {} bytes of its header", grouped(size_bytes)))
+    };
+    let length = usize::try_from(size_bytes).map_err(|_| none())?;
+    let mut bytes = Vec::new();
+    bytes.try_reserve_exact(length).map_err(|_| none())?;
+    bytes.resize(length, 0);
     file.read_exact_at(&mut bytes, range.start)?;
-    known.add(range.start, bytes);
+    Ok(bytes)
+}
+
+fn read_into(file: &dyn ReadAt, known: &mut Known, range: Range<u64>) -> Result<()> {
+    let start = range.start;
+    known.add(start, read_range(file, range)?);
     Ok(())
 }
 

@@ -538,31 +538,54 @@ fn opens_in_a_child() {
     }
 }
 
+/// Runs the test above in a child whose limits the shell has set, and returns what it says.
+fn open_in_child(limit: &str, model: &Path) -> String {
+    let output = std::process::Command::new("sh")
+        .args(["-c", &format!("ulimit {limit}; exec \"$0\" --exact open::opens_in_a_child --nocapture")])
+        .arg(std::env::current_exe().unwrap())
+        .env("HOIST_TEST_OPEN_IN_CHILD", model)
+        .output()
+        .unwrap();
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
 #[test]
 fn too_many_files_is_said_clearly() {
     let tree = Tree::new();
     let file = |n: usize| format!("model-{n:05}-of-00100.safetensors");
-    (1..=100).for_each(|n| {
+    for n in 1..=100 {
         tree.write(&file(n), weights(&[format!("t{n}")]));
-    });
-    let run = |limit: &str| {
-        let output = std::process::Command::new("sh")
-            .args([
-                "-c",
-                &format!("ulimit -n {limit}; exec \"$0\" --exact open::opens_in_a_child --nocapture"),
-            ])
-            .arg(std::env::current_exe().unwrap())
-            .env("HOIST_TEST_OPEN_IN_CHILD", tree.0.path())
-            .output()
-            .unwrap();
-        String::from_utf8_lossy(&output.stdout).into_owned()
-    };
-    let said = run("60");
-    assert!(
-        said.contains("5 model-")
-            && said.contains("may not hold more files open")
-            && said.contains("hint: ulimit -n"),
-        "{said}"
-    );
-    assert!(run("200").contains("opened"));
+    }
+    let said = open_in_child("-n 60", tree.0.path());
+    for part in ["5 model-", "may not hold more files open", "hint: ulimit -n"] {
+        assert!(said.contains(part), "{said}");
+    }
+    assert!(open_in_child("-n 200", tree.0.path()).contains("opened"));
+}
+
+/// A file of a length that takes no space.
+fn sparse(tree: &Tree, name: &str, head: &[u8], size_bytes: u64) {
+    tree.write(name, head);
+    std::fs::OpenOptions::new().write(true).open(tree.path(name)).unwrap().set_len(size_bytes).unwrap();
+}
+
+#[test]
+fn large_files_cost_what_their_headers_do() {
+    let tree = Tree::new();
+    let header = r#"{"far":{"dtype":"F32","shape":[2],"data_offsets":[5368709120,5368709128]},"big":{"dtype":"U8","shape":[5,1073741824],"data_offsets":[0,5368709120]}}"#;
+    let mut head = (header.len() as u64).to_le_bytes().to_vec();
+    head.extend(header.bytes());
+    let size = head.len() as u64 + 5_368_709_128;
+    sparse(&tree, "far.safetensors", &head, size);
+    let model = opened(&tree.text("far.safetensors")).unwrap();
+    assert_eq!(model.table.tensors[0].at.span.end_bytes(), size);
+
+    // Eight shards that each claim the longest header there is: one at a time is read. All eight at once would not
+    // fit: the address space also holds the threads' stacks and the allocator's arenas.
+    for n in 1..=8 {
+        let name = format!("lies/model-{n:05}-of-00008.safetensors");
+        sparse(&tree, &name, &100_000_000u64.to_le_bytes(), 4 << 30);
+    }
+    let said = open_in_child("-v 1200000", &tree.path("lies"));
+    assert!(said.contains("1 model-00001-of-00008.safetensors: has a damaged header"), "{said}");
 }
