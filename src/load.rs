@@ -427,14 +427,13 @@ impl Loader<'_> {
         casts.dedup();
         self.control.plan(summary(&report), plan.output_bytes);
         let slot_bytes = GPU_CHUNK_BYTES as usize + SLOT_MARGIN_BYTES;
-        if self.options.measure && !self.options.dry_run {
-            report.limit_bytes_per_second = pinned.measure().ok();
-        }
         let slots = pinned.take_slots();
+        CudaSink::check_room(&pinned, &plan, !casts.is_empty(), (slots.len(), slot_bytes), free_bytes)?;
         if self.options.dry_run {
-            let slots = (slots.len(), slot_bytes);
-            CudaSink::check_room(&pinned, &plan, !casts.is_empty(), slots, free_bytes)?;
             return Ok(Loaded::nothing(report));
+        }
+        if self.options.measure {
+            report.limit_bytes_per_second = pinned.measure().ok();
         }
         let before = pinned.gpu().memory()?.free_bytes;
         let started = Instant::now();
@@ -444,9 +443,7 @@ impl Loader<'_> {
             &plan,
             &casts,
             (slots.len(), slot_bytes),
-            free_bytes,
-            self.options.saturate,
-            self.options.check,
+            (self.options.saturate, self.options.check, self.options.trace),
         )?;
         let job = Run {
             model: &self.model,
@@ -459,6 +456,11 @@ impl Loader<'_> {
         };
         let (traffic, slots) = run::run(&job, slots, self.control)?;
         report.took(started, cpu);
+        if let Some((origin, copies)) = sink.copies() {
+            for c in copies {
+                self.control.copy_span(c.stream, c.bytes, origin, c.after_seconds, c.seconds);
+            }
+        }
         let taken = before.saturating_sub(sink.pinned().gpu().memory()?.free_bytes);
         report.device_extra_bytes = Some(taken.saturating_sub(plan.output_bytes));
         self.settle(&mut report, &traffic, sink.overflow_count()?)?;

@@ -2,11 +2,12 @@
 
 use super::{Common, Progress, no_color, say};
 use crossbeam_channel::RecvTimeoutError;
-use hoist::run::job::{Event, Job};
+use hoist::run::job::{Event, Job, Lane};
 use hoist::text::{bytes, rate};
 use hoist::{Error, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
+use std::collections::BTreeSet;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -116,21 +117,38 @@ impl Watch {
     }
 }
 
-/// Writes spans as a trace that Chrome and Perfetto open: one lane a worker.
+/// Writes spans as a trace that Chrome and Perfetto open: one lane a worker and a stream.
 pub(crate) fn write_trace(path: &Path, spans: &[Event]) -> Result<()> {
     let failed = |e| Error::io("cannot be written", e).file(path.display().to_string());
     let file = std::fs::File::create(path).map_err(failed)?;
     let mut out = BufWriter::new(file);
-    let mut events = spans
+    // A lane's number and its name, as the viewers want them: streams stand below the workers.
+    let number = |lane: &Lane| match *lane {
+        Lane::Worker(n) => n,
+        Lane::Stream(n) => 10_000 + n,
+    };
+    let lanes: BTreeSet<Lane> = spans
         .iter()
         .filter_map(|event| match event {
-            Event::Span { lane, name, file, offset_bytes, bytes, start_us, duration_us } => Some(json!({
-                "ph": "X", "pid": 1, "tid": lane, "name": name, "ts": start_us, "dur": duration_us,
-                "args": {"file": file, "offset_bytes": offset_bytes, "bytes": bytes},
-            })),
+            Event::Span { lane, .. } => Some(*lane),
             _ => None,
         })
-        .peekable();
+        .collect();
+    let names = lanes.iter().map(|lane| {
+        let name = match lane {
+            Lane::Worker(n) => format!("worker {n}"),
+            Lane::Stream(n) => format!("stream {n}"),
+        };
+        json!({"ph": "M", "pid": 1, "tid": number(lane), "name": "thread_name", "args": {"name": name}})
+    });
+    let work = spans.iter().filter_map(|event| match event {
+        Event::Span { lane, name, file, offset_bytes, bytes, start_us, duration_us } => Some(json!({
+            "ph": "X", "pid": 1, "tid": number(lane), "name": name, "ts": start_us, "dur": duration_us,
+            "args": {"file": file, "offset_bytes": offset_bytes, "bytes": bytes},
+        })),
+        _ => None,
+    });
+    let mut events = names.chain(work).peekable();
     let mut write = || -> std::io::Result<()> {
         out.write_all(b"{\"displayTimeUnit\":\"ms\",\"traceEvents\":[\n")?;
         while let Some(event) = events.next() {

@@ -32,9 +32,9 @@ pub enum Event {
     },
     /// One piece of work, for a trace.
     Span {
-        /// The lane it belongs to: a worker's number.
-        lane: usize,
-        /// What it was: `read`, `wait`, `put`.
+        /// Who did it.
+        lane: Lane,
+        /// What it was: `read`, `wait`, `put`, `copy`.
         name: &'static str,
         /// The file.
         file: u32,
@@ -47,6 +47,15 @@ pub enum Event {
         /// How long.
         duration_us: f64,
     },
+}
+
+/// Who did a piece of work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Lane {
+    /// A worker, by its number.
+    Worker(usize),
+    /// A stream of the device, by its number.
+    Stream(usize),
 }
 
 /// The least time between two `Moved` events.
@@ -126,10 +135,10 @@ impl Control {
         self.trace
     }
 
-    /// Records work that began at `start` and ends now.
+    /// Records a worker's work that began at `start` and ends now.
     pub fn span(
         &self,
-        lane: usize,
+        worker: usize,
         name: &'static str,
         file: u32,
         offset_bytes: u64,
@@ -139,6 +148,7 @@ impl Control {
         if self.trace {
             let start_us = start.duration_since(self.started).as_secs_f64() * 1e6;
             let duration_us = start.elapsed().as_secs_f64() * 1e6;
+            let lane = Lane::Worker(worker);
             let _ = self.events.send(Event::Span {
                 lane,
                 name,
@@ -147,6 +157,22 @@ impl Control {
                 bytes,
                 start_us,
                 duration_us,
+            });
+        }
+    }
+
+    /// Records a device's copy, which began `after_seconds` after `origin`.
+    pub fn copy_span(&self, stream: usize, bytes: u64, origin: Instant, after_seconds: f64, seconds: f64) {
+        if self.trace {
+            let start_us = (origin.duration_since(self.started).as_secs_f64() + after_seconds) * 1e6;
+            let _ = self.events.send(Event::Span {
+                lane: Lane::Stream(stream),
+                name: "copy",
+                file: 0,
+                offset_bytes: 0,
+                bytes,
+                start_us,
+                duration_us: seconds * 1e6,
             });
         }
     }

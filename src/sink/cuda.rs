@@ -17,6 +17,8 @@ use driver::cast::Cast;
 use driver::{Copy2d, DeviceMemory, Event, From2d, Gpu, Registration, Stream};
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
 /// Two streams keep the copy engine busy while one of them starts a kernel.
 const STREAM_COUNT: usize = 2;
@@ -82,7 +84,7 @@ impl Pinned {
         let stream = self.gpu.stream()?;
         let mut best = 0f64;
         for _ in 0..ROUNDS {
-            let started = std::time::Instant::now();
+            let started = Instant::now();
             // SAFETY: the slots are ours while `self` is borrowed, and nothing is written before the stream is done.
             unsafe { stream.host_to_device(target.address(), self.ring.start(), size)? };
             stream.synchronize()?;
@@ -103,6 +105,27 @@ pub struct CudaSink {
     /// What was sent, where that was asked for.
     pub record: Record,
     pinned: Pinned,
+    clock: Option<Clock>,
+}
+
+/// What a trace needs: a mark on the device whose moment the host knows, and what was seen since.
+struct Clock {
+    mark: Event,
+    origin: Instant,
+    copies: Mutex<Vec<DeviceCopy>>,
+}
+
+/// The work behind one slot, as the device's own clock saw it.
+#[derive(Debug, Clone, Copy)]
+pub struct DeviceCopy {
+    /// The stream's number.
+    pub stream: usize,
+    /// Bytes that arrived.
+    pub bytes: u64,
+    /// From the clock's origin to the start.
+    pub after_seconds: f64,
+    /// How long.
+    pub seconds: f64,
 }
 
 /// What casting on the device needs.
@@ -119,7 +142,8 @@ impl CudaSink {
         if casts { (slot_count * slot_bytes) as u64 + 256 } else { 0 }
     }
 
-    /// Refuses a plan that does not fit into `free_bytes` of device memory; takes nothing. Arguments as of [`CudaSink::new`].
+    /// Refuses a plan that does not fit into `free_bytes` of device memory; takes nothing. To be asked before anything
+    /// else is.
     pub fn check_room(
         pinned: &Pinned,
         plan: &Plan,
@@ -147,20 +171,17 @@ impl CudaSink {
         Ok(())
     }
 
-    /// Takes the plan's memory, all of it before the first byte moves. `free_bytes` is what may be taken; `slot_bytes`
-    /// and `slot_count` are those the [`Pinned`] was made with.
+    /// Takes the plan's memory, all of it before the first byte moves. `slot_count` and `slot_bytes` are those that the
+    /// [`Pinned`] was made with.
     pub fn new(
         pinned: Pinned,
         plan: &Plan,
         casts: &[(DType, DType)],
         (slot_count, slot_bytes): (usize, usize),
-        free_bytes: u64,
-        saturate: bool,
-        check: bool,
+        (saturate, check, trace): (bool, bool, bool),
     ) -> Result<CudaSink> {
         let gpu = &pinned.gpu;
         gpu.bind()?;
-        CudaSink::check_room(&pinned, plan, !casts.is_empty(), (slot_count, slot_bytes), free_bytes)?;
         let arenas = plan
             .arenas
             .iter()
@@ -186,6 +207,15 @@ impl CudaSink {
             let staging = gpu.alloc((slot_count * slot_bytes) as u64)?;
             Some(Casts { kernels, staging, overflows, slot_bytes: slot_bytes as u64 })
         };
+        let clock = match (trace, streams.first()) {
+            (true, Some(stream)) => {
+                let mark = gpu.timing_event()?;
+                mark.record(stream)?;
+                mark.synchronize()?;
+                Some(Clock { mark, origin: Instant::now(), copies: Mutex::new(Vec::new()) })
+            }
+            _ => None,
+        };
         Ok(CudaSink {
             arenas,
             streams,
@@ -194,7 +224,15 @@ impl CudaSink {
             saturate,
             record: Record::new(check),
             pinned,
+            clock,
         })
+    }
+
+    /// The device's copies since the sink was made, and the moment that their times count from; only with a trace.
+    pub fn copies(&self) -> Option<(Instant, Vec<DeviceCopy>)> {
+        let clock = self.clock.as_ref()?;
+        let copies = std::mem::take(&mut *clock.copies.lock().unwrap_or_else(PoisonError::into_inner));
+        Some((clock.origin, copies))
     }
 
     /// The device and its slots' registration.
@@ -261,11 +299,13 @@ impl Sink for CudaSink {
     fn lane(&self, slots: Vec<Slot>) -> Result<Box<dyn Lane + '_>> {
         self.pinned.gpu.bind()?;
         let number = self.next_lane.fetch_add(1, Ordering::Relaxed);
-        let stream = self.streams.get(number % self.streams.len().max(1));
+        let stream_number = number % self.streams.len().max(1);
+        let stream = self.streams.get(stream_number);
         let stream = stream.ok_or_else(|| bug("there is no stream"))?;
         Ok(Box::new(CudaLane {
             sink: self,
             stream,
+            stream_number,
             free: slots,
             flying: VecDeque::new(),
             events: Vec::new(),
@@ -284,13 +324,38 @@ impl Sink for CudaSink {
 struct CudaLane<'a> {
     sink: &'a CudaSink,
     stream: &'a Stream,
+    stream_number: usize,
     free: Vec<Slot>,
-    flying: VecDeque<(Slot, Event)>,
+    flying: VecDeque<Flying>,
     events: Vec<Event>,
     scratch: Vec<u8>,
 }
 
+/// A slot that the device may still read.
+struct Flying {
+    slot: Slot,
+    end: Event,
+    /// With a trace: the mark before its first copy, and the bytes that arrive.
+    begin: Option<(Event, u64)>,
+}
+
 impl CudaLane<'_> {
+    /// Waits for the oldest slot in flight and takes it back; `None` where none is.
+    fn land(&mut self) -> Result<Option<Slot>> {
+        let Some(oldest) = self.flying.front() else { return Ok(None) };
+        oldest.end.synchronize()?;
+        let Some(Flying { slot, end, begin }) = self.flying.pop_front() else { return Ok(None) };
+        if let (Some((begin, bytes)), Some(clock)) = (begin, &self.sink.clock) {
+            let after_seconds = begin.seconds_since(&clock.mark)?;
+            let seconds = end.seconds_since(&begin)?;
+            let copy = DeviceCopy { stream: self.stream_number, bytes, after_seconds, seconds };
+            clock.copies.lock().unwrap_or_else(PoisonError::into_inner).push(copy);
+        } else {
+            self.events.push(end);
+        }
+        Ok(Some(slot))
+    }
+
     /// Queues the copies and kernels of one put.
     fn queue(&self, slot: &Slot, skip_bytes: usize, put: &Put, staged_bytes: &mut u64) -> Result<()> {
         let first = skip_bytes as u64 + put.from_bytes;
@@ -346,20 +411,23 @@ impl CudaLane<'_> {
 
 impl Lane for CudaLane<'_> {
     fn slot(&mut self) -> Result<Option<Slot>> {
-        if let Some(slot) = self.free.pop() {
-            return Ok(Some(slot));
+        match self.free.pop() {
+            Some(slot) => Ok(Some(slot)),
+            None => self.land(),
         }
-        let Some((_, event)) = self.flying.front() else { return Ok(None) };
-        event.synchronize()?;
-        let Some((slot, event)) = self.flying.pop_front() else { return Ok(None) };
-        self.events.push(event);
-        Ok(Some(slot))
     }
 
     fn put(&mut self, slot: Slot, skip_bytes: usize, unit: &Unit) -> Result<()> {
-        let event = match self.events.pop() {
-            Some(event) => event,
-            None => self.sink.pinned.gpu.event()?,
+        let gpu = &self.sink.pinned.gpu;
+        let (begin, end) = match (&self.sink.clock, self.events.pop()) {
+            (Some(_), _) => {
+                let begin = gpu.timing_event()?;
+                begin.record(self.stream)?;
+                let bytes = unit.puts.iter().map(Put::output_bytes).sum();
+                (Some((begin, bytes)), gpu.timing_event()?)
+            }
+            (None, Some(event)) => (None, event),
+            (None, None) => (None, gpu.event()?),
         };
         if self.sink.record.is_wanted() {
             let source = slot.get(skip_bytes..).unwrap_or(&[]);
@@ -371,16 +439,14 @@ impl Lane for CudaLane<'_> {
         let queued =
             unit.puts.iter().try_for_each(|put| self.queue(&slot, skip_bytes, put, &mut staged_bytes));
         // Also after a failure: what was queued before it still reads the slot.
-        let recorded = event.record(self.stream);
-        self.flying.push_back((slot, event));
+        let recorded = end.record(self.stream);
+        self.flying.push_back(Flying { slot, end, begin });
         queued.and(recorded.map_err(Error::from))
     }
 
     fn finish(mut self: Box<Self>) -> Result<Vec<Slot>> {
-        while let Some((slot, event)) = self.flying.pop_front() {
-            let done = event.synchronize();
+        while let Some(slot) = self.land()? {
             self.free.push(slot);
-            done?;
         }
         Ok(std::mem::take(&mut self.free))
     }
