@@ -16,9 +16,10 @@
 //! |---|---|
 //! | `zip.rs` | where the members of a zip lie |
 //! | `legacy.rs` | the old stream |
-//! | `pickle.rs` | opcodes, stack, memo, budget |
 //! | `names.rs` | the closed list of names |
+//! | `value.rs` | values, the arena that holds them, its budget |
 //! | `rebuild.rs` | what those names make |
+//! | `pickle.rs` | opcodes, stack, memo |
 //! | `state.rs` | which dict is the state dict; views checked against storages |
 
 mod legacy;
@@ -26,6 +27,7 @@ mod names;
 mod pickle;
 mod rebuild;
 mod state;
+mod value;
 mod zip;
 
 use super::{HEADER_BYTES_MAX, Known, Step};
@@ -33,6 +35,7 @@ use crate::checkpoint::{ByteOrder, Container, Part};
 use crate::error::{Error, Result};
 use crate::text::{Shown, grouped};
 use std::ops::Range;
+use value::{Fault, Form, Storage};
 use zip::{Directory, Entry};
 
 /// The largest pickle that is read; offsets in it fit 32 bits.
@@ -86,7 +89,7 @@ pub fn parse_zip(known: &Known) -> Result<Step<Part>> {
         other => return Err(strange_order(other)),
     };
     check_crc32(pickle_entry, pickle_bytes)?;
-    let loaded = pickle::load(pickle_bytes, 0, true, pickle::Form::Zip).map_err(rebuild::complete)?;
+    let loaded = pickle::load(pickle_bytes, 0, true, Form::Zip).map_err(Fault::complete)?;
     if loaded.end != pickle_bytes.len() {
         return Err(Error::bad_input(format!(
             "data.pkl has {} bytes after its STOP at byte {}",
@@ -95,9 +98,9 @@ pub fn parse_zip(known: &Known) -> Result<Step<Part>> {
         )));
     }
 
-    let mut places: Vec<Option<Range<u64>>> = Vec::with_capacity(loaded.storages.len());
-    let entry_of = |storage: &rebuild::Storage| member(&[b"data/", loaded.slice(storage.key)].concat());
-    for storage in &loaded.storages {
+    let mut places: Vec<Option<Range<u64>>> = Vec::with_capacity(loaded.values.storages.len());
+    let entry_of = |storage: &Storage| member(&[b"data/", loaded.values.slice(storage.key)].concat());
+    for storage in &loaded.values.storages {
         // A storage that is not there matters only to a tensor that is taken, and is told with its name.
         places.push(match entry_of(storage) {
             Some(entry) => wishes.data(known, entry)?,
@@ -107,9 +110,9 @@ pub fn parse_zip(known: &Known) -> Result<Step<Part>> {
     if !wishes.is_empty() {
         return Ok(wishes.need());
     }
-    let state = state::collect(&loaded, known.size_bytes(), |index, storage| {
+    let state = state::collect(&loaded.values, loaded.root, known.size_bytes(), |index, storage| {
         let Some(Some(data)) = places.get(index) else {
-            let key = String::from_utf8_lossy(loaded.slice(storage.key));
+            let key = String::from_utf8_lossy(loaded.values.slice(storage.key));
             let message = format!("needs the zip's member `data/{}`, which is not there", Shown(&key));
             return Err(Error::bad_input(message));
         };

@@ -8,12 +8,17 @@ were made the same way, then by llama.cpp's convert_hf_to_gguf.py.)
 
 import json
 import os
+import pathlib
 import re
 import struct
+import sys
 import tempfile
 
-import transformers
-from transformers import AutoConfig, AutoModelForCausalLM
+# Scripts here are called as the packages they use: this folder must not come before those.
+sys.path = [p for p in sys.path if pathlib.Path(p or ".").resolve() != pathlib.Path(__file__).resolve().parent]
+
+import transformers  # noqa: E402
+from transformers import AutoConfig, AutoModelForCausalLM  # noqa: E402
 
 COMMON = dict(
     hidden_size=256, intermediate_size=512, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2,

@@ -13,13 +13,13 @@ import shutil
 import struct
 import sys
 
-# This file has the name of a package that it imports.
-sys.path.pop(0)
+# Scripts here are called as the packages they use: this folder must not come before those.
+sys.path = [p for p in sys.path if pathlib.Path(p or ".").resolve() != pathlib.Path(__file__).resolve().parent]
 
-import numpy
-import safetensors
-import safetensors.torch
-import torch
+import numpy  # noqa: E402
+import safetensors  # noqa: E402
+import safetensors.torch  # noqa: E402
+import torch  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 VALID = ROOT / "safetensors"

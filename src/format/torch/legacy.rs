@@ -11,9 +11,9 @@
 //! are little endian whatever the machine, except that types without a storage class of their own are written as they
 //! lie in memory.
 
-use super::pickle::{self, Fault, Form, Loaded, Value};
-use super::rebuild::{Storage, width_bytes};
+use super::pickle::{self, Loaded};
 use super::state::{self, Located};
+use super::value::{Fault, Form, Storage, Value, width_bytes};
 use crate::checkpoint::{ByteOrder, Container, Part};
 use crate::error::{Error, Result};
 use crate::format::{HEADER_BYTES_MAX, Known, Step};
@@ -67,8 +67,8 @@ pub(super) fn parse(known: &Known) -> Result<Step<Part>> {
         Step::Need(wishes) => return Ok(Step::Need(wishes)),
         Step::Done(layout) => layout,
     };
-    let state = state::collect(&head.object, size, |_, storage| {
-        let key = head.object.slice(storage.key);
+    let state = state::collect(&head.object.values, head.object.root, size, |_, storage| {
+        let key = head.object.values.slice(storage.key);
         let Some(data) = layout.places.get(key) else { return Err(no_storage(key)) };
         Ok(Located {
             offset_bytes: data.start.saturating_add(storage.base_bytes),
@@ -100,7 +100,7 @@ pub(super) fn parse(known: &Known) -> Result<Step<Part>> {
 fn read_head(bytes: &[u8], complete_bytes: bool) -> std::result::Result<Head<'_>, Fault> {
     let load = |start| pickle::load(bytes, start, complete_bytes, Form::Legacy);
     let magic = load(0)?;
-    if !matches!(magic.root, Value::LongInt(slice) if magic.slice(slice) == MAGIC_NUMBER) {
+    if !matches!(magic.root, Value::LongInt(slice) if magic.values.slice(slice) == MAGIC_NUMBER) {
         return Err(Error::bad_input("the first pickle is not torch's magic number").into());
     }
     let version = load(magic.end)?;
@@ -117,9 +117,9 @@ fn read_head(bytes: &[u8], complete_bytes: bool) -> std::result::Result<Head<'_>
         return Err(Error::bad_input("the third pickle is not a dict").into());
     };
     let mut little_endian = None;
-    for pair in system.items(node).chunks_exact(2) {
+    for pair in system.values.items(node).chunks_exact(2) {
         if let &[Value::Text(key), Value::Bool(value)] = pair
-            && system.slice(key) == b"little_endian"
+            && system.values.slice(key) == b"little_endian"
             && little_endian.replace(value).is_some()
         {
             return Err(Error::bad_input("`little_endian` is there twice").into());
@@ -146,9 +146,9 @@ struct Layout<'a> {
 
 fn layout<'a>(known: &Known, head: &'a Head) -> Result<Step<Layout<'a>>> {
     // Parts of one storage must agree on the whole.
-    let mut wholes: HashMap<&[u8], &Storage> = HashMap::with_capacity(head.object.storages.len());
-    for storage in &head.object.storages {
-        let key = head.object.slice(storage.key);
+    let mut wholes: HashMap<&[u8], &Storage> = HashMap::with_capacity(head.object.values.storages.len());
+    for storage in &head.object.values.storages {
+        let key = head.object.values.slice(storage.key);
         let first = *wholes.entry(key).or_insert(storage);
         if (first.dtype, first.count) != (storage.dtype, storage.count) {
             let key = String::from_utf8_lossy(key);
@@ -158,12 +158,12 @@ fn layout<'a>(known: &Known, head: &'a Head) -> Result<Step<Layout<'a>>> {
     let Value::List(keys) = head.keys.root else {
         return Err(Error::bad_input("the fifth pickle is not a list of storage keys"));
     };
-    let mut places = HashMap::with_capacity(head.keys.items(keys).len());
+    let mut places = HashMap::with_capacity(head.keys.values.items(keys).len());
     let mut at = head.keys.end as u64;
     let mut wishes: Vec<Range<u64>> = Vec::new();
-    for &key in head.keys.items(keys) {
+    for &key in head.keys.values.items(keys) {
         let Value::Text(key) = key else { return Err(Error::bad_input("a storage key is not a text")) };
-        let key = head.keys.slice(key);
+        let key = head.keys.values.slice(key);
         let named = || Shown(&String::from_utf8_lossy(key)).to_string();
         let Some(whole) = wholes.get(key) else {
             let message = format!("the file lists storage `{}`, which no tensor has", named());

@@ -4,125 +4,24 @@
 //! the same opcodes for data, but the only names it knows are those of `names.rs`, and what "calling" one of them
 //! gives is built by `rebuild.rs` from our own values. There is nothing it could run.
 //!
-//! Values are small and [`Copy`]; tuples, lists, dicts and sets are indices into one arena, so that a structure that
-//! contains itself, or shares a part a million times, costs what it costs in the file and is dropped without
-//! recursion. Each value, item and memo entry is charged to a fixed budget, which bounds memory and work alike.
+//! Each entry of the stack and of the memo is charged to the budget of [`Values`], as the values themselves are.
 
-use super::names::{self, Row, What};
-use super::rebuild::{NumpyCode, Storage, View};
+use super::names::{self, Row};
+use super::rebuild;
+use super::value::{DEPTH_MAX, Fault, Form, Outcome, Slice, Value, Values, kind_name};
 use crate::error::Error;
 use crate::text::{Shown, grouped};
 use std::collections::HashMap;
 
-/// Containers inside one another.
-pub(super) const DEPTH_MAX: usize = 64;
-
-/// What all values of one pickle may take in memory together, as charged by [`Machine::charge`].
-const BUDGET_BYTES: usize = 256 << 20;
-
-/// Why a pickle was not loaded.
-#[derive(Debug)]
-pub(super) enum Fault {
-    /// The known bytes end inside it.
-    Short,
-    /// It is refused.
-    Bad(Error),
-}
-
-impl From<Error> for Fault {
-    fn from(error: Error) -> Fault {
-        Fault::Bad(error)
-    }
-}
-
-/// The interpreter's result.
-pub(super) type Outcome<T> = Result<T, Fault>;
-
-/// Bytes of the pickle.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Slice {
-    at: u32,
-    size: u32,
-}
-
-/// A value of the pickle.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Value {
-    None,
-    Bool(bool),
-    Int(i64),
-    /// An integer beyond 64 bits: its two's complement, little endian.
-    LongInt(Slice),
-    Float(f64),
-    Text(Slice),
-    Bytes(Slice),
-    /// Bytes written as text, one character each.
-    Latin1(Slice),
-    Tuple(u32),
-    List(u32),
-    Dict(u32),
-    Set(u32),
-    Global(What),
-    Storage(u32),
-    Tensor(u32),
-    NumpyDType(u32),
-    /// Something built and never looked into.
-    Opaque,
-}
-
-/// A container: its items; of a dict keys and values in turn.
-#[derive(Debug, Default)]
-pub(super) struct Node {
-    pub(super) items: Vec<Value>,
-    depth: u8,
-    /// Made by `OrderedDict` and the like, so that it may carry attributes.
-    object: bool,
-}
-
 /// What a pickle held.
 #[derive(Debug)]
 pub(super) struct Loaded<'a> {
-    bytes: &'a [u8],
     /// The one value.
     pub(super) root: Value,
     /// The byte after STOP.
     pub(super) end: usize,
-    nodes: Vec<Node>,
-    /// Storages, each once.
-    pub(super) storages: Vec<Storage>,
-    /// Tensors, in the order in which they were built.
-    pub(super) views: Vec<View>,
-}
-
-impl Loaded<'_> {
-    /// The items of a container.
-    pub(super) fn items(&self, node: u32) -> &[Value] {
-        self.nodes.get(node as usize).map_or(&[], |n| &n.items)
-    }
-
-    /// How many containers there are.
-    pub(super) fn node_count(&self) -> usize {
-        self.nodes.len()
-    }
-
-    /// The bytes of a text.
-    pub(super) fn slice(&self, slice: Slice) -> &[u8] {
-        cut(self.bytes, slice)
-    }
-}
-
-fn cut(bytes: &[u8], slice: Slice) -> &[u8] {
-    let at = slice.at as usize;
-    bytes.get(at..at.saturating_add(slice.size as usize)).unwrap_or(&[])
-}
-
-/// Where a pickle stands: how its bytes are called in messages, and which shape persistent ids have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Form {
-    /// `data.pkl` of a zip.
-    Zip,
-    /// One of the five pickles of the old stream; offsets are the file's.
-    Legacy,
+    /// What it points to.
+    pub(super) values: Values<'a>,
 }
 
 /// Loads the pickle that begins at `start`. `complete` says that `bytes` end where the pickle's room ends.
@@ -130,29 +29,16 @@ pub(super) fn load(bytes: &[u8], start: usize, complete: bool, form: Form) -> Ou
     let mut machine = Machine {
         bytes,
         at: start,
-        op_at: start,
-        form,
         stack: Vec::new(),
         marks: Vec::new(),
         memo: Vec::new(),
         far_memo: HashMap::new(),
-        nodes: vec![Node { depth: 1, ..Node::default() }],
-        storages: Vec::new(),
-        storage_ids: HashMap::new(),
-        views: Vec::new(),
-        numpy: Vec::new(),
-        spent_bytes: 0,
+        values: Values::new(bytes, start, form),
     };
     match machine.run(start) {
-        Ok(root) => Ok(Loaded {
-            bytes,
-            root,
-            end: machine.at,
-            nodes: machine.nodes,
-            storages: machine.storages,
-            views: machine.views,
-        }),
+        Ok(root) => Ok(Loaded { root, end: machine.at, values: machine.values }),
         Err(Fault::Short) if complete => Err(machine
+            .values
             .damaged_error(&format!("it ends at byte {} without its STOP", grouped(bytes.len() as u64)))
             .detail("the file was probably cut short")
             .into()),
@@ -162,73 +48,21 @@ pub(super) fn load(bytes: &[u8], start: usize, complete: bool, form: Form) -> Ou
 
 /// The stack machine.
 #[derive(Debug)]
-pub(super) struct Machine<'a> {
+struct Machine<'a> {
     bytes: &'a [u8],
     at: usize,
-    op_at: usize,
-    pub(super) form: Form,
     stack: Vec<Value>,
     /// Where the open marks stand on the stack; nothing below the last may be popped.
     marks: Vec<usize>,
     memo: Vec<Value>,
     /// Memo entries out of order, which no pickler writes.
     far_memo: HashMap<u32, Value>,
-    /// The first is the empty tuple.
-    nodes: Vec<Node>,
-    pub(super) storages: Vec<Storage>,
-    pub(super) storage_ids: HashMap<(&'a [u8], u64, u64), u32>,
-    pub(super) views: Vec<View>,
-    pub(super) numpy: Vec<NumpyCode>,
-    spent_bytes: usize,
+    values: Values<'a>,
 }
 
 impl<'a> Machine<'a> {
-    /// An error of a pickle that makes no sense.
-    fn damaged_error(&self, why: &str) -> Error {
-        let at = grouped(self.op_at as u64);
-        Error::bad_input(match self.form {
-            Form::Zip => format!("data.pkl is damaged at byte {at}: {why}"),
-            Form::Legacy => format!("the pickle is damaged at byte {at}: {why}"),
-        })
-    }
-
-    /// A pickle that makes no sense.
-    pub(super) fn damaged<T>(&self, why: &str) -> Outcome<T> {
-        Err(self.damaged_error(why).into())
-    }
-
-    /// A pickle that asks for what hoist never does.
-    pub(super) fn refused(&self, what: &str) -> Error {
-        let place = match self.form {
-            Form::Zip => " of data.pkl",
-            Form::Legacy => "",
-        };
-        let at = grouped(self.op_at as u64);
-        Error::bad_input(format!("refused at byte {at}{place}: {what}"))
-            .detail("hoist never runs code from a file; a state dict needs only tensors, numbers and strings")
-    }
-
-    /// Charges memory to the budget, before it is taken.
-    pub(super) fn charge(&mut self, size_bytes: usize) -> Outcome<()> {
-        self.spent_bytes = self.spent_bytes.saturating_add(size_bytes);
-        if self.spent_bytes > BUDGET_BYTES {
-            let message = format!(
-                "the pickle builds more values than fit {} bytes of memory",
-                grouped(BUDGET_BYTES as u64)
-            );
-            return Err(self.refused(&message).into());
-        }
-        Ok(())
-    }
-
-    /// The bytes of a slice.
-    pub(super) fn slice(&self, slice: Slice) -> &'a [u8] {
-        cut(self.bytes, slice)
-    }
-
-    /// The items of a container.
-    pub(super) fn items(&self, node: u32) -> &[Value] {
-        self.nodes.get(node as usize).map_or(&[], |n| &n.items)
+    fn damaged<T>(&self, why: &str) -> Outcome<T> {
+        self.values.damaged(why)
     }
 
     fn take(&mut self, size: usize) -> Outcome<&'a [u8]> {
@@ -274,7 +108,7 @@ impl<'a> Machine<'a> {
     }
 
     fn push(&mut self, value: Value) -> Outcome<()> {
-        self.charge(size_of::<Value>())?;
+        self.values.charge(size_of::<Value>())?;
         self.stack.push(value);
         Ok(())
     }
@@ -302,61 +136,21 @@ impl<'a> Machine<'a> {
     fn pop_mark(&mut self) -> Outcome<Vec<Value>> {
         let Some(mark) = self.marks.pop() else { return self.damaged("it looks for a mark where none is") };
         let count = self.stack.len().saturating_sub(mark);
-        self.charge(count.saturating_mul(size_of::<Value>()))?;
+        self.values.charge(count.saturating_mul(size_of::<Value>()))?;
         Ok(self.stack.split_off(mark.min(self.stack.len())))
-    }
-
-    fn depth(&self, value: Value) -> u8 {
-        match value {
-            Value::Tuple(n) | Value::List(n) | Value::Dict(n) | Value::Set(n) => {
-                self.nodes.get(n as usize).map_or(0, |n| n.depth)
-            }
-            _ => 0,
-        }
-    }
-
-    /// One deeper than the deepest of `items`. What is added to a container that is inside another already is found
-    /// by whoever walks; here the plain case is refused early.
-    fn depth_above(&self, items: &[Value]) -> Outcome<u8> {
-        let depth = items.iter().map(|&v| self.depth(v)).max().unwrap_or(0);
-        if usize::from(depth) >= DEPTH_MAX {
-            return self.damaged("values are nested deeper than 64 levels");
-        }
-        Ok(depth.saturating_add(1))
-    }
-
-    /// A new container.
-    pub(super) fn node(&mut self, items: Vec<Value>, object: bool) -> Outcome<u32> {
-        let depth = self.depth_above(&items)?;
-        self.charge(size_of::<Node>())?;
-        let Ok(id) = u32::try_from(self.nodes.len()) else { return self.damaged("too many values") };
-        self.nodes.push(Node { items, depth, object });
-        Ok(id)
-    }
-
-    /// Adds to a container.
-    fn extend(&mut self, node: u32, items: &[Value]) -> Outcome<()> {
-        let above = self.depth_above(items)?;
-        // A vector that grows doubles.
-        self.charge(items.len().saturating_mul(2 * size_of::<Value>()))?;
-        if let Some(node) = self.nodes.get_mut(node as usize) {
-            node.items.extend_from_slice(items);
-            node.depth = node.depth.max(above);
-        }
-        Ok(())
     }
 
     fn append(&mut self, to: Value, items: &[Value]) -> Outcome<()> {
         match to {
-            Value::List(node) => self.extend(node, items),
-            Value::Set(node) => self.extend(node, items),
+            Value::List(node) => self.values.extend(node, items),
+            Value::Set(node) => self.values.extend(node, items),
             _ => self.damaged("it appends to what is not a list"),
         }
     }
 
     fn set_items(&mut self, to: Value, items: &[Value]) -> Outcome<()> {
         match to {
-            Value::Dict(node) if items.len().is_multiple_of(2) => self.extend(node, items),
+            Value::Dict(node) if items.len().is_multiple_of(2) => self.values.extend(node, items),
             Value::Dict(_) => self.damaged("a key has no value"),
             _ => self.damaged("it sets an item of what is not a dict"),
         }
@@ -364,7 +158,7 @@ impl<'a> Machine<'a> {
 
     fn remember(&mut self, index: u32) -> Outcome<()> {
         let value = self.top()?;
-        self.charge(2 * size_of::<Value>())?;
+        self.values.charge(2 * size_of::<Value>())?;
         let dense = self.memo.len();
         match self.memo.get_mut(index as usize) {
             Some(entry) => *entry = value,
@@ -373,7 +167,7 @@ impl<'a> Machine<'a> {
                 self.memo.push(value);
             }
             None => {
-                self.charge(2 * size_of::<(u32, Value)>())?;
+                self.values.charge(2 * size_of::<(u32, Value)>())?;
                 self.far_memo.insert(index, value);
             }
         }
@@ -399,12 +193,12 @@ impl<'a> Machine<'a> {
         match names::find(module, name) {
             Some(Row::Inert(what)) => self.push(Value::Global(what)),
             Some(Row::Unsupported(what, hint)) => {
-                let at = grouped(self.op_at as u64);
+                let at = grouped(self.values.op_at as u64);
                 let message = format!("the pickle holds {what} (`{}` at byte {at})", asked());
                 Err(Error::unsupported(message).hint(hint).into())
             }
             None => {
-                let error = self.refused(&format!("the pickle asks for `{}`", asked()));
+                let error = self.values.refused_error(&format!("the pickle asks for `{}`", asked()));
                 Err(match names::hint(module) {
                     Some(hint) => error.hint(hint),
                     None => error,
@@ -424,7 +218,7 @@ impl<'a> Machine<'a> {
     /// A two's complement integer, little endian.
     fn long(&mut self, width: usize) -> Outcome<Value> {
         let slice = self.take_slice(width)?;
-        let bytes = self.slice(slice);
+        let bytes = self.values.slice(slice);
         Ok(match bytes.last() {
             None => Value::Int(0),
             Some(&last) if bytes.len() <= 8 => {
@@ -440,9 +234,10 @@ impl<'a> Machine<'a> {
 
     fn run(&mut self, start: usize) -> Outcome<Value> {
         loop {
-            self.op_at = self.at;
+            let op_at = self.at;
+            self.values.op_at = op_at;
             let [op] = self.take_array()?;
-            if self.op_at == start && op != 0x80 {
+            if op_at == start && op != 0x80 {
                 return self.damaged("it does not begin with a protocol of 2 to 5");
             }
             if op == b'.' {
@@ -543,30 +338,30 @@ impl<'a> Machine<'a> {
                 self.push(value)
             }
             // EMPTY_TUPLE, TUPLE1, TUPLE2, TUPLE3, TUPLE
-            b')' => self.push(Value::Tuple(0)),
+            b')' => self.push(Values::EMPTY_TUPLE),
             0x85..=0x87 => {
                 let count = usize::from(op - 0x84);
                 let Some(at) = self.stack.len().checked_sub(count).filter(|&at| at >= self.fence()) else {
                     return self.damaged("it takes a value from an empty stack");
                 };
-                self.charge(count * size_of::<Value>())?;
+                self.values.charge(count * size_of::<Value>())?;
                 let items = self.stack.split_off(at);
-                let node = self.node(items, false)?;
+                let node = self.values.add_node(items, false)?;
                 self.push(Value::Tuple(node))
             }
             b't' => {
                 let items = self.pop_mark()?;
-                let node = self.node(items, false)?;
+                let node = self.values.add_node(items, false)?;
                 self.push(Value::Tuple(node))
             }
             // EMPTY_LIST, LIST, APPEND, APPENDS
             b']' => {
-                let node = self.node(Vec::new(), false)?;
+                let node = self.values.add_node(Vec::new(), false)?;
                 self.push(Value::List(node))
             }
             b'l' => {
                 let items = self.pop_mark()?;
-                let node = self.node(items, false)?;
+                let node = self.values.add_node(items, false)?;
                 self.push(Value::List(node))
             }
             b'a' => {
@@ -581,12 +376,12 @@ impl<'a> Machine<'a> {
             }
             // EMPTY_DICT, DICT, SETITEM, SETITEMS
             b'}' => {
-                let node = self.node(Vec::new(), false)?;
+                let node = self.values.add_node(Vec::new(), false)?;
                 self.push(Value::Dict(node))
             }
             b'd' => {
                 let items = self.pop_mark()?;
-                let node = self.node(Vec::new(), false)?;
+                let node = self.values.add_node(Vec::new(), false)?;
                 self.set_items(Value::Dict(node), &items)?;
                 self.push(Value::Dict(node))
             }
@@ -603,7 +398,7 @@ impl<'a> Machine<'a> {
             }
             // EMPTY_SET, ADDITEMS, FROZENSET
             0x8f => {
-                let node = self.node(Vec::new(), false)?;
+                let node = self.values.add_node(Vec::new(), false)?;
                 self.push(Value::Set(node))
             }
             0x90 => {
@@ -613,7 +408,7 @@ impl<'a> Machine<'a> {
             }
             0x91 => {
                 let items = self.pop_mark()?;
-                let node = self.node(items, false)?;
+                let node = self.values.add_node(items, false)?;
                 self.push(Value::Set(node))
             }
             // BINPUT, LONG_BINPUT, MEMOIZE, BINGET, LONG_BINGET
@@ -647,7 +442,7 @@ impl<'a> Machine<'a> {
                 let (name, module) = (self.pop()?, self.pop()?);
                 match (module, name) {
                     (Value::Text(module), Value::Text(name)) => {
-                        self.global(self.slice(module), self.slice(name))
+                        self.global(self.values.slice(module), self.values.slice(name))
                     }
                     _ => self.damaged("the name of a global is not a text"),
                 }
@@ -657,9 +452,11 @@ impl<'a> Machine<'a> {
                 let arguments = self.pop()?;
                 let function = self.pop()?;
                 let value = match (function, arguments) {
-                    (Value::Global(what), Value::Tuple(node)) => self.reduce(what, node)?,
+                    (Value::Global(what), Value::Tuple(node)) => {
+                        rebuild::reduce(&mut self.values, what, node)?
+                    }
                     (Value::Global(_), _) => return self.damaged("arguments are not a tuple"),
-                    _ => return Err(self.refused("the pickle calls what is not a known name").into()),
+                    _ => return self.values.refused("the pickle calls what is not a known name"),
                 };
                 self.push(value)
             }
@@ -672,12 +469,12 @@ impl<'a> Machine<'a> {
             // BINPERSID
             b'Q' => {
                 let id = self.pop()?;
-                let storage = self.persistent(id)?;
+                let storage = rebuild::persistent(&mut self.values, id)?;
                 self.push(storage)
             }
             other => match REFUSED.iter().find(|(code, ..)| *code == other) {
                 Some((_, name, why)) => {
-                    Err(self.refused(&format!("the pickle uses the opcode `{name}`, which {why}")).into())
+                    self.values.refused(&format!("the pickle uses the opcode `{name}`, which {why}"))
                 }
                 None => self.damaged(&format!("unknown opcode 0x{other:02x}")),
             },
@@ -698,13 +495,10 @@ impl<'a> Machine<'a> {
     /// (`_metadata` of a module's state dict).
     fn build(&mut self, object: Value, state: Value) -> Outcome<()> {
         match object {
-            Value::Dict(node) if self.nodes.get(node as usize).is_some_and(|n| n.object) => Ok(()),
-            Value::NumpyDType(index) => self.numpy_state(index, state),
+            Value::Dict(node) if self.values.is_object(node) => Ok(()),
+            Value::NumpyDType(index) => rebuild::numpy_state(&mut self.values, index, state),
             Value::Opaque => Ok(()),
-            other => {
-                let what = kind_name(other);
-                Err(self.refused(&format!("the pickle gives a state to {what}")).into())
-            }
+            other => self.values.refused(&format!("the pickle gives a state to {}", kind_name(other))),
         }
     }
 }
@@ -725,25 +519,3 @@ const REFUSED: &[(u8, &str, &str)] = &[
     (b'g', "GET", "belongs to protocol 0"),
     (b'p', "PUT", "belongs to protocol 0"),
 ];
-
-/// What a person calls a value of this kind.
-pub(super) fn kind_name(value: Value) -> &'static str {
-    match value {
-        Value::None => "None",
-        Value::Bool(_) => "a truth value",
-        Value::Int(_) | Value::LongInt(_) => "an integer",
-        Value::Float(_) => "a float",
-        Value::Text(_) => "a text",
-        Value::Bytes(_) | Value::Latin1(_) => "bytes",
-        Value::Tuple(_) => "a tuple",
-        Value::List(_) => "a list",
-        Value::Dict(_) => "a dict",
-        Value::Set(_) => "a set",
-        Value::Global(What::DType(_)) => "a dtype",
-        Value::Global(_) => "a type or function",
-        Value::Storage(_) => "a storage",
-        Value::Tensor(_) => "a tensor",
-        Value::NumpyDType(_) => "a numpy dtype",
-        Value::Opaque => "an object",
-    }
-}

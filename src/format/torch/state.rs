@@ -9,8 +9,7 @@
 //! * A single tensor is called `0`; tensors of a list or tuple `0`, `1`, ….
 //! * A prefix that a wrapper puts before every name (`module.`, `_orig_mod.`) is removed, and that is noted.
 
-use super::pickle::{DEPTH_MAX, Loaded, Value, kind_name};
-use super::rebuild::{Storage, View};
+use super::value::{DEPTH_MAX, Storage, Value, Values, View, kind_name};
 use crate::checkpoint::{
     ByteOrder, Extent, FileId, MetaValue, Span, Tensor, row_major_strides, strided_size_bytes,
 };
@@ -97,21 +96,22 @@ pub(super) struct State {
 
 /// Finds the state dict in a pickle. `locate` says where a storage lies.
 pub(super) fn collect(
-    loaded: &Loaded,
+    values: &Values,
+    root: Value,
     file_size_bytes: u64,
     locate: impl Fn(usize, &Storage) -> Result<Located>,
 ) -> Result<State> {
     let mut state = State::default();
     let mut found: Vec<(String, u32)> = Vec::new();
-    match loaded.root {
+    match root {
         Value::Tensor(view) => {
             state.notes.push("the file holds one tensor without a name; it is called `0`".into());
             found.push(("0".into(), view));
         }
         Value::List(node) | Value::Tuple(node) | Value::Set(node) => {
-            let items = loaded.items(node);
+            let items = values.items(node);
             if !items.iter().any(|v| matches!(v, Value::Tensor(_))) {
-                return Err(no_state_dict(kind_name(loaded.root)));
+                return Err(no_state_dict(kind_name(root)));
             }
             state.notes.push("the file holds tensors without names; they are called by their index".into());
             let mut skipped = Skipped::default();
@@ -123,13 +123,13 @@ pub(super) fn collect(
             }
             state.notes.extend(skipped.note());
         }
-        Value::Dict(node) => walk(loaded, node, &mut state, &mut found)?,
+        Value::Dict(node) => walk(values, node, &mut state, &mut found)?,
         other => return Err(no_state_dict(kind_name(other))),
     }
     strip_prefixes(&mut found, &mut state.notes);
     let mut table_bytes = 0usize;
     for (name, view) in found {
-        let dimensions = loaded.views.get(view as usize).map_or(0, |v| v.shape.len());
+        let dimensions = values.views.get(view as usize).map_or(0, |v| v.shape.len());
         let size_bytes = size_of::<Tensor>() + name.len() + 2 * size_of::<u64>() * dimensions;
         table_bytes = table_bytes.saturating_add(size_bytes);
         if table_bytes > TABLE_BYTES_MAX {
@@ -139,10 +139,10 @@ pub(super) fn collect(
             );
             return Err(Error::bad_input(message));
         }
-        let tensor = loaded
+        let tensor = values
             .views
             .get(view as usize)
-            .and_then(|v| Some((v, loaded.storages.get(v.storage as usize)?)))
+            .and_then(|v| Some((v, values.storages.get(v.storage as usize)?)))
             .map(|(view, storage)| tensor(&name, view, storage, file_size_bytes, &locate));
         match tensor {
             Some(Ok(tensor)) => state.tensors.push(tensor),
@@ -186,13 +186,13 @@ impl Skipped {
 }
 
 /// Goes down from the root dict to the one with the tensors, taking metadata on the way.
-fn walk(loaded: &Loaded, root: u32, state: &mut State, found: &mut Vec<(String, u32)>) -> Result<()> {
-    let mut holds = Holds { loaded, known: HashMap::new() };
+fn walk(values: &Values, root: u32, state: &mut State, found: &mut Vec<(String, u32)>) -> Result<()> {
+    let mut holds = Holds { values, known: HashMap::new() };
     let mut path = String::new();
     let mut node = root;
     let mut meta_room = META_BYTES_MAX;
     for _ in 0..DEPTH_MAX {
-        let entries = keyed(loaded, node)?;
+        let entries = keyed(values, node)?;
         let here = entries.iter().any(|(_, v)| matches!(v, Value::Tensor(_)));
         let next = choose(&mut holds, &entries, here)?;
         let mut skipped = Skipped::default();
@@ -200,7 +200,7 @@ fn walk(loaded: &Loaded, root: u32, state: &mut State, found: &mut Vec<(String, 
             match (key, value) {
                 (Some(key), Value::Tensor(view)) if next.is_none() => found.push((key, view)),
                 (Some(_), Value::Dict(n)) if next.as_ref().is_some_and(|(_, next)| *next == n) => {}
-                (Some(key), value) => match scalar(loaded, value, &mut meta_room) {
+                (Some(key), value) => match scalar(values, value, &mut meta_room) {
                     Some(value) => state.meta.push((key, value)),
                     None => skipped.add(&key, value, holds.holds(value, 0)?),
                 },
@@ -234,17 +234,17 @@ fn too_deep() -> Error {
 
 /// A dict's entries: keys as names, integers written out, `None` for other kinds. A name that is there twice is an
 /// error, since Python would keep the last one silently.
-fn keyed(loaded: &Loaded, node: u32) -> Result<Vec<(Option<String>, Value)>> {
-    let items = loaded.items(node);
+fn keyed(values: &Values, node: u32) -> Result<Vec<(Option<String>, Value)>> {
+    let items = values.items(node);
     let mut seen = HashSet::with_capacity(items.len() / 2);
     let mut entries = Vec::with_capacity(items.len() / 2);
     for pair in items.chunks_exact(2) {
         let &[key, value] = pair else { continue };
         let key = match key {
-            Value::Text(text) => match std::str::from_utf8(loaded.slice(text)) {
+            Value::Text(text) => match std::str::from_utf8(values.slice(text)) {
                 Ok(key) => Some(key.to_string()),
                 Err(_) => {
-                    let key = String::from_utf8_lossy(loaded.slice(text));
+                    let key = String::from_utf8_lossy(values.slice(text));
                     return Err(Error::bad_input(format!("the key `{}` is not UTF-8", Shown(&key))));
                 }
             },
@@ -310,7 +310,7 @@ fn choose(
 /// Whether tensors are somewhere inside a value. Each container is looked at once, so that sharing and cycles cost
 /// nothing.
 struct Holds<'a> {
-    loaded: &'a Loaded<'a>,
+    values: &'a Values<'a>,
     /// Containers seen: `false` while they are being looked at.
     known: HashMap<u32, bool>,
 }
@@ -328,10 +328,10 @@ impl Holds<'_> {
         if depth >= DEPTH_MAX {
             return Err(too_deep());
         }
-        debug_assert!(self.known.len() <= self.loaded.node_count());
+        debug_assert!(self.known.len() <= self.values.node_count());
         self.known.insert(node, false);
-        let loaded = self.loaded;
-        for &item in loaded.items(node) {
+        let values = self.values;
+        for &item in values.items(node) {
             if self.holds(item, depth + 1)? {
                 self.known.insert(node, true);
                 return Ok(true);
@@ -342,19 +342,19 @@ impl Holds<'_> {
 }
 
 /// A plain value as metadata.
-fn scalar(loaded: &Loaded, value: Value, room: &mut usize) -> Option<MetaValue> {
+fn scalar(values: &Values, value: Value, room: &mut usize) -> Option<MetaValue> {
     Some(match value {
         Value::None => MetaValue::Null,
         Value::Bool(v) => MetaValue::Bool(v),
         Value::Int(v) => MetaValue::I64(v),
         Value::Float(v) => MetaValue::F64(v),
         Value::Text(text) => {
-            let text = loaded.slice(text);
+            let text = values.slice(text);
             *room = room.checked_sub(text.len())?;
             MetaValue::Text(text.into())
         }
         // Nine bytes, the last of them zero: an unsigned number of 64 bits.
-        Value::LongInt(slice) => match *loaded.slice(slice) {
+        Value::LongInt(slice) => match *values.slice(slice) {
             [ref low @ .., 0] => MetaValue::U64(u64::from_le_bytes(low.try_into().ok()?)),
             _ => return None,
         },
