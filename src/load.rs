@@ -26,7 +26,7 @@ use crate::machine;
 use crate::open::Model;
 use crate::plan::{Item, Plan, Target};
 use crate::run::job::{Control, Job};
-use crate::run::{self, BLOCKING_READERS, GPU_THREADS_MAX, Io, Run, Traffic};
+use crate::run::{self, BLOCKING_READERS, Io, Run, Traffic};
 use crate::sink::device::{self, Choice, Device, DeviceSpec};
 use crate::sink::host::HostSink;
 use crate::sink::{GPU_CHUNK_BYTES, GPU_SLOT_COUNT, SLOT_MARGIN_BYTES};
@@ -402,7 +402,7 @@ impl Loader<'_> {
             false => pinned.gpu().memory()?.free_bytes,
         };
         report.free_bytes = Some(free_bytes);
-        let threads = self.threads(&plan, machine::core_count().clamp(2, GPU_THREADS_MAX), &mut report);
+        let threads = self.threads(&plan, machine::core_count().clamp(2, run::GPU_THREADS_MAX), &mut report);
         let mut casts: Vec<(DType, DType)> = items
             .iter()
             .map(|i| (self.model.table.tensors[i.tensor].dtype, i.dtype))
