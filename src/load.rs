@@ -417,7 +417,7 @@ impl Loader<'_> {
             false => pinned.gpu().memory()?.free_bytes,
         };
         report.free_bytes = Some(free_bytes);
-        let threads = self.threads(&plan, machine::core_count().clamp(2, GPU_THREADS_MAX), &mut report);
+        let threads = self.threads(&plan, machine::core_count().clamp(2, run::GPU_THREADS_MAX), &mut report);
         let mut casts: Vec<(DType, DType)> = items
             .iter()
             .map(|i| (self.model.table.tensors[i.tensor].dtype, i.dtype))

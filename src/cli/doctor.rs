@@ -137,6 +137,7 @@ fn gpu_line(gpu: &Gpu, d: &Diagnosis) -> String {
 fn pinned_line(d: &Diagnosis) -> String {
     let memlock = d.memlock_bytes.map_or("unlimited".to_owned(), memory);
     let facts = match &d.pinned {
+        None if d.device.is_none() && !d.gpus.is_empty() => "not measured: no GPU was chosen".to_owned(),
         None => "no GPU to pin memory for".to_owned(),
         Some(Err(reason)) => reason.clone(),
         Some(Ok(pinned)) => {

@@ -143,7 +143,8 @@ pub(super) fn pinned(ordinal: u32) -> Result<Pinned> {
     let ring = sink::Pinned::ring()?;
     let mut ring = sink::Pinned::new(sink::driver::Gpu::open(ordinal)?, ring)?;
     let open_seconds = started.elapsed().as_secs_f64();
-    let free_bytes = ring.gpu().memory().ok().map(|m| m.free_bytes);
+    let shared = ring.gpu().facts().integrated.then(crate::machine::available_memory_bytes).flatten();
+    let free_bytes = shared.or_else(|| ring.gpu().memory().ok().map(|m| m.free_bytes));
     Ok(Pinned {
         bytes_per_second: ring.measure().map_err(|e| super::one_line(&e)),
         ring_bytes: (GPU_SLOT_COUNT * slot_bytes) as u64,

@@ -44,6 +44,10 @@ use std::time::Instant;
 const PIECE_BYTES: u64 = 2 << 20;
 /// Below this a direct read is not worth its alignment.
 const DIRECT_BYTES_MIN: u64 = 64 << 10;
+/// A piece counts as cached only with this much behind it. The kernel marks a page shortly before the end of what it read
+/// ahead; who reads that page through the cache makes it read on, so that the rest of a cold file would come in small
+/// steps just ahead of the reader, each piece looking cached in its turn.
+const AHEAD_BYTES: u64 = 16 << 20;
 /// A model of which less than this is in the page cache is read by more threads than there are cores.
 const HOT_FRACTION: f64 = 0.9;
 
@@ -390,7 +394,8 @@ fn cold(file: &dyn ReadAt, offset_bytes: u64, size_bytes: u64) -> Option<&Arc<st
     if size_bytes < DIRECT_BYTES_MIN || file.temper().network {
         return None;
     }
-    if residency(local, offset_bytes..offset_bytes + size_bytes).is_hot() {
+    let end = (offset_bytes + size_bytes + AHEAD_BYTES).min(file.size_bytes());
+    if residency(local, offset_bytes..end).is_hot() {
         return None;
     }
     local.direct().ok()

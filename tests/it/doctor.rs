@@ -148,7 +148,7 @@ fn odd_places() {
     for (name, code, document, part) in [
         ("absent", 3, false, "absent"),
         ("loop", 5, true, "symbolic links"),
-        ("dangling", 3, true, "No such file"),
+        ("dangling", 3, true, "not there"),
         ("damaged.safetensors", 1, true, "damaged.safetensors"),
         ("pipe", 1, true, "not a regular file"),
         ("closed", closed, true, ""),

@@ -129,7 +129,7 @@ fn the_original_agrees() {
         }
         let json = hoist(&["inspect", path, "--hash", "--tensors", "--json", "--include", "*norm*"]);
         let json: Value = serde_json::from_slice(&json.stdout).unwrap();
-        assert_ne!(json["digest"], expected["digest"], "a part has another digest");
+        assert_ne!(json["digest"], model, "a part has another digest");
         let listed = json["tensors"].as_array().unwrap();
         assert!(!listed.is_empty());
         for t in listed {
@@ -157,7 +157,13 @@ fn containers_and_shards_do_not_matter() {
             .collect();
         assert_eq!(digests, expected(&rows), "{name}");
         let big = testdata(&format!("gguf/{name}-be.gguf"));
-        assert_eq!(hashed_path(&big), digests, "{name}, big endian");
+        // Some types cannot be written in the other order, and are not in that file.
+        let (model, tensors) = hashed_path(&big);
+        assert!(!tensors.is_empty() || rows.is_empty(), "{name}");
+        for (tensor, digest) in &tensors {
+            assert_eq!(Some(digest), digests.1.get(tensor), "{name}, big endian, {tensor}");
+        }
+        assert_eq!(model == digests.0, tensors.len() == digests.1.len(), "{name}, big endian");
         if rows.is_empty() || rows.iter().any(|r| r.1.facts().safetensors.is_none()) {
             continue;
         }
