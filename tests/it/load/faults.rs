@@ -174,7 +174,7 @@ fn memory_that_is_too_small_is_said_before_the_first_byte() {
 #[test]
 fn too_few_descriptors_are_an_error() {
     let mut codes = Vec::new();
-    for limit in (3..40).step_by(3) {
+    for limit in 3..12 {
         let mut command = Command::new("bash");
         command.args([
             "-c",
@@ -292,6 +292,9 @@ fn injected(inject: &[&str], arguments: &[&str]) -> Option<std::process::Output>
 fn failing_system_calls_are_errors_or_done_without() {
     let right = load_json(&testdata("rustdoc-llama-6m"), &["--check"])["digest"].clone();
     let check = |output: &std::process::Output, what: &str| -> bool {
+        if output.status.code() == Some(127) {
+            return false; // the dynamic loader's own reads come first
+        }
         let code = output.status.code().unwrap_or_else(|| panic!("{what}: {:?}", output.status));
         match code {
             0 => {
