@@ -364,7 +364,7 @@ impl Loader<'_> {
         }
         let started = Instant::now();
         let cpu = machine::cpu_time();
-        let (_ring, slots) = Ring::new(slot_count, slot_bytes)?;
+        let (ring, slots) = Ring::new(slot_count, slot_bytes)?;
         let sink = HostSink::new(&plan, self.options.saturate, self.options.check)?;
         let job = Run {
             model: &self.model,
@@ -375,8 +375,9 @@ impl Loader<'_> {
             expects_direct: report.cold,
             drop_cache: false,
         };
-        let (traffic, _) = run::run(&job, slots, self.control)?;
+        let (traffic, slots) = run::run(&job, slots, self.control)?;
         report.took(started, cpu);
+        drop((ring, slots));
         self.settle(&mut report, &traffic, sink.overflow_count())?;
         let arrivals = sink.record.take();
         let arenas: Vec<_> = sink.finish().into_iter().map(Arc::new).collect();
@@ -454,7 +455,7 @@ impl Loader<'_> {
             expects_direct: report.cold,
             drop_cache: facts.integrated && !self.options.keep_cache,
         };
-        let (traffic, slots) = run::run(&job, slots, self.control)?;
+        let (traffic, mut slots) = run::run(&job, slots, self.control)?;
         report.took(started, cpu);
         if let Some((origin, copies)) = sink.copies() {
             for c in copies {
@@ -463,7 +464,7 @@ impl Loader<'_> {
         }
         let taken = before.saturating_sub(sink.pinned().gpu().memory()?.free_bytes);
         report.device_extra_bytes = Some(taken.saturating_sub(plan.output_bytes));
-        self.settle(&mut report, &traffic, sink.overflow_count()?)?;
+        self.settle(&mut report, &traffic, sink.overflow_count(&mut slots)?)?;
         let checked = match self.options.check {
             true => Some(check::device(&plan, &sink, slots, self.control)?),
             false => None,

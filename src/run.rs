@@ -102,10 +102,10 @@ pub fn run(run: &Run<'_>, slots: Vec<Slot>, control: &Control) -> Result<(Traffi
     let traffic = Traffic::default();
     let units = Mutex::new(run.plan.units());
     let mut shares: Vec<Vec<Slot>> = (0..run.threads).map(|_| Vec::new()).collect();
-    // Neighbouring slots stay together, so that a worker's share is one run of memory.
-    let each = slots.len().div_ceil(run.threads.max(1)).max(1);
+    // Neighbouring slots stay together, so that a worker's share is one run of memory; none is left without.
+    let total = slots.len().max(1);
     for (index, slot) in slots.into_iter().enumerate() {
-        if let Some(share) = shares.get_mut(index / each) {
+        if let Some(share) = shares.get_mut(index * run.threads / total) {
             share.push(slot);
         }
     }

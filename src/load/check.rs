@@ -166,8 +166,11 @@ pub(super) fn mapped(
                     return Ok(());
                 }
                 let again = read.get_mut(..piece.len()).unwrap_or_default();
-                model.files[span.file.index()].read_exact_at(again, span.offset_bytes + at)?;
+                let file = &model.files[span.file.index()];
+                file.read_exact_at(again, span.offset_bytes + at)?;
                 if again != piece {
+                    // Somebody who writes to the file is the likelier cause, and no fault of the memory.
+                    file.as_local().map_or(Ok(()), |local| local.check_unchanged())?;
                     let message = "is not in memory what it is in the file";
                     return Err(Error::new(ErrorKind::Integrity, message).tensor(&output.name).at(at));
                 }

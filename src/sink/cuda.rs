@@ -245,15 +245,16 @@ impl CudaSink {
         self.casts.as_ref().map_or(0, |c| c.staging.size_bytes() + c.overflows.size_bytes())
     }
 
-    /// Finite values that a cast made infinite, or would have.
-    pub fn overflow_count(&self) -> Result<u64> {
+    /// Finite values that a cast made infinite, or would have. Read through a slot, which is page-locked.
+    pub fn overflow_count(&self, slots: &mut [Slot]) -> Result<u64> {
         let (Some(casts), Some(stream)) = (&self.casts, self.streams.first()) else { return Ok(0) };
         self.pinned.gpu.bind()?;
-        let mut count = [0u8; 8];
+        let count = slots.first_mut().and_then(|slot| slot.first_chunk_mut::<8>());
+        let count = count.ok_or_else(|| bug("there is no slot to read through"))?;
         // SAFETY: eight bytes on either side, and the stream is waited for before they are read.
         unsafe { stream.device_to_host(count.as_mut_ptr(), casts.overflows.address(), 8)? };
         stream.synchronize()?;
-        Ok(u64::from_le_bytes(count))
+        Ok(u64::from_le_bytes(*count))
     }
 
     /// Reads what arrived into the front of a slot. Called in any thread; waits.

@@ -73,7 +73,6 @@ impl Emulated {
     }
 
     /// Runs `hoist`.
-    #[allow(dead_code)] // for the tests of `load`
     pub fn hoist<S: AsRef<std::ffi::OsStr>>(&self, args: &[S]) -> Run {
         let mut command = Command::new(env!("CARGO_BIN_EXE_hoist"));
         command.args(args);
@@ -90,7 +89,29 @@ impl Emulated {
         run
     }
 
+    /// Starts `hoist`, its output piped, for a test that meddles with it; then [`Emulated::end`].
+    pub fn start<S: AsRef<std::ffi::OsStr>>(&self, args: &[S]) -> std::process::Child {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hoist"));
+        command.args(args).stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+        self.prepare(&mut command);
+        command.spawn().unwrap()
+    }
+
+    /// Waits for what [`Emulated::start`] started.
+    pub fn end(&self, child: std::process::Child) -> Run {
+        self.ended(child.wait_with_output().unwrap())
+    }
+
     fn run(&self, mut command: Command) -> Run {
+        self.prepare(&mut command);
+        self.ended(command.output().unwrap())
+    }
+
+    fn report(&self) -> PathBuf {
+        self.folder.path().join("report.json")
+    }
+
+    fn prepare(&self, command: &mut Command) {
         for (name, _) in std::env::vars_os() {
             let name = name.to_string_lossy().into_owned();
             let foreign =
@@ -99,14 +120,17 @@ impl Emulated {
                 command.env_remove(name);
             }
         }
-        let report = self.folder.path().join("report.json");
+        let _ = std::fs::remove_file(self.report()); // of an earlier child
         let before = std::env::var("LD_LIBRARY_PATH").unwrap_or_default();
         command
             .env("LD_LIBRARY_PATH", format!("{}:{before}", self.folder.path().display()))
-            .env("FAKE_CUDA_REPORT", &report)
+            .env("FAKE_CUDA_REPORT", self.report())
             .envs(self.env.iter().map(|(k, v)| (k, v)));
-        let output = command.output().unwrap();
-        let report = std::fs::read_to_string(&report).ok().map(|text| serde_json::from_str(&text).unwrap());
+    }
+
+    fn ended(&self, output: Output) -> Run {
+        let report =
+            std::fs::read_to_string(self.report()).ok().map(|text| serde_json::from_str(&text).unwrap());
         Run { output, report: report.map(Report) }
     }
 }
@@ -121,7 +145,6 @@ pub struct Run {
 
 impl Run {
     /// Its exit code.
-    #[allow(dead_code)] // for the tests of `load`
     pub fn code(&self) -> Option<i32> {
         self.output.status.code()
     }
@@ -164,7 +187,6 @@ impl Report {
     }
 
     /// How often a function was called.
-    #[allow(dead_code)] // for the tests of `load`
     pub fn calls(&self, name: &str) -> u64 {
         self.0["calls"][name].as_u64().unwrap_or(0)
     }

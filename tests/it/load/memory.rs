@@ -74,7 +74,7 @@ fn the_command_takes_weights_and_little_more() {
         (&["--copy", "--io", "direct"], 1),
         (&["--copy", "--check"], 1),
         (&["--dtype", "f32", "--check"], 2),
-        (&["--rank", "0/2"], 1),
+        (&["--rank", "0/2", "--slice", "*embed*=all", "--slice", "lm_head*=all"], 1),
         (&["--copy", "--dry-run"], 0),
     ] {
         let document = load_json(&path, arguments);
