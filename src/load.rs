@@ -26,7 +26,7 @@ use crate::machine;
 use crate::open::Model;
 use crate::plan::{Cut, Item, Plan, Target};
 use crate::run::job::{Control, Job};
-use crate::run::{self, BLOCKING_READERS, GPU_THREADS_MAX, Io, Run, Traffic};
+use crate::run::{self, BLOCKING_READERS, Io, Run, Traffic};
 #[cfg(feature = "cuda")]
 use crate::sink::cuda::{CudaSink, Pinned, driver::Gpu};
 use crate::sink::device::{self, Choice, Device, DeviceSpec};

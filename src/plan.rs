@@ -405,7 +405,7 @@ impl Plan {
         };
         let (dim, ranges) = match &item.slice {
             Some((dim, ranges)) => (*dim, ranges.iter().map(|r| r.start / grain..r.end / grain).collect()),
-            None => (0, vec![0..shape.first().copied().unwrap_or(1)]),
+            None => (0, std::iter::once(0..shape.first().copied().unwrap_or(1)).collect()),
         };
         let kept: u64 = ranges.iter().map(|r| r.end - r.start).sum();
         let inner: u64 = shape.iter().skip(dim + 1).product();

@@ -30,6 +30,7 @@ pub trait Sink: Sync {
 
     /// The final places of a unit's bytes, in their order, where they can be read into directly; `None` where they must
     /// pass through a slot.
+    #[allow(clippy::mut_from_ref)] // each place is handed out once: see `buf::Filling`
     fn in_place(&self, unit: &Unit) -> Option<Vec<(u64, &mut [u8])>>;
 }
 

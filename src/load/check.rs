@@ -3,14 +3,19 @@
 
 use super::digest::{Sums, digest};
 use super::tensors::{Check, Loaded};
-use crate::buf::{Arena, Slot};
+use crate::buf::Arena;
+#[cfg(feature = "cuda")]
+use crate::buf::Slot;
 use crate::error::{Error, ErrorKind, Result};
 use crate::open::Model;
 use crate::plan::{ArenaId, Output, Plan};
 use crate::run::{self, job::Control};
 use crate::sink::Arrival;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+#[cfg(feature = "cuda")]
+use std::sync::{Mutex, PoisonError};
+#[cfg(feature = "cuda")]
 use xxhash_rust::xxh3::Xxh3;
 
 /// Bytes that are compared at a go.

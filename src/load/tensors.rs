@@ -148,21 +148,21 @@ impl Loaded {
     /// Gives the memory away, one arena a dtype. `None` unless the load was to owned host memory and no tensor was
     /// cloned out of it.
     pub fn into_arenas(self) -> Option<Vec<ArenaTensors>> {
-        let mut groups: Vec<(DType, Arc<Arena>, Vec<(String, Vec<u64>, u64)>)> = Vec::new();
+        let mut groups: Vec<(Arc<Arena>, ArenaTensors)> = Vec::new();
         for tensor in self.tensors {
             let Memory::Host(arena) = tensor.memory else { return None };
             let place = (tensor.name, tensor.shape, tensor.offset_bytes);
-            match groups.iter_mut().find(|(dtype, ..)| *dtype == tensor.dtype) {
-                Some((.., tensors)) => tensors.push(place),
-                None => groups.push((tensor.dtype, arena, vec![place])),
+            match groups.iter_mut().find(|(_, group)| group.dtype == tensor.dtype) {
+                Some((_, group)) => group.tensors.push(place),
+                None => {
+                    let nothing = Arena::new(0, 1).ok()?;
+                    let group = ArenaTensors { dtype: tensor.dtype, arena: nothing, tensors: vec![place] };
+                    groups.push((arena, group));
+                }
             }
         }
-        groups
-            .into_iter()
-            .map(|(dtype, arena, tensors)| {
-                Some(ArenaTensors { dtype, arena: Arc::try_unwrap(arena).ok()?, tensors })
-            })
-            .collect()
+        let unshared = |(arena, group)| Some(ArenaTensors { arena: Arc::try_unwrap(arena).ok()?, ..group });
+        groups.into_iter().map(unshared).collect()
     }
 }
 

@@ -366,10 +366,10 @@ impl CudaLane<'_> {
         let reach = (put.row_count - 1) * put.to.pitch_bytes + put.kernel.output_bytes(put.row_bytes);
         let target = self.sink.address(put.to.arena, put.to.offset_bytes, reach)?;
         match put.kernel {
-            // SAFETY (both): source and target were checked; the slot stays in `flying` until the event.
-            Kernel::Copy if put.is_contiguous() => unsafe {
-                self.stream.host_to_device(target, source.as_ptr(), source.len())?;
-            },
+            Kernel::Copy if put.is_contiguous() => {
+                // SAFETY: source and target were checked; the slot stays in `flying` until the event.
+                unsafe { self.stream.host_to_device(target, source.as_ptr(), source.len())? };
+            }
             Kernel::Copy => {
                 let copy = Copy2d {
                     source: From2d::Host(source.as_ptr()),

@@ -6,7 +6,9 @@
     clippy::expect_used,
     clippy::panic,
     clippy::print_stderr,
-    clippy::print_stdout
+    clippy::print_stdout,
+    clippy::single_range_in_vec_init,
+    clippy::type_complexity
 )]
 
 mod cli;
