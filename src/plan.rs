@@ -403,7 +403,7 @@ impl Plan {
         } else {
             1
         };
-        let (dim, ranges) = match &item.slice {
+        let (dim, ranges): (usize, Vec<Range<u64>>) = match &item.slice {
             Some((dim, ranges)) => (*dim, ranges.iter().map(|r| r.start / grain..r.end / grain).collect()),
             None => (0, std::iter::once(0..shape.first().copied().unwrap_or(1)).collect()),
         };
