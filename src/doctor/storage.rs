@@ -132,8 +132,11 @@ pub(super) fn examine(target: &Target, threads: usize, control: &Control) -> (St
         Err(error) => {
             let mut storage = Storage::unknown(path, &one_line(&error));
             storage.file_system = filesystem::of(path);
-            let io_uring = ring(&[]);
-            storage.io_uring = io_uring.map(|_| ());
+            if let Ok((_, slots)) = Ring::new(1, DIRECT_BYTES) {
+                let probe = ring(&slots);
+                storage.registered_buffers = probe.as_ref().is_ok_and(Queue::has_registered_buffers);
+                storage.io_uring = probe.map(|_| ());
+            }
             // That nothing can be written there is said, and is no failure: a load only reads.
             let fatal = !path.is_dir() || std::fs::read_dir(path).is_err();
             (storage, fatal.then_some(error))

@@ -61,19 +61,25 @@ fn noise(size: usize, seed: u64) -> Vec<u8> {
     (0..size).map(|_| next()).collect()
 }
 
-fn safetensors_file(path: &Path, rows: &[&Row]) {
-    let dtype = |d: DType| match d {
+fn safetensors_dtype(dtype: DType) -> Option<Dtype> {
+    Some(match dtype {
         DType::F32 => Dtype::F32,
         DType::BF16 => Dtype::BF16,
         DType::F16 => Dtype::F16,
+        DType::Bool => Dtype::BOOL,
         DType::U8 => Dtype::U8,
         DType::I8 => Dtype::I8,
         DType::I16 => Dtype::I16,
         DType::I32 => Dtype::I32,
         DType::I64 => Dtype::I64,
         DType::F64 => Dtype::F64,
-        other => panic!("{other}"),
-    };
+        DType::C64 => Dtype::C64,
+        _ => return None,
+    })
+}
+
+fn safetensors_file(path: &Path, rows: &[&Row]) {
+    let dtype = |d: DType| safetensors_dtype(d).unwrap();
     let view = |(name, d, shape, bytes): &&Row| {
         let shape = shape.iter().map(|&n| n as usize).collect();
         (name.clone(), TensorView::new(dtype(*d), shape, bytes.leak_copy()).unwrap())
@@ -164,7 +170,7 @@ fn containers_and_shards_do_not_matter() {
             assert_eq!(Some(digest), digests.1.get(tensor), "{name}, big endian, {tensor}");
         }
         assert_eq!(model == digests.0, tensors.len() == digests.1.len(), "{name}, big endian");
-        if rows.is_empty() || rows.iter().any(|r| r.1.facts().safetensors.is_none()) {
+        if rows.is_empty() || rows.iter().any(|r| safetensors_dtype(r.1).is_none()) {
             continue;
         }
         let directory = folder.path().join(name);
@@ -205,6 +211,34 @@ fn containers_and_shards_do_not_matter() {
         model.files[0].as_local().unwrap().drop_from_cache(0, model.files[0].size_bytes());
         assert_eq!(hashed(model, Some(threads)), want, "cold, {threads} threads");
     }
+}
+
+/// PyTorch's files, with their views, shared storages and byte orders, against the same tensors as safetensors.
+#[test]
+fn torch_files_equal_their_safetensors() {
+    let folder = TempDir::new().unwrap();
+    let mut compared = 0;
+    for entry in std::fs::read_dir(testdata("torch")).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+        let Ok(model) = open(path.to_str().unwrap(), &Default::default()) else { continue };
+        let bytes = std::fs::read(&path).unwrap();
+        let tensors = &model.table.tensors;
+        let rows: Vec<Row> = tensors
+            .iter()
+            .map(|t| (t.name.clone(), t.dtype, t.shape.clone(), materialise(&bytes, t)))
+            .collect();
+        let digests = hashed_path(&path);
+        assert_eq!(digests, expected(&rows), "{name}");
+        if rows.is_empty() || rows.iter().any(|r| safetensors_dtype(r.1).is_none()) {
+            continue;
+        }
+        let copy = folder.path().join(format!("{name}.safetensors"));
+        safetensors_file(&copy, &rows.iter().collect::<Vec<_>>());
+        assert_eq!(hashed_path(&copy), digests, "{name} as safetensors");
+        compared += 1;
+    }
+    assert!(compared >= 5, "only {compared} files could be compared");
 }
 
 /// What is not the same model has another digest.
