@@ -121,6 +121,34 @@ fn a_model_arrives_by_every_way() {
     }
 }
 
+/// Many times more bytes than slots hold, each copy late: a slot that is filled again before its copy has ended would
+/// bring other bytes, and the check would say so.
+#[test]
+fn slots_wait_for_their_copies() {
+    let path = synthetic(320);
+    let digest = load_json(&path, &["--check"])["digest"].clone();
+    for (arguments, copy_us) in
+        [(&["--check", "--threads", "2"][..], 1500), (&["--check", "--threads", "16"], 500)]
+    {
+        let got = run(&emulated().env("FAKE_CUDA_COPY_US", copy_us), &path, arguments);
+        assert_eq!(passed(&got)["digest"], digest, "{arguments:?}");
+    }
+}
+
+/// The check finds what it is there for: copies that the device never carries out.
+#[test]
+fn a_check_finds_wrong_bytes() {
+    let path = testdata("rustdoc-llama-6m");
+    for arguments in
+        [&["--check"][..], &["--check", "--dtype", "f16", "--saturate"], &["--check", "--rank", "0/2"]]
+    {
+        let got = run(&emulated().env("FAKE_CUDA_FREE_COPIES", 1), &path, arguments);
+        check_failed(&got, &[7], "copies that move nothing");
+        assert!(stderr(&got).contains("arrived with other contents than were read"), "{}", stderr(&got));
+        assert_eq!(got.used().misuse(), None);
+    }
+}
+
 /// `device` casts to bf16 from capability 8 on, to f16 below.
 #[test]
 fn the_devices_own_type_follows_its_capability() {

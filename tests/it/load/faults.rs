@@ -388,6 +388,48 @@ fn failing_system_calls_are_errors_or_done_without() {
     check(&output, "madvise");
 }
 
+/// SIGINT while reads are slow: the host's load ends within a second too.
+#[test]
+fn a_signal_ends_slow_reads() {
+    if injected(&[], &["--dry-run"]).is_none() {
+        return;
+    }
+    let mut command = Command::new("strace");
+    clean(&mut command);
+    command.args([
+        "-f",
+        "-qq",
+        "-o",
+        "/dev/null",
+        "-e",
+        "trace=pread64",
+        "-e",
+        "inject=pread64:delay_enter=150000",
+    ]);
+    command.args([
+        env!("CARGO_BIN_EXE_hoist"),
+        "load",
+        "--device",
+        "cpu",
+        "--copy",
+        "--check",
+        "--threads",
+        "1",
+    ]);
+    command.args(["--io", "buffered"]).arg(testdata("rustdoc-llama-6m"));
+    command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    let strace = command.spawn().unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(2200));
+    let children = format!("/proc/{0}/task/{0}/children", strace.id());
+    let hoist = std::fs::read_to_string(children).unwrap().trim().to_string();
+    let begun = std::time::Instant::now();
+    assert!(Command::new("kill").args(["-INT", &hoist]).status().unwrap().success(), "it ended before");
+    let output = strace.wait_with_output().unwrap();
+    assert!(begun.elapsed() < std::time::Duration::from_millis(1500), "{:?}", begun.elapsed());
+    assert_eq!(output.status.code(), Some(130), "{}", err(&output));
+    assert!(err(&output).contains("error: stopped by SIGINT"), "{}", err(&output));
+}
+
 /// A large model in memory that is only just enough for its descriptors: the limit of address space ends in words.
 #[test]
 fn no_address_space_is_no_memory() {

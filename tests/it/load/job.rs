@@ -245,6 +245,10 @@ fn dropped_is_cancelled() {
     drop(job);
     assert!(begun.elapsed() < Duration::from_secs(1));
     let then = reads.load(Ordering::SeqCst);
+    let (whole, all) = start(Trouble::None, Options { threads: Some(3), ..to_cpu() });
+    whole.wait().unwrap();
+    let all = all.load(Ordering::SeqCst);
+    assert!(then < all, "it was done before: {then} of {all} reads");
     std::thread::sleep(Duration::from_millis(120));
     assert_eq!(reads.load(Ordering::SeqCst), then);
 }
