@@ -32,7 +32,7 @@ use crate::run::{self, BLOCKING_READERS};
 use crate::source::ReadAt;
 use crate::source::local::LocalFile;
 use crate::source::local::direct::Queue;
-use crate::source::local::residency::{cached_fraction, residency};
+use crate::source::local::residency::{cached_fraction, residency_ahead};
 use blake3::hazmat::{ChainingValue, HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_root};
 use std::collections::HashMap;
 use std::fmt;
@@ -44,10 +44,6 @@ use std::time::Instant;
 const PIECE_BYTES: u64 = 2 << 20;
 /// Below this a direct read is not worth its alignment.
 const DIRECT_BYTES_MIN: u64 = 64 << 10;
-/// A piece counts as cached only with this much behind it. The kernel marks a page shortly before the end of what it read
-/// ahead; who reads that page through the cache makes it read on, so that the rest of a cold file would come in small
-/// steps just ahead of the reader, each piece looking cached in its turn.
-const AHEAD_BYTES: u64 = 16 << 20;
 /// A model of which less than this is in the page cache is read by more threads than there are cores.
 const HOT_FRACTION: f64 = 0.9;
 
@@ -394,8 +390,7 @@ fn cold(file: &dyn ReadAt, offset_bytes: u64, size_bytes: u64) -> Option<&Arc<st
     if size_bytes < DIRECT_BYTES_MIN || file.temper().network {
         return None;
     }
-    let end = (offset_bytes + size_bytes + AHEAD_BYTES).min(file.size_bytes());
-    if residency(local, offset_bytes..end).is_hot() {
+    if residency_ahead(local, offset_bytes..offset_bytes + size_bytes).is_hot() {
         return None;
     }
     local.direct().ok()

@@ -8,7 +8,7 @@ use crate::sink::Lane;
 use crate::source::ReadAt;
 use crate::source::local::LocalFile;
 use crate::source::local::direct::{Arrived, Queue};
-use crate::source::local::residency::{Residency, residency};
+use crate::source::local::residency::{Residency, residency_ahead};
 use std::io::IoSliceMut;
 use std::time::Instant;
 
@@ -126,7 +126,7 @@ impl<'r> Worker<'_, 'r> {
             Io::Buffered => return None,
             _ if file.temper().network => return None,
             Io::Direct => {}
-            Io::Auto => match residency(file, range) {
+            Io::Auto => match residency_ahead(file, range) {
                 Residency::Unknown => return None,
                 known if known.is_hot() => return Some(false),
                 _ => {}

@@ -31,6 +31,18 @@ impl Residency {
     }
 }
 
+/// A range counts as cached only with this much behind it. The kernel marks a page shortly before the end of what it read
+/// ahead; who reads that page through the cache makes it read on, so that the rest of a cold file would come in small
+/// steps just ahead of the reader, each range looking cached in its turn.
+const AHEAD_BYTES: u64 = 16 << 20;
+
+/// Asks once about a range that is to be read, and what follows it: whether to read it through the page cache.
+pub fn residency_ahead(file: &LocalFile, range: Range<u64>) -> Residency {
+    use crate::source::ReadAt;
+    let end = range.end.saturating_add(AHEAD_BYTES).min(file.size_bytes()).max(range.end);
+    residency(file, range.start..end)
+}
+
 /// Asks once about a range of a file.
 pub fn residency(file: &LocalFile, range: Range<u64>) -> Residency {
     #[cfg(target_os = "linux")]
