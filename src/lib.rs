@@ -9,6 +9,38 @@
 //! holds no data; a [transform] is a recipe over that table; a [plan] is the list of reads, kernels and writes that
 //! fulfils it; [run] carries it out; a [sink] receives. Up to the plan everything is small, pure and checked; after it
 //! large blocks move and nothing is decided.
+//!
+//! # The house
+//!
+//! Each room stands on a line and imports lower lines only; `tests/it/layering.rs` holds the rules as tables and reads the
+//! source for them.
+//!
+//! | line | rooms |
+//! |---|---|
+//! | 1 | [error], [text], [dtype], [machine]: what everything speaks |
+//! | 2 | [buf]: memory that many threads fill; [checkpoint]: the table |
+//! | 3 | [source], [format](mod@format), [transform]: bytes, headers, facts about families; none knows the others |
+//! | 4 | [open]: the only place that joins a source to a format; [plan] |
+//! | 5 | [sink]: host memory, GPU memory, files |
+//! | 6 | [run]: threads, jobs, events |
+//! | 7 | [load], [inspect], [doctor], [synth]: what the library offers, one call each |
+//! | 9 | `cli`, in the binary: arguments, output, signals |
+//!
+//! # Choices that are not obvious
+//!
+//! - **Slots are owned values.** A slot passes from lane to kernel ring to device and back by move, so that memory which
+//!   the kernel or the device still uses cannot be written, without a lock and without unsafe code outside the named
+//!   rooms.
+//! - **Units are made when a worker asks.** The plan holds a few numbers for each tensor and none for each chunk, so it is
+//!   as small for a terabyte as for a gigabyte.
+//! - **A slice is a view.** Cutting for a rank changes sizes, strides and offsets in the table's terms; the planner sees
+//!   rows with a pitch, or else a gather. There is no code for ranks behind the plan.
+//! - **Host units end where huge pages do** and GPU units where file blocks do: what is dear differs (fresh pages; aligned
+//!   direct reads).
+//! - **A chunk is hot only if what follows it is hot too.** Reading a cached page at the edge of a cold stretch makes the
+//!   kernel read ahead, and the next chunk would look hot in its turn, all the way through a cold file.
+//! - **cudarc gives types, not calls.** The driver's functions are looked up by hand (`sink::cuda::driver`), so that a
+//!   missing library or symbol is an error and not a panic.
 
 pub mod buf;
 pub mod checkpoint;
