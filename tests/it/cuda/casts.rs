@@ -8,7 +8,8 @@ use super::outside;
 use half::{bf16, f16};
 use hoist::dtype::DType;
 use hoist::sink::cuda::driver::Gpu;
-use hoist::sink::cuda::driver::cast::{Cast, SOURCES, TARGETS};
+use hoist::sink::cuda::driver::cast::Cast;
+use hoist::transform::cast::{SOURCES, TARGETS};
 
 /// Every value of the small types; for f32 and f64 the edges of every target's exponents, ties and their neighbours,
 /// and some at random.

@@ -13,32 +13,17 @@
 
 use super::{Arg, Function, Gpu, Module, Outcome, Stream};
 use crate::dtype::DType;
+use crate::transform::cast::is_supported;
 
 /// The kernels' text; the driver compiles it for its device.
 pub const PTX: &str = include_str!("../cast.ptx");
-
-/// What can be cast on the device.
-pub const SOURCES: &[DType] = &[
-    DType::F64,
-    DType::F32,
-    DType::F16,
-    DType::BF16,
-    DType::F8E4M3,
-    DType::F8E5M2,
-    DType::F8E4M3FNUZ,
-    DType::F8E5M2FNUZ,
-];
-
-/// What it can be cast to.
-pub const TARGETS: &[DType] = &[DType::F32, DType::F16, DType::BF16];
 
 /// Threads of a block.
 const BLOCK: u32 = 256;
 
 /// The name of the kernel that casts `source` to `target`, or `None` where there is none.
 pub fn kernel_name(source: DType, target: DType) -> Option<String> {
-    let is_pair = source != target && SOURCES.contains(&source) && TARGETS.contains(&target);
-    is_pair.then(|| format!("cast_{}_{}", source.name(), target.name()))
+    is_supported(source, target).then(|| format!("cast_{}_{}", source.name(), target.name()))
 }
 
 /// One cast, ready to launch.
@@ -96,6 +81,7 @@ impl Cast {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::transform::cast::{SOURCES, TARGETS};
 
     #[test]
     fn every_pair_has_its_kernel_and_no_other() {
