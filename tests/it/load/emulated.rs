@@ -227,6 +227,7 @@ fn each_driver_call_may_fail() {
         cases.extend(nth.map(|k| (format!("{name}:{k}={code}"), releases)));
     }
     assert!(cases.len() > 40, "{cases:?}");
+    let unnoticed = std::sync::Mutex::new(Vec::new());
     let try_one = |(what, releases): &(String, bool)| {
         let begun = Instant::now();
         let got = run(&emulated().env("FAKE_CUDA_FAIL", what), &path, &arguments);
@@ -236,9 +237,10 @@ fn each_driver_call_may_fail() {
             let printed = document(&got.output);
             assert_eq!(printed["digest"], right, "{what}: wrong bytes and success");
             // Only what a load can do without: the measuring, the registration, a release that nobody can repair.
-            let without =
-                printed["limit_bytes_per_second"].is_null() || printed["pinned_bytes"] == 0 || *releases;
-            assert!(without, "{what} went by unnoticed");
+            let without = printed["limit_bytes_per_second"].is_null() || printed["pinned_bytes"] == 0;
+            if !without && !releases {
+                unnoticed.lock().unwrap().push(what.clone());
+            }
         } else {
             check_failed(&got, exits, what);
         }
@@ -257,6 +259,10 @@ fn each_driver_call_may_fail() {
             });
         }
     });
+    // What context a thread had before is asked and restored as a courtesy; there is an older call for a UUID.
+    let mut unnoticed = unnoticed.into_inner().unwrap();
+    unnoticed.retain(|what| !what.starts_with("cuCtx") && !what.starts_with("cuDeviceGetUuid_v2"));
+    assert!(unnoticed.is_empty(), "went by unnoticed: {unnoticed:?}");
 }
 
 /// Each worker has slots, however many there are.

@@ -11,7 +11,7 @@ use hoist::run::Io;
 use hoist::source::local::LocalFile;
 use hoist::source::local::direct::Queue;
 use hoist::source::{ReadAt, Temper};
-use std::io::{Seek, SeekFrom, Write};
+use std::io::{BufRead, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -418,16 +418,24 @@ fn a_signal_ends_slow_reads() {
     ]);
     command.args(["--io", "buffered"]).arg(testdata("rustdoc-llama-6m"));
     command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
-    let strace = command.spawn().unwrap();
-    std::thread::sleep(std::time::Duration::from_millis(2200));
+    let mut strace = command.spawn().unwrap();
+    // Until the load itself begins; then it has eight slow reads before it.
+    let mut said = std::io::BufReader::new(strace.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.starts_with('→') {
+        line.clear();
+        assert!(said.read_line(&mut line).unwrap() > 0, "it ended before");
+    }
     let children = format!("/proc/{0}/task/{0}/children", strace.id());
     let hoist = std::fs::read_to_string(children).unwrap().trim().to_string();
     let begun = std::time::Instant::now();
     assert!(Command::new("kill").args(["-INT", &hoist]).status().unwrap().success(), "it ended before");
-    let output = strace.wait_with_output().unwrap();
+    line.clear();
+    said.read_to_string(&mut line).unwrap();
+    let status = strace.wait().unwrap();
     assert!(begun.elapsed() < std::time::Duration::from_millis(1500), "{:?}", begun.elapsed());
-    assert_eq!(output.status.code(), Some(130), "{}", err(&output));
-    assert!(err(&output).contains("error: stopped by SIGINT"), "{}", err(&output));
+    assert_eq!(status.code(), Some(130), "{line}");
+    assert!(line.contains("error: stopped by SIGINT"), "{line}");
 }
 
 /// A large model in memory that is only just enough for its descriptors: the limit of address space ends in words.
