@@ -1,0 +1,97 @@
+//! Loading into GPU memory.
+
+use super::tensors::{Loaded, Memory};
+use super::{Loader, check, summary};
+use crate::dtype::DType;
+use crate::error::Result;
+use crate::machine;
+use crate::plan::{Cut, Output, Plan, Target};
+use crate::run::{self, Run};
+use crate::sink::cuda::{CudaSink, Pinned};
+use crate::sink::{GPU_CHUNK_BYTES, SLOT_MARGIN_BYTES};
+use std::sync::Arc;
+use std::time::Instant;
+
+impl Loader<'_> {
+    pub(super) fn load_cuda(self, mut pinned: Pinned) -> Result<Loaded> {
+        let facts = pinned.gpu().facts().clone();
+        pinned.gpu().bind()?;
+        let wide = facts.compute_capability.0 >= 8;
+        let items = self.items(if wide { DType::BF16 } else { DType::F16 })?;
+        let target = Target {
+            align_bytes: 256,
+            padding_bytes_max: 16 << 20,
+            chunk_bytes: GPU_CHUNK_BYTES,
+            cut: Cut::File,
+        };
+        let plan = Plan::new(&self.model, &items, &target)?;
+        let mut report = self.report(&format!("cuda:{}", facts.ordinal), &plan);
+        report.form = "device";
+        report.gpu = Some(facts.clone());
+        report.pinned_bytes = pinned.pinned_bytes();
+        report.notes.extend(pinned.refused().map(str::to_string));
+        let free_bytes = match facts.integrated {
+            true => machine::available_memory_bytes().unwrap_or(pinned.gpu().memory()?.free_bytes),
+            false => pinned.gpu().memory()?.free_bytes,
+        };
+        report.free_bytes = Some(free_bytes);
+        let threads = self.threads(&plan, machine::core_count().clamp(2, run::GPU_THREADS_MAX), &mut report);
+        let mut casts: Vec<(DType, DType)> = items
+            .iter()
+            .map(|i| (self.model.table.tensors[i.tensor].dtype, i.dtype))
+            .filter(|(from, to)| from != to)
+            .collect();
+        casts.sort_unstable();
+        casts.dedup();
+        self.control.plan(summary(&report), plan.output_bytes);
+        let slot_bytes = GPU_CHUNK_BYTES as usize + SLOT_MARGIN_BYTES;
+        let slots = pinned.take_slots();
+        CudaSink::check_room(&pinned, &plan, !casts.is_empty(), (slots.len(), slot_bytes), free_bytes)?;
+        if self.options.dry_run {
+            return Ok(Loaded::nothing(report));
+        }
+        if self.options.measure {
+            report.limit_bytes_per_second = pinned.measure().ok();
+        }
+        let before = pinned.gpu().memory()?.free_bytes;
+        let started = Instant::now();
+        let cpu = machine::cpu_time();
+        let sink = CudaSink::new(
+            pinned,
+            &plan,
+            &casts,
+            (slots.len(), slot_bytes),
+            (self.options.saturate, self.options.check, self.options.trace),
+        )?;
+        let job = Run {
+            model: &self.model,
+            plan: &plan,
+            sink: &sink,
+            io: self.options.io,
+            threads,
+            expects_direct: report.cold,
+            drop_cache: facts.integrated && !self.options.keep_cache,
+        };
+        let (traffic, mut slots) = run::run(&job, slots, self.control)?;
+        report.took(started, cpu);
+        if let Some((origin, copies)) = sink.copies() {
+            for c in copies {
+                self.control.copy_span(c.stream, c.bytes, origin, c.after_seconds, c.seconds);
+            }
+        }
+        let taken = before.saturating_sub(sink.pinned().gpu().memory()?.free_bytes);
+        report.device_extra_bytes = Some(taken.saturating_sub(plan.output_bytes));
+        self.settle(&mut report, &traffic, sink.overflow_count(&mut slots)?)?;
+        let checked = match self.options.check {
+            true => Some(check::device(&plan, &sink, slots, self.control)?),
+            false => None,
+        };
+        let arenas: Vec<_> = sink.finish()?.into_iter().map(Arc::new).collect();
+        let memory_of = |output: &Output| {
+            (Memory::Device(Arc::clone(&arenas[output.arena.index()])), output.offset_bytes)
+        };
+        let mut loaded = Loaded::new(&plan, memory_of, report);
+        loaded.report.check = checked;
+        Ok(loaded)
+    }
+}
