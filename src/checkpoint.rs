@@ -11,7 +11,7 @@ pub use arrays::{ARRAY_DEPTH_MAX, Items, Texts};
 use crate::dtype::{DType, element_count};
 use crate::error::{Error, Result};
 use crate::text::grouped;
-use std::collections::HashMap;
+use hashbrown::HashMap;
 use std::fmt;
 
 /// A file of the checkpoint, by its place in [`Checkpoint::files`].

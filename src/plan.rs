@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::open::Model;
 use crate::transform::cast::{self, Fix};
 use gather::Gather;
-use std::collections::HashMap;
+use hashbrown::HashMap;
 use std::ops::Range;
 
 /// Rows that are planned one by one, where a tensor is cut in several places and cast or reordered too. Real models

@@ -16,7 +16,7 @@ use crate::checkpoint::{Container, Extent, FileId, Part, Span, Tensor};
 use crate::dtype::element_count;
 use crate::error::{Error, Result};
 use crate::text::{Shown, grouped};
-use std::collections::HashSet;
+use hashbrown::HashSet;
 
 /// The longest header the format allows.
 pub const HEADER_BYTES_MAX: u64 = 100_000_000;
@@ -119,19 +119,23 @@ fn check_offsets(entries: &[header::Entry], data_start: u64, size_bytes: u64) ->
         let fail = |message: String| {
             Err(Error::bad_input(message).tensor(&e.name).at(data_start.saturating_add(e.begin)))
         };
-        let previous = before
-            .map_or_else(|| "the data begins".to_string(), |b| format!("tensor `{}` ends", Shown(&b.name)));
+        let previous = || match before {
+            None => "the data begins".to_string(),
+            Some(b) => format!("tensor `{}` ends", Shown(&b.name)),
+        };
         if e.begin > at {
             return fail(format!(
-                "begins at offset {} but {previous} at {}: the format allows no holes",
+                "begins at offset {} but {} at {}: the format allows no holes",
                 grouped(e.begin),
+                previous(),
                 grouped(at)
             ));
         }
         if e.begin < at {
             return fail(format!(
-                "begins at offset {} but {previous} at {}: the format allows no overlap",
+                "begins at offset {} but {} at {}: the format allows no overlap",
                 grouped(e.begin),
+                previous(),
                 grouped(at)
             ));
         }

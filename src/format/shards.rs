@@ -6,8 +6,9 @@
 
 use crate::error::{Error, Result};
 use crate::text::Shown;
+use hashbrown::HashMap;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::fmt;
 
 /// The most bytes of an index that are read: half a million tensors with long names.
@@ -45,6 +46,7 @@ impl Index {
                 return Err(Error::bad_input(message).tensor(tensor));
             }
         }
+        drop(seen);
         Ok(Index { weight_map })
     }
 

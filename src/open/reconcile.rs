@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use crate::format::gguf::names::Split;
 use crate::format::shards::Index;
 use crate::text::{Shown, grouped};
-use std::collections::{HashMap, HashSet};
+use hashbrown::{HashMap, HashSet};
 
 /// Notes on where index and shards disagree. Neither is an error: the reference writer drops aliases from the shards and
 /// leaves them in the map, and tools that add tensors forget the map.

@@ -6,9 +6,9 @@ use crate::checkpoint::MetaValue;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::text::Shown;
+use hashbrown::HashSet;
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use std::borrow::Cow;
-use std::collections::HashSet;
 use std::fmt;
 
 /// The key that is not a tensor.
