@@ -395,7 +395,7 @@ fn far_rows_are_read_one_by_one() {
             vec![plain("m", DType::U8, &[8, 100], 0, 0)],
             vec![Arc::new(Bytes { data: data.clone(), gap_bytes_max })],
         );
-        let item = Item { slice: Some((1, [20..30].to_vec())), ..Item::whole(&model.table, 0) };
+        let item = Item { slice: Some((1, vec![20..30])), ..Item::whole(&model.table, 0) };
         let target = Target { align_bytes: 64, padding_bytes_max: u64::MAX, chunk_bytes: 4096 };
         let plan = Plan::new(&model, &[item], &target).unwrap();
         assert_eq!((plan.units().count(), plan.read_bytes), (reads, read_bytes), "gap {gap_bytes_max}");
