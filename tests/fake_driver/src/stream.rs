@@ -82,6 +82,19 @@ impl Stream {
         progress.done == progress.queued
     }
 
+    /// Idle, or at the end of its last work: an event is reached by work of the stream, and who waited for it may be
+    /// here before the stream has counted that work as done.
+    fn is_idle_soon(&self) -> bool {
+        let begun = Instant::now();
+        while !self.is_idle() {
+            if begun.elapsed() > Duration::from_millis(1) {
+                return false;
+            }
+            std::thread::yield_now();
+        }
+        true
+    }
+
     /// Does what is queued and ends the thread.
     pub(crate) fn finish(&self) {
         drop(lock(&self.queue).take());
@@ -95,7 +108,7 @@ impl Stream {
 /// Waits for every stream; whether there was anything to wait for.
 pub(crate) fn wait_all() -> bool {
     let streams: Vec<_> = lock(&STATE).streams.values().cloned().collect();
-    let busy = streams.iter().any(|s| !s.is_idle());
+    let busy = streams.iter().any(|s| !s.is_idle_soon());
     for stream in streams {
         stream.wait();
     }

@@ -29,8 +29,10 @@ fn copy() -> (tempfile::TempDir, PathBuf) {
     (place, shard)
 }
 
-/// What may happen to a file.
-const CHANGES: [(&str, fn(&Path)); 4] = [
+/// Something that happens to a file, and its name.
+type Change = (&'static str, fn(&Path));
+
+const CHANGES: [Change; 4] = [
     ("truncated", |path| {
         let file = std::fs::OpenOptions::new().write(true).open(path).unwrap();
         file.set_len(file.metadata().unwrap().len() / 2).unwrap();
