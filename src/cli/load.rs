@@ -165,10 +165,15 @@ fn headline(model: &open::Model) -> String {
     };
     let commit =
         model.commit.as_deref().map(|c| format!("  @{}", c.get(..8).unwrap_or(c))).unwrap_or_default();
+    let family = model.description(&mut Vec::new()).family.map(|f| format!("  {}", text::Shown(&f)));
+    // Packed and quantised weights hold several parameters an element: `inspect` counts those.
+    let plain = table.tensors.iter().all(|t| t.dtype.is_float());
     format!(
-        "{}{commit}  {} elements  {} tensors  {}  {}{shards}",
+        "{}{commit}{}  {} {}  {} tensors  {}  {}{shards}",
         text::Shown(&model.name),
+        family.unwrap_or_default(),
         text::count(totals.elements),
+        if plain { "parameters" } else { "elements" },
         table.tensors.len(),
         dtypes.join(" "),
         bytes(totals.size_bytes)

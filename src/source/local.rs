@@ -113,8 +113,7 @@ impl LocalFile {
         &self.path
     }
 
-    /// An error if the file is no longer what it was when it was opened: size, time of change, and that the path still
-    /// leads to it.
+    /// An error if the open file is no longer what it was when it was opened: its size or its time of change.
     pub fn check_unchanged(&self) -> Result<()> {
         let fail = |e| Error::io("cannot be examined", e).file(self.path.display().to_string());
         let open = Identity::of(&self.file.metadata().map_err(fail)?);
