@@ -8,6 +8,12 @@ use std::io;
 /// The crate's result.
 pub type Result<T> = std::result::Result<T, Error>;
 
+/// ELOOP of this system: links in a circle.
+#[cfg(unix)]
+const LINK_LOOP: i32 = libc::ELOOP;
+#[cfg(not(unix))]
+const LINK_LOOP: i32 = i32::MIN;
+
 /// What went wrong, one variant per exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -92,6 +98,11 @@ impl Error {
         }))
     }
 
+    /// Something that cannot be, unless hoist itself is wrong.
+    pub fn bug(what: impl Into<String>) -> Error {
+        Error::new(ErrorKind::BadInput, what).detail("this is a bug of hoist")
+    }
+
     /// Corrupt, truncated or refused input.
     pub fn bad_input(message: impl Into<String>) -> Error {
         Error::new(ErrorKind::BadInput, message)
@@ -122,6 +133,12 @@ impl Error {
             | io::ErrorKind::FileTooLarge
             | io::ErrorKind::OutOfMemory => ErrorKind::NoSpace,
             io::ErrorKind::BrokenPipe => ErrorKind::ClosedPipe,
+            // What no retry mends: a folder in place of a file, a name that is none, links in a circle.
+            io::ErrorKind::IsADirectory
+            | io::ErrorKind::NotADirectory
+            | io::ErrorKind::InvalidFilename
+            | io::ErrorKind::InvalidInput => ErrorKind::BadInput,
+            _ if cfg!(unix) && source.raw_os_error() == Some(LINK_LOOP) => ErrorKind::BadInput,
             _ => ErrorKind::Io,
         };
         let mut error = Error::new(kind, doing);

@@ -111,11 +111,14 @@ pub fn run(run: &Run<'_>, slots: Vec<Slot>, control: &Control) -> Result<(Traffi
     }
     let shares: Vec<Mutex<Vec<Slot>>> = shares.into_iter().map(Mutex::new).collect();
     let returned = Mutex::new(Vec::new());
+    // For each file a range that was found in the page cache, from and to.
+    let hot_until: Vec<(AtomicU64, AtomicU64)> = run.model.files.iter().map(|_| Default::default()).collect();
     parallel("read", run.threads, control, |index| {
         let share =
             shares.get(index).map(|s| std::mem::take(&mut *s.lock().unwrap_or_else(PoisonError::into_inner)));
         let next = || units.lock().unwrap_or_else(PoisonError::into_inner).next();
-        let slots = worker::work(run, index, share.unwrap_or_default(), &next, &traffic, control)?;
+        let slots =
+            worker::work(run, index, share.unwrap_or_default(), &next, &traffic, &hot_until, control)?;
         returned.lock().unwrap_or_else(PoisonError::into_inner).extend(slots);
         Ok(())
     })?;
@@ -144,7 +147,7 @@ pub fn parallel(
                 match outcome {
                     Ok(Ok(())) => {}
                     Ok(Err(error)) => fail(error),
-                    Err(_) => fail(Error::bad_input("a worker panicked").detail("this is a bug of hoist")),
+                    Err(_) => fail(Error::bug("a worker panicked")),
                 }
             };
             let started =

@@ -47,7 +47,9 @@ pub trait ReadAt: Send + Sync + Debug {
                         grouped(end),
                         grouped(self.size_bytes())
                     );
-                    return Err(Error::bad_input(message).detail("the file changed while it was read"));
+                    return Err(Error::bad_input(message)
+                        .at(end)
+                        .detail("the file changed while it was read"));
                 }
                 n => done += n,
             }

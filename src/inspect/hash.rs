@@ -101,7 +101,7 @@ pub fn hash(model: Arc<Model>, picked: Vec<usize>, threads: Option<usize>) -> Jo
             .iter()
             .map(|&i| Some((i, *digests.get(&firsts[i])?)))
             .collect::<Option<_>>()
-            .ok_or_else(bug)?;
+            .ok_or_else(|| Error::bug("the hash's plan does not hold"))?;
         Ok(Digests {
             model: of_model(tensors.iter().map(|&(i, digest)| (&model.table.tensors[i], digest)).collect()),
             tensors,
@@ -245,8 +245,15 @@ impl Work {
 
     /// Reads and hashes one piece; gives its size.
     fn hash(&self, model: &Model, piece: Piece, reader: &mut Reader, control: &Control) -> Result<u64> {
-        let hashing = self.hashing.get(piece.hashing as usize).ok_or_else(bug)?;
-        let tensor = model.table.tensors.get(hashing.tensor).ok_or_else(bug)?;
+        let hashing = self
+            .hashing
+            .get(piece.hashing as usize)
+            .ok_or_else(|| Error::bug("the hash's plan does not hold"))?;
+        let tensor = model
+            .table
+            .tensors
+            .get(hashing.tensor)
+            .ok_or_else(|| Error::bug("the hash's plan does not hold"))?;
         let span = tensor.at.span;
         let place = |error: Error, offset: u64| {
             let error = match model.table.files.get(span.file.index()) {
@@ -264,7 +271,8 @@ impl Work {
         let start = u64::from(piece.piece) * PIECE_BYTES;
         let size = PIECE_BYTES.min(span.size_bytes.saturating_sub(start));
         let offset = span.offset_bytes + start;
-        let file = model.files.get(span.file.index()).ok_or_else(bug)?;
+        let file =
+            model.files.get(span.file.index()).ok_or_else(|| Error::bug("the hash's plan does not hold"))?;
         let bytes = reader.read(&**file, offset, size).map_err(|e| place(e, offset))?;
         if span.size_bytes <= PIECE_BYTES {
             hashing.done(hasher.update(bytes).finalize());
@@ -296,19 +304,23 @@ impl Work {
             for put in &unit.puts {
                 // A digest of bytes in another order would be worse than none.
                 if put.to.offset_bytes != at || (put.row_count > 1 && put.to.pitch_bytes != put.row_bytes) {
-                    return Err(bug());
+                    return Err(Error::bug("the hash's plan does not hold"));
                 }
                 at += put.output_bytes();
                 for row in 0..put.row_count {
                     let from = put.from_bytes + row * put.pitch_bytes;
                     let range = crate::buf::usize_range(from..from + put.row_bytes);
-                    hasher.update(range.and_then(|r| bytes.get(r)).ok_or_else(bug)?);
+                    hasher.update(
+                        range
+                            .and_then(|r| bytes.get(r))
+                            .ok_or_else(|| Error::bug("the hash's plan does not hold"))?,
+                    );
                 }
             }
             control.moved(unit.puts.iter().map(|p| p.output_bytes()).sum());
         }
         if at != plan.output_bytes && !control.is_stopped() {
-            return Err(bug());
+            return Err(Error::bug("the hash's plan does not hold"));
         }
         Ok(hasher.finalize())
     }
@@ -319,7 +331,11 @@ impl Work {
             let state = h.state.into_inner().unwrap_or_else(PoisonError::into_inner);
             Some((h.tensor, state.digest?))
         };
-        self.hashing.into_iter().map(digest).collect::<Option<_>>().ok_or_else(bug)
+        self.hashing
+            .into_iter()
+            .map(digest)
+            .collect::<Option<_>>()
+            .ok_or_else(|| Error::bug("the hash's plan does not hold"))
     }
 }
 
@@ -330,19 +346,29 @@ fn unit_bytes<'a>(
     source: &'a mut Vec<u8>,
     fixed: &'a mut Vec<u8>,
 ) -> Result<&'a [u8]> {
-    let file = model.files.get(unit.file.index()).ok_or_else(bug)?;
-    source.resize(usize::try_from(unit.read_bytes()).map_err(|_| bug())?, 0);
+    let file =
+        model.files.get(unit.file.index()).ok_or_else(|| Error::bug("the hash's plan does not hold"))?;
+    source.resize(
+        usize::try_from(unit.read_bytes()).map_err(|_| Error::bug("the hash's plan does not hold"))?,
+        0,
+    );
     let mut rest = source.as_mut_slice();
     for read in &unit.reads {
-        let size = usize::try_from(read.size_bytes).map_err(|_| bug())?;
-        let (now, later) = std::mem::take(&mut rest).split_at_mut_checked(size).ok_or_else(bug)?;
+        let size =
+            usize::try_from(read.size_bytes).map_err(|_| Error::bug("the hash's plan does not hold"))?;
+        let (now, later) = std::mem::take(&mut rest)
+            .split_at_mut_checked(size)
+            .ok_or_else(|| Error::bug("the hash's plan does not hold"))?;
         file.read_exact_at(now, read.offset_bytes)?;
         rest = later;
     }
     match &unit.fix {
         None => Ok(source),
         Some(fix) => {
-            fixed.resize(usize::try_from(fix.size_bytes()).map_err(|_| bug())?, 0);
+            fixed.resize(
+                usize::try_from(fix.size_bytes()).map_err(|_| Error::bug("the hash's plan does not hold"))?,
+                0,
+            );
             fix.apply(source, fixed);
             Ok(fixed)
         }
@@ -362,21 +388,23 @@ impl Reader {
     }
 
     fn read(&mut self, file: &dyn ReadAt, offset_bytes: u64, size_bytes: u64) -> Result<&[u8]> {
-        let (mut skip, size) = (0, usize::try_from(size_bytes).map_err(|_| bug())?);
+        let (mut skip, size) =
+            (0, usize::try_from(size_bytes).map_err(|_| Error::bug("the hash's plan does not hold"))?);
         let mut brought = 0;
         if let Some(direct) = cold(file, offset_bytes, size_bytes) {
             let page = PAGE_BYTES as u64;
             skip = (offset_bytes % page) as usize;
-            let slot = self.slot.take().ok_or_else(bug)?;
+            let slot = self.slot.take().ok_or_else(|| Error::bug("the hash's plan does not hold"))?;
             let asked = (skip + size).next_multiple_of(PAGE_BYTES);
             self.queue.submit(direct, slot, offset_bytes - skip as u64, asked, ());
-            let arrived = self.queue.complete().ok_or_else(bug)?;
+            let arrived = self.queue.complete().ok_or_else(|| Error::bug("the hash's plan does not hold"))?;
             self.slot = Some(arrived.slot);
             // What did not come is read through the page cache, which also finds the true error.
             brought = arrived.result.unwrap_or(0).saturating_sub(skip).min(size);
         }
-        let slot = self.slot.as_mut().ok_or_else(bug)?;
-        let into = slot.get_mut(skip..skip + size).ok_or_else(bug)?;
+        let slot = self.slot.as_mut().ok_or_else(|| Error::bug("the hash's plan does not hold"))?;
+        let into =
+            slot.get_mut(skip..skip + size).ok_or_else(|| Error::bug("the hash's plan does not hold"))?;
         if brought < size {
             file.read_exact_at(&mut into[brought..], offset_bytes + brought as u64)?;
         }
@@ -390,14 +418,10 @@ fn cold(file: &dyn ReadAt, offset_bytes: u64, size_bytes: u64) -> Option<&Arc<st
     if size_bytes < DIRECT_BYTES_MIN || file.temper().network {
         return None;
     }
-    if residency_ahead(local, offset_bytes..offset_bytes + size_bytes).is_hot() {
+    if residency_ahead(local, offset_bytes..offset_bytes + size_bytes).found.is_hot() {
         return None;
     }
     local.direct().ok()
-}
-
-fn bug() -> Error {
-    Error::bad_input("the hash's plan does not hold").detail("this is a bug of hoist")
 }
 
 #[cfg(test)]

@@ -3,13 +3,15 @@
 use super::{Io, Run, Traffic};
 use crate::buf::{PAGE_BYTES, Slot};
 use crate::error::{Error, ErrorKind, Result};
-use crate::plan::{Read, Unit};
+use crate::plan::{Kernel, Read, Unit};
 use crate::sink::Lane;
 use crate::source::ReadAt;
 use crate::source::local::LocalFile;
 use crate::source::local::direct::{Arrived, Queue};
-use crate::source::local::residency::{Residency, residency_ahead};
+use crate::source::local::residency::{Residency, residency, residency_ahead};
 use std::io::IoSliceMut;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use super::job::Control;
@@ -26,6 +28,7 @@ struct Worker<'a, 'r> {
     gathered: Vec<u8>,
     gap: Vec<u8>,
     traffic: &'a Traffic,
+    hot_until: &'a [(AtomicU64, AtomicU64)],
     control: &'a Control,
 }
 
@@ -36,6 +39,7 @@ pub(super) fn work(
     slots: Vec<Slot>,
     next: &dyn Fn() -> Option<Unit>,
     traffic: &Traffic,
+    hot_until: &[(AtomicU64, AtomicU64)],
     control: &Control,
 ) -> Result<Vec<Slot>> {
     // One slot is left for what is being handed on while the others are being read into.
@@ -51,6 +55,7 @@ pub(super) fn work(
         gathered: Vec::new(),
         gap: Vec::new(),
         traffic,
+        hot_until,
         control,
     };
     while !control.is_stopped() {
@@ -94,7 +99,7 @@ impl<'r> Worker<'_, 'r> {
         let Some(&read) = unit.reads.first() else { return Ok(()) };
         let file = self.source(&unit);
         if let Some(local) = file.as_local()
-            && let Some(cold) = self.goes_around(local, &read)
+            && let Some(cold) = self.goes_around(local, &unit, &read)
         {
             if cold {
                 return self.start_direct(unit, read);
@@ -113,23 +118,23 @@ impl<'r> Worker<'_, 'r> {
         let mut slot = self.free_slot()?;
         let started = Instant::now();
         let size = read.size_bytes as usize;
-        let into = slot.get_mut(..size).ok_or_else(|| bug("a unit is larger than a slot"))?;
+        let into = slot.get_mut(..size).ok_or_else(|| Error::bug("a unit is larger than a slot"))?;
         file.read_exact_at(into, read.offset_bytes).map_err(|e| self.place_error(e, &unit))?;
         self.control.span(self.index, "read", unit.file.0, read.offset_bytes, read.size_bytes, started);
         self.hand_on(slot, 0, &unit)
     }
 
     /// Whether a read goes around the page cache; `None` where nobody was asked because the file takes no such reads.
-    fn goes_around(&self, file: &LocalFile, read: &Read) -> Option<bool> {
+    fn goes_around(&self, file: &LocalFile, unit: &Unit, read: &Read) -> Option<bool> {
         let range = read.offset_bytes..read.offset_bytes + read.size_bytes;
         match self.run.io {
             Io::Buffered => return None,
-            _ if file.temper().network => return None,
             Io::Direct => {}
-            Io::Auto => match residency_ahead(file, range) {
-                Residency::Unknown => return None,
-                known if known.is_hot() => return Some(false),
-                _ => {}
+            Io::Auto if file.temper().network => return None,
+            Io::Auto => match self.is_hot(file, unit, range) {
+                None => return None,
+                Some(true) => return Some(false),
+                Some(false) => {}
             },
         }
         if read.size_bytes < DIRECT_BYTES_MIN && self.run.io == Io::Auto {
@@ -144,6 +149,32 @@ impl<'r> Worker<'_, 'r> {
         }
     }
 
+    /// Whether the page cache holds a range and what follows it; `None` where the system does not say. What was found hot
+    /// is not asked about again.
+    fn is_hot(&self, file: &LocalFile, unit: &Unit, range: Range<u64>) -> Option<bool> {
+        let known = self.hot_until.get(unit.file.index());
+        if known.is_some_and(|k| {
+            let (from, to) = (k.0.load(Ordering::Relaxed), k.1.load(Ordering::Relaxed));
+            from <= range.start && range.end <= to
+        }) {
+            return Some(true);
+        }
+        let ahead = residency_ahead(file, range.clone());
+        if let (Residency::Fraction(f), Some((from, to))) = (ahead.found, known)
+            && f >= 1.0
+        {
+            // Two stores are no transaction; a reader between them sees a narrower range, or one it may believe too.
+            to.store(ahead.end_bytes, Ordering::Relaxed);
+            from.store(range.start, Ordering::Relaxed);
+        }
+        match ahead.found {
+            Residency::Unknown => None,
+            // Hot as a whole may still leave this range out.
+            Residency::Fraction(f) if (0.9..1.0).contains(&f) => Some(residency(file, range).is_hot()),
+            found => Some(found.is_hot()),
+        }
+    }
+
     /// Reads straight into the final places; bytes between them are read over.
     fn read_in_place(&mut self, unit: &Unit, read: &Read, places: Vec<(u64, &mut [u8])>) -> Result<()> {
         let file = self.source(unit);
@@ -151,7 +182,7 @@ impl<'r> Worker<'_, 'r> {
         if let [(0, place)] = places.as_mut_slice() {
             return file.read_exact_at(place, read.offset_bytes);
         }
-        // The gaps all share one piece of memory that nobody reads.
+        // The gaps go to one piece of memory that nobody reads.
         let ends = places.iter().map(|(at, place)| at + place.len() as u64);
         let gaps: Vec<u64> =
             places.iter().zip(std::iter::once(0).chain(ends)).map(|((at, _), end)| at - end).collect();
@@ -197,9 +228,12 @@ impl<'r> Worker<'_, 'r> {
         let mut gathered = std::mem::take(&mut self.gathered);
         gathered.resize(unit.read_bytes() as usize, 0);
         let mut at = 0;
-        for read in &unit.reads {
+        for (n, read) in unit.reads.iter().enumerate() {
+            if n % 256 == 255 && self.control.is_stopped() {
+                return Ok(());
+            }
             let end = at + read.size_bytes as usize;
-            let into = gathered.get_mut(at..end).ok_or_else(|| bug("reads outgrow their buffer"))?;
+            let into = gathered.get_mut(at..end).ok_or_else(|| Error::bug("reads outgrow their buffer"))?;
             file.read_exact_at(into, read.offset_bytes).map_err(|e| self.place_error(e, unit))?;
             at = end;
         }
@@ -207,8 +241,9 @@ impl<'r> Worker<'_, 'r> {
         let offset = unit.reads.first().map_or(0, |r| r.offset_bytes);
         self.control.span(self.index, "gather", unit.file.0, offset, unit.read_bytes(), started);
         let mut slot = self.free_slot()?;
-        let into =
-            slot.get_mut(..fix.size_bytes() as usize).ok_or_else(|| bug("a unit is larger than a slot"))?;
+        let into = slot
+            .get_mut(..fix.size_bytes() as usize)
+            .ok_or_else(|| Error::bug("a unit is larger than a slot"))?;
         fix.apply(&gathered, into);
         self.gathered = gathered;
         self.hand_on(slot, 0, unit)
@@ -224,10 +259,11 @@ impl<'r> Worker<'_, 'r> {
         let start = read.offset_bytes - read.offset_bytes % page;
         let end = (read.offset_bytes + read.size_bytes).next_multiple_of(page);
         let file = self.source(&unit);
-        let (Some(queue), Some(Ok(direct))) = (&mut self.queue, file.as_local().map(LocalFile::direct))
-        else {
-            return Err(bug("a direct read without a file for it"));
+        let Some(Ok(direct)) = file.as_local().map(LocalFile::direct) else {
+            return Err(Error::bug("a direct read without a file for it"));
         };
+        // Where none were expected the slots are not registered: they are with the lane by now.
+        let queue = self.queue.get_or_insert_with(|| direct_queue(self.depth_max, &[], self.traffic));
         queue.submit(direct, slot, start, (end - start) as usize, unit);
         Ok(())
     }
@@ -254,7 +290,8 @@ impl<'r> Worker<'_, 'r> {
         };
         if brought < wanted {
             let file = self.source(&unit);
-            let rest = slot.get_mut(brought..wanted).ok_or_else(|| bug("a unit is larger than a slot"))?;
+            let rest =
+                slot.get_mut(brought..wanted).ok_or_else(|| Error::bug("a unit is larger than a slot"))?;
             let at = read.offset_bytes - skip as u64 + brought as u64;
             file.read_exact_at(rest, at).map_err(|e| self.place_error(e, &unit))?;
             Traffic::add(&self.traffic.buffered, read.size_bytes);
@@ -272,7 +309,7 @@ impl<'r> Worker<'_, 'r> {
                 return Ok(slot);
             }
             if self.queue.as_ref().is_none_or(|q| q.in_flight() == 0) {
-                return Err(bug("a worker has no slots"));
+                return Err(Error::bug("a worker has no slots"));
             }
             self.arrive()?;
         }
@@ -310,18 +347,23 @@ impl<'r> Worker<'_, 'r> {
             Some(file) => error.file(&file.name),
             None => error,
         };
-        let error = match unit.reads.first() {
-            Some(read) => error.at(read.offset_bytes),
-            None => error,
-        };
-        let output = unit.puts.first().and_then(|p| self.run.plan.output_at(p.to.arena, p.to.offset_bytes));
+        let first = unit.reads.first().map_or(0, |r| r.offset_bytes);
+        let error = error.at(first);
+        // The tensor that the byte belongs to, where the error says which byte; a unit may hold many.
+        let within = error.offset_bytes().unwrap_or(first).saturating_sub(first);
+        let put = unit.puts.iter().rev().find(|p| p.from_bytes <= within).or(unit.puts.first());
+        let output = put.and_then(|p| {
+            let skip = if p.is_contiguous() && p.kernel == Kernel::Copy {
+                within.saturating_sub(p.from_bytes)
+            } else {
+                0
+            };
+            let last = p.output_bytes().saturating_sub(1);
+            self.run.plan.output_at(p.to.arena, p.to.offset_bytes + skip.min(last))
+        });
         match output {
             Some(output) => error.tensor(&output.name),
             None => error,
         }
     }
-}
-
-fn bug(what: &str) -> Error {
-    Error::bad_input(what).detail("this is a bug of hoist")
 }

@@ -250,7 +250,7 @@ impl CudaSink {
         let (Some(casts), Some(stream)) = (&self.casts, self.streams.first()) else { return Ok(0) };
         self.pinned.gpu.bind()?;
         let count = slots.first_mut().and_then(|slot| slot.first_chunk_mut::<8>());
-        let count = count.ok_or_else(|| bug("there is no slot to read through"))?;
+        let count = count.ok_or_else(|| Error::bug("there is no slot to read through"))?;
         // SAFETY: eight bytes on either side, and the stream is waited for before they are read.
         unsafe { stream.device_to_host(count.as_mut_ptr(), casts.overflows.address(), 8)? };
         stream.synchronize()?;
@@ -267,8 +267,8 @@ impl CudaSink {
     ) -> Result<()> {
         self.pinned.gpu.bind()?;
         let source = self.address(arena, offset_bytes, size_bytes as u64)?;
-        let target = into.get_mut(..size_bytes).ok_or_else(|| bug("a slot is too small"))?;
-        let stream = self.streams.first().ok_or_else(|| bug("there is no stream"))?;
+        let target = into.get_mut(..size_bytes).ok_or_else(|| Error::bug("a slot is too small"))?;
+        let stream = self.streams.first().ok_or_else(|| Error::bug("there is no stream"))?;
         // SAFETY: both sides were checked; the slot is borrowed until the stream is done.
         unsafe { stream.device_to_host(target.as_mut_ptr(), source, size_bytes)? };
         Ok(stream.synchronize()?)
@@ -279,7 +279,7 @@ impl CudaSink {
         let fits =
             |a: &&DeviceMemory| offset_bytes.checked_add(size_bytes).is_some_and(|end| end <= a.size_bytes());
         let arena = self.arenas.get(arena.index()).filter(fits);
-        arena.map(|a| a.address() + offset_bytes).ok_or_else(|| bug("the plan leaves its memory"))
+        arena.map(|a| a.address() + offset_bytes).ok_or_else(|| Error::bug("the plan leaves its memory"))
     }
 
     /// Ends the load: everything that only the loading needed is given back, the arenas remain.
@@ -302,7 +302,7 @@ impl Sink for CudaSink {
         let number = self.next_lane.fetch_add(1, Ordering::Relaxed);
         let stream_number = number % self.streams.len().max(1);
         let stream = self.streams.get(stream_number);
-        let stream = stream.ok_or_else(|| bug("there is no stream"))?;
+        let stream = stream.ok_or_else(|| Error::bug("there is no stream"))?;
         Ok(Box::new(CudaLane {
             sink: self,
             stream,
@@ -362,7 +362,7 @@ impl CudaLane<'_> {
         let first = skip_bytes as u64 + put.from_bytes;
         let last = first + (put.row_count - 1) * put.pitch_bytes + put.row_bytes;
         let source = crate::buf::usize_range(first..last).and_then(|r| slot.get(r));
-        let source = source.ok_or_else(|| bug("a put leaves its slot"))?;
+        let source = source.ok_or_else(|| Error::bug("a put leaves its slot"))?;
         let reach = (put.row_count - 1) * put.to.pitch_bytes + put.kernel.output_bytes(put.row_bytes);
         let target = self.sink.address(put.to.arena, put.to.offset_bytes, reach)?;
         match put.kernel {
@@ -460,9 +460,4 @@ impl Drop for CudaLane<'_> {
             let _ = self.stream.synchronize();
         }
     }
-}
-
-/// Something the plan got wrong: said, not carried out.
-fn bug(what: &str) -> Error {
-    Error::new(ErrorKind::Driver, what).detail("this is a bug of hoist")
 }

@@ -89,8 +89,21 @@ impl Lane for HostLane<'_> {
         let source = slot.get(skip_bytes..).unwrap_or(&[]);
         for put in &unit.puts {
             self.sink.record.note(source, put, self.sink.saturate, &mut self.scratch);
+            let row_bytes = put.kernel.output_bytes(put.row_bytes);
+            // Rows that lie in one run are taken at once: the lock is everybody's.
+            let mut whole = match put.to.pitch_bytes == row_bytes {
+                true => Some(self.sink.take(put.to.arena, put.to.offset_bytes, put.output_bytes())?),
+                false => None,
+            };
             for (Dest { arena, offset_bytes, .. }, row) in rows(source, put) {
-                let place = self.sink.take(arena, offset_bytes, put.kernel.output_bytes(put.row_bytes))?;
+                let place = match whole.take() {
+                    Some(rest) => {
+                        let (place, rest) = rest.split_at_mut(row_bytes as usize);
+                        whole = Some(rest);
+                        place
+                    }
+                    None => self.sink.take(arena, offset_bytes, row_bytes)?,
+                };
                 match put.kernel {
                     Kernel::Copy => place.copy_from_slice(row),
                     // The check must not compare a cast with itself in the same place.

@@ -36,11 +36,20 @@ impl Residency {
 /// steps just ahead of the reader, each range looking cached in its turn.
 const AHEAD_BYTES: u64 = 16 << 20;
 
+/// What is known of a range and what follows it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Ahead {
+    /// How much of it all is cached.
+    pub found: Residency,
+    /// To where was asked.
+    pub end_bytes: u64,
+}
+
 /// Asks once about a range that is to be read, and what follows it: whether to read it through the page cache.
-pub fn residency_ahead(file: &LocalFile, range: Range<u64>) -> Residency {
+pub fn residency_ahead(file: &LocalFile, range: Range<u64>) -> Ahead {
     use crate::source::ReadAt;
-    let end = range.end.saturating_add(AHEAD_BYTES).min(file.size_bytes()).max(range.end);
-    residency(file, range.start..end)
+    let end_bytes = range.end.saturating_add(AHEAD_BYTES).min(file.size_bytes()).max(range.end);
+    Ahead { found: residency(file, range.start..end_bytes), end_bytes }
 }
 
 /// Asks once about a range of a file.

@@ -97,6 +97,7 @@ impl<T> Ring<T> {
     }
 
     pub(super) fn complete(&mut self) -> Option<Arrived<T>> {
+        let mut retries = 500;
         while self.count > 0 {
             if let Some(entry) = self.ring.completion().next() {
                 let place = usize::try_from(entry.user_data()).unwrap_or(usize::MAX);
@@ -109,6 +110,11 @@ impl<T> Ring<T> {
             match self.ring.submit_and_wait(1) {
                 Ok(_) => {}
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                // The kernel is short of memory, or its queue is full: both pass.
+                Err(e) if retries > 0 && matches!(e.raw_os_error(), Some(libc::EAGAIN | libc::EBUSY)) => {
+                    retries -= 1;
+                    std::thread::sleep(std::time::Duration::from_millis(1));
+                }
                 // The ring is in no state to tell what is in flight: whatever it holds must never be reused.
                 Err(_) => {
                     self.flying.drain(..).for_each(std::mem::forget);
