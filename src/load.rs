@@ -22,6 +22,7 @@ mod tensors;
 
 pub use tensors::{ArenaTensors, Loaded, LoadedTensor, Report};
 
+use crate::checkpoint::FileId;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::open::Model;
@@ -194,27 +195,20 @@ impl Loader<'_> {
             DTypeChoice::Device => Some(device_dtype),
         };
         let mut items = Vec::new();
+        // Eight-bit floats of a quantised model mean nothing without their scales, so they stay.
+        let is_scale = |name: &str| ["_scale", "_scale_inv", ".scale"].iter().any(|end| name.ends_with(end));
+        let has_scales = target.is_some() && table.tensors.iter().any(|t| is_scale(&t.name));
         for index in selection.pick(table)? {
             let mut item = Item::whole(table, index);
-            if let Some(target) = target.filter(|&t| self.is_cast(item.dtype, t)) {
+            if let Some(target) = target.filter(|&t| {
+                cast::is_supported(item.dtype, t) && (item.dtype.facts().block_bytes > 1 || !has_scales)
+            }) {
                 item.dtype = target;
             }
             items.push(item);
         }
         self.slice(&mut items)?;
         Ok(items)
-    }
-
-    /// Floats are cast, integers, bools and blocks never. Eight-bit floats of a quantised model mean nothing without
-    /// their scales, so they stay.
-    fn is_cast(&self, from: DType, to: DType) -> bool {
-        let has_scales = || {
-            let is_scale = |name: &str| {
-                name.ends_with("_scale") || name.ends_with("_scale_inv") || name.ends_with(".scale")
-            };
-            self.model.table.tensors.iter().any(|t| is_scale(&t.name))
-        };
-        cast::is_supported(from, to) && (from.facts().block_bytes > 1 || !has_scales())
     }
 
     /// Cuts each item for the rank that was asked for.
@@ -228,11 +222,14 @@ impl Loader<'_> {
             );
         };
         let table = &self.model.table;
-        let description = self.model.description(&mut Vec::new());
+        let mut notes = Vec::new();
+        let description = self.model.description(&mut notes);
         for item in items {
             let tensor = &table.tensors[item.tensor];
             let cut =
-                slice(&tensor.name, &tensor.shape, tensor.dtype, &description, rank, &self.options.slices)?;
+                slice(&tensor.name, &tensor.shape, tensor.dtype, &description, rank, &self.options.slices);
+            // A config that cannot be read is the usual reason why the sizes are not known.
+            let cut = cut.map_err(|e| if notes.is_empty() { e } else { e.detail(notes.join("; ")) })?;
             item.slice = cut.map(|c| (c.dim, c.ranges));
         }
         let unused = |o: &&Override| !table.tensors.iter().any(|t| o.matches(&t.name));
@@ -249,7 +246,20 @@ impl Loader<'_> {
     fn report(&self, device: &str, plan: &Plan) -> Report {
         let mut report = Report::new(&self.model, device, plan);
         let (mut cached, mut asked) = (0.0, 0u64);
-        for (file, range) in plan.ranges() {
+        // Views may share their bytes: each is asked about once.
+        let mut ranges: Vec<_> = plan.ranges().collect();
+        ranges.sort_unstable_by_key(|(file, range)| (*file, range.start));
+        let mut done = (FileId::default(), 0u64);
+        for (file, range) in ranges {
+            if self.control.is_stopped() {
+                break;
+            }
+            let start = if done.0 == file { range.start.max(done.1) } else { range.start };
+            if start >= range.end {
+                continue;
+            }
+            let range = start..range.end;
+            done = (file, range.end);
             let Some(local) = self.model.files[file.index()].as_local() else { continue };
             let Some(fraction) = cached_fraction(local, range.clone()) else { continue };
             cached += fraction * (range.end - range.start) as f64;
@@ -263,7 +273,7 @@ impl Loader<'_> {
     fn threads(&self, plan: &Plan, cores: usize, report: &mut Report) -> usize {
         let network = self.model.files.iter().any(|f| f.temper().network);
         let cold = self.options.io == Io::Direct
-            || (self.options.io == Io::Auto && report.cached_fraction.is_some_and(|f| f < 0.9));
+            || (self.options.io == Io::Auto && !network && report.cached_fraction.is_some_and(|f| f < 0.9));
         report.cold = cold;
         let ring_works = || Queue::<()>::uring(1, &[]).is_ok();
         let wanted = if network || (cold && !ring_works()) { BLOCKING_READERS } else { cores };

@@ -26,6 +26,10 @@ use std::ops::Range;
 /// Rows that are planned one by one, where a tensor is cut in several places and cast or reordered too. Real models
 /// have a few thousand; a view that repeats its rows could claim any number.
 const SINGLE_ROWS_MAX: u64 = 1 << 20;
+/// Rows at least this long are read one by one as they are, however far apart.
+const FAR_ROW_BYTES_MIN: u64 = 64 << 10;
+/// The most rows far apart that the plan keeps: a few hundred bytes each, in all.
+const FAR_ROWS_MAX: u64 = 1 << 22;
 
 /// An arena, by its place in [`Plan::arenas`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -261,6 +265,10 @@ pub struct Plan {
     gathers: Vec<Gather>,
     chunk_bytes: u64,
     cut: Cut,
+    /// For each file the largest gap that is read over.
+    gaps_bytes: Vec<u64>,
+    /// Rows that had to become views of their own.
+    single_rows: u64,
 }
 
 impl Plan {
@@ -277,6 +285,8 @@ impl Plan {
             gathers: Vec::new(),
             chunk_bytes: target.chunk_bytes,
             cut: target.cut,
+            gaps_bytes: model.files.iter().map(|f| f.temper().gap_bytes_max).collect(),
+            single_rows: 0,
         };
         plan.lay_out(table, items, target)?;
         for (item, output) in items.iter().zip(0..) {
@@ -285,7 +295,7 @@ impl Plan {
             }
         }
         plan.pieces.sort_by_key(|p| (p.file, p.offset_bytes));
-        plan.join(|file| model.files[file.index()].temper().gap_bytes_max);
+        plan.join()?;
         // Saturating: a view that repeats its elements can claim any number of bytes.
         let runs = plan.runs.iter().map(|r| r.end_bytes - r.start_bytes);
         let gathers = plan.gathers.iter().map(Gather::source_bytes);
@@ -296,6 +306,12 @@ impl Plan {
     /// Bytes of all arenas.
     pub fn arena_bytes(&self) -> u64 {
         self.arenas.iter().fold(0, |sum, a| sum.saturating_add(a.size_bytes))
+    }
+
+    /// Whether any element changes its type.
+    pub fn casts(&self) -> bool {
+        self.pieces.iter().any(|p| p.kernel != Kernel::Copy)
+            || self.gathers.iter().any(|g| g.kernel != Kernel::Copy)
     }
 
     /// Ranges of each file that are read, in order: what a mapped load makes present, what residency is asked of.
@@ -467,6 +483,11 @@ impl Plan {
                 contiguous_target || (row == rows.size_bytes && count == rows.count)
             });
             let piece = piece.filter(|&(.., count)| kernel == Kernel::Copy || count == 1);
+            // Short rows far apart would each be a run of the plan; a gather makes its reads when their turn comes.
+            let gap = self.gaps_bytes.get(file.index()).copied().unwrap_or(0);
+            let piece = piece.filter(|&(row, pitch, count)| {
+                !contiguous_target || count == 1 || pitch - row <= gap || row >= FAR_ROW_BYTES_MIN
+            });
             if let Some((row_bytes, pitch_bytes, row_count)) = piece {
                 let to_pitch = if contiguous_target { row_bytes } else { rows.to_pitch_bytes };
                 let to = Dest { arena, offset_bytes: to_bytes, pitch_bytes: to_pitch };
@@ -504,7 +525,8 @@ impl Plan {
         arena: ArenaId,
         to_bytes: u64,
     ) -> Result<()> {
-        if rows.count > SINGLE_ROWS_MAX {
+        self.single_rows = self.single_rows.saturating_add(rows.count);
+        if self.single_rows > SINGLE_ROWS_MAX {
             let message = format!(
                 "is cut in several places along dimension {} and would have to be cast or reordered too, in {} rows",
                 rows.dims, rows.count
@@ -532,15 +554,23 @@ impl Plan {
     }
 
     /// Joins the sorted pieces into runs.
-    fn join(&mut self, gap_bytes_max: impl Fn(FileId) -> u64) {
+    fn join(&mut self) -> Result<()> {
+        let mut far_rows = 0u64;
         for (index, piece) in self.pieces.iter().enumerate() {
-            let gap = gap_bytes_max(piece.file);
+            let gap = self.gaps_bytes.get(piece.file.index()).copied().unwrap_or(0);
             // Rows far apart are read one by one.
             let stretches = if piece.row_count > 1 && piece.pitch_bytes - piece.row_bytes > gap {
                 piece.row_count
             } else {
                 1
             };
+            far_rows = far_rows.saturating_add(stretches - 1);
+            if far_rows > FAR_ROWS_MAX {
+                return Err(Error::unsupported(format!(
+                    "this cut needs more than {} rows that lie far apart in their files",
+                    crate::text::grouped(FAR_ROWS_MAX)
+                )));
+            }
             for stretch in 0..stretches {
                 let start = piece.offset_bytes + stretch * piece.pitch_bytes;
                 let end = if stretches == 1 { piece.end_bytes() } else { start + piece.row_bytes };
@@ -562,6 +592,7 @@ impl Plan {
                 }
             }
         }
+        Ok(())
     }
 }
 

@@ -69,7 +69,7 @@ impl<'a> Map<'a> {
         order.sort_by(|a, b| a.name.cmp(&b.name));
         let digest =
             digest(order.iter().map(|o| (o.name.as_str(), o.dtype, o.shape.as_slice(), &self.sums[o.first])));
-        Check { tensor_count: self.plan.outputs.len(), digest }
+        Check { cast: self.plan.casts(), tensor_count: self.plan.outputs.len(), digest }
     }
 
     fn differs(&self, arrival: &Arrival) -> Error {

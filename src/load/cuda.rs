@@ -43,16 +43,19 @@ impl Loader<'_> {
             .collect();
         casts.sort_unstable();
         casts.dedup();
-        self.control.plan(summary(&report), plan.output_bytes);
         let slot_bytes = GPU_CHUNK_BYTES as usize + SLOT_MARGIN_BYTES;
-        let slots = pinned.take_slots();
-        CudaSink::check_room(&pinned, &plan, !casts.is_empty(), (slots.len(), slot_bytes), free_bytes)?;
+        let staging_bytes = CudaSink::staging_bytes(!casts.is_empty(), pinned.slot_count(), slot_bytes);
+        report.needed_bytes = plan.arena_bytes().saturating_add(staging_bytes);
+        self.control.plan(summary(&report), plan.output_bytes);
+        let slots = (pinned.slot_count(), slot_bytes);
+        CudaSink::check_room(&pinned, &plan, !casts.is_empty(), slots, free_bytes)?;
         if self.options.dry_run {
             return Ok(Loaded::nothing(report));
         }
         if self.options.measure {
             report.limit_bytes_per_second = pinned.measure().ok();
         }
+        let slots = pinned.take_slots();
         let before = pinned.gpu().memory()?.free_bytes;
         let started = Instant::now();
         let cpu = machine::cpu_time();

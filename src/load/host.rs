@@ -7,7 +7,7 @@ use crate::dtype::DType;
 use crate::error::{Error, ErrorKind, Result};
 use crate::machine;
 use crate::plan::{Cut, Output, Plan, Target};
-use crate::run::{self, BLOCKING_READERS, Run};
+use crate::run::{self, BLOCKING_READERS, Io, Run};
 use crate::sink::SLOT_MARGIN_BYTES;
 use crate::sink::host::HostSink;
 use crate::source::local::mapped::Mapped;
@@ -30,7 +30,8 @@ impl Loader<'_> {
             item.slice.is_none() && item.dtype == tensor.dtype && tensor.at.is_plain()
         });
         let near = self.model.files.iter().all(|f| f.as_local().is_some() && !f.temper().network);
-        let mapped = whole && near && self.options.form == Form::Auto;
+        // Around the page cache means into memory of one's own.
+        let mapped = whole && near && self.options.form == Form::Auto && self.options.io != Io::Direct;
         let target = Target {
             align_bytes: 64,
             padding_bytes_max: u64::MAX,
@@ -62,6 +63,9 @@ impl Loader<'_> {
         let cpu = machine::cpu_time();
         let mut maps: Vec<Option<Arc<Mapped>>> = vec![None; self.model.files.len()];
         let mut windows: Vec<(usize, Range<u64>)> = Vec::new();
+        // A window is not given up half-way: where a disk must bring it, it is small enough to be cancelled in time.
+        let hot = report.cached_fraction.is_none_or(|f| f >= 0.9);
+        let window_bytes = if hot { POPULATE_BYTES } else { POPULATE_BYTES / 8 };
         for (file, range) in plan.ranges() {
             let slot = &mut maps[file.index()];
             if slot.is_none()
@@ -71,9 +75,10 @@ impl Loader<'_> {
             }
             let end = range.end.min(range.start.saturating_add(fits));
             fits -= end - range.start;
+            report.present_bytes += end - range.start;
             let mut at = range.start;
             while at < end {
-                let next = end.min(at - at % POPULATE_BYTES + POPULATE_BYTES);
+                let next = end.min(at - at % window_bytes + window_bytes);
                 windows.push((file.index(), at..next));
                 at = next;
             }

@@ -140,7 +140,7 @@ impl Loaded {
         Loaded { tensors: Vec::new(), report }
     }
 
-    /// The tensor of this name.
+    /// The tensor of this name. Looks through all of them: whoever wants many makes a map.
     pub fn get(&self, name: &str) -> Option<&LoadedTensor> {
         self.tensors.iter().find(|t| t.name == name)
     }
@@ -169,6 +169,8 @@ impl Loaded {
 /// What a check found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Check {
+    /// Whether tensors were cast on the way: then they equal the cast of what was read.
+    pub cast: bool,
     /// Tensors that equal what was read. Others are an error, so this is all of them.
     pub tensor_count: usize,
     /// The digest that other loaders can compute too.
@@ -198,7 +200,9 @@ pub struct Report {
     pub bytes: u64,
     /// Bytes that moved: none where the files were mapped.
     pub bytes_moved: u64,
-    /// Memory for the tensors, padding included.
+    /// Bytes that were made present in a mapped load: all that is read, unless memory was too small.
+    pub present_bytes: u64,
+    /// Memory for the tensors, padding and staging included.
     pub needed_bytes: u64,
     /// Memory of the device that was free before.
     pub free_bytes: Option<u64>,
@@ -233,6 +237,8 @@ pub struct Report {
     /// What a person should know: fallbacks with their reasons.
     pub notes: Vec<String>,
     pub(super) cold: bool,
+    /// Bytes read in one piece beyond what is needed: gaps between wanted rows.
+    pub read_bytes: u64,
 }
 
 impl Report {
@@ -248,6 +254,7 @@ impl Report {
             tensor_count: plan.outputs.len(),
             bytes: plan.output_bytes,
             bytes_moved: 0,
+            present_bytes: 0,
             needed_bytes: plan.arena_bytes(),
             free_bytes: None,
             seconds: 0.0,
@@ -266,6 +273,7 @@ impl Report {
             check: None,
             notes: Vec::new(),
             cold: false,
+            read_bytes: plan.read_bytes,
         }
     }
 

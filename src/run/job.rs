@@ -5,7 +5,7 @@ use crossbeam_channel::{Receiver, Sender};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::thread::JoinHandle;
 use std::time::Instant;
@@ -34,7 +34,7 @@ pub enum Event {
     Span {
         /// Who did it.
         lane: Lane,
-        /// What it was: `read`, `wait`, `put`, `copy`.
+        /// What it was: `read`, `direct`, `gather`, `populate`, `wait`, `put`, `drain`, `copy`.
         name: &'static str,
         /// The file.
         file: u32,
@@ -78,6 +78,7 @@ pub struct Control {
     events: Sender<Event>,
     trace: bool,
     started: Instant,
+    moving: OnceLock<Instant>,
 }
 
 impl Control {
@@ -90,6 +91,7 @@ impl Control {
             events,
             trace,
             started: Instant::now(),
+            moving: OnceLock::new(),
         }
     }
 
@@ -111,13 +113,14 @@ impl Control {
     /// Says what will be done.
     pub fn plan(&self, summary: String, total_bytes: u64) {
         self.total_bytes.store(total_bytes, Ordering::Relaxed);
+        let _ = self.moving.set(Instant::now());
         let _ = self.events.try_send(Event::Planned { summary, total_bytes });
     }
 
     /// Counts bytes that have arrived.
     pub fn moved(&self, bytes: u64) {
         let moved = self.moved_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
-        let seconds = self.started.elapsed().as_secs_f64();
+        let seconds = self.moving.get().unwrap_or(&self.started).elapsed().as_secs_f64();
         let now = (seconds * 1e3) as u64;
         let told = self.told_ms.load(Ordering::Relaxed);
         if now < told + MOVED_EVERY_MS

@@ -70,6 +70,11 @@ impl Pinned {
         self.refused.as_deref()
     }
 
+    /// How many slots there are.
+    pub fn slot_count(&self) -> usize {
+        GPU_SLOT_COUNT
+    }
+
     /// The slots, once.
     pub fn take_slots(&mut self) -> Vec<Slot> {
         std::mem::take(&mut self.slots)
@@ -77,15 +82,21 @@ impl Pinned {
 
     /// Host-to-device bandwidth from the slots, in bytes a second: every slot copied to one place on the device, a few
     /// rounds, the best round counted. Takes device memory of the ring's size for as long as it lasts.
+    ///
+    /// # Errors
+    /// The driver's; a bug's where the slots have been taken.
     pub fn measure(&mut self) -> Result<f64> {
         const ROUNDS: usize = 5;
+        if self.slots.is_empty() {
+            return Err(Error::bug("the slots are in use"));
+        }
         let size = self.ring.size_bytes();
         let target = self.gpu.alloc(size as u64)?;
         let stream = self.gpu.stream()?;
         let mut best = 0f64;
         for _ in 0..ROUNDS {
             let started = Instant::now();
-            // SAFETY: the slots are ours while `self` is borrowed, and nothing is written before the stream is done.
+            // SAFETY: no slot has been taken, so nobody else writes there, and the stream is waited for.
             unsafe { stream.host_to_device(target.address(), self.ring.start(), size)? };
             stream.synchronize()?;
             best = best.max(size as f64 / started.elapsed().as_secs_f64());
@@ -154,19 +165,21 @@ impl CudaSink {
         let staging_bytes = CudaSink::staging_bytes(casts, slot_count, slot_bytes);
         let needed = plan.arena_bytes().saturating_add(staging_bytes);
         if needed > free_bytes {
-            let ways = needed.div_ceil(free_bytes.max(1)).next_power_of_two();
+            // Each rank stages as much as one alone; more than 64 ranks are not what anybody has.
+            let fits = |ways: &u64| (plan.arena_bytes() / ways).saturating_add(staging_bytes) <= free_bytes;
+            let ways = [2u64, 4, 8, 16, 32, 64].into_iter().find(fits);
             let message = format!(
                 "cuda:{} has {} free, this load needs {}",
                 pinned.gpu.facts().ordinal,
                 bytes_text(free_bytes),
                 bytes_text(needed)
             );
-            let parts = match ways {
-                2 => "half".to_string(),
-                n => format!("1/{n}"),
-            };
-            return Err(Error::new(ErrorKind::NoSpace, message)
-                .hint(format!("--rank 0/{ways} loads {parts} of each matrix")));
+            let error = Error::new(ErrorKind::NoSpace, message);
+            return Err(match ways {
+                Some(2) => error.hint("--rank 0/2 loads half of each matrix"),
+                Some(n) => error.hint(format!("--rank 0/{n} loads 1/{n} of each matrix")),
+                None => error.hint("--include loads a part"),
+            });
         }
         Ok(())
     }
@@ -395,6 +408,13 @@ impl CudaLane<'_> {
                     at = 0;
                 }
                 *staged_bytes = at + put.row_bytes;
+                let block = (slot.index() as u64).saturating_add(1).saturating_mul(casts.slot_bytes);
+                if put.row_count != 1
+                    || *staged_bytes > casts.slot_bytes
+                    || block > casts.staging.size_bytes()
+                {
+                    return Err(Error::bug("a cast leaves its staging block"));
+                }
                 let staging = casts.staging.address() + slot.index() as u64 * casts.slot_bytes + at;
                 let count = put.row_bytes / u64::from(from.facts().block_bytes);
                 let overflows = casts.overflows.address();

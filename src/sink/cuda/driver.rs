@@ -224,6 +224,21 @@ impl Drop for Opened {
     }
 }
 
+/// Gives the thread back the context it had: whoever drops a tensor may be working on another device.
+struct Restore {
+    api: &'static Api,
+    before: Option<sys::CUcontext>,
+}
+
+impl Drop for Restore {
+    fn drop(&mut self) {
+        if let Some(before) = self.before {
+            // SAFETY: the context was current on this thread a moment ago; null is none.
+            let _ = unsafe { self.api.cuCtxSetCurrent(before) };
+        }
+    }
+}
+
 impl Gpu {
     /// Opens device `ordinal` (counted after CUDA_VISIBLE_DEVICES) and binds it to this thread.
     ///
@@ -256,8 +271,15 @@ impl Gpu {
 
     /// Binds before something is given back, on whatever thread that happens. Where it fails, giving back is tried all
     /// the same: the thread may have the context already.
-    fn bind_to_drop(&self) {
-        let _ = self.bind();
+    fn bind_to_drop(&self) -> Restore {
+        let mut before = null_mut();
+        // SAFETY: a valid place for the answer.
+        let asked = unsafe { self.0.api.cuCtxGetCurrent(&mut before) };
+        let other = asked.is_ok() && before != self.0.context;
+        if other {
+            let _ = self.bind();
+        }
+        Restore { api: self.0.api, before: other.then_some(before) }
     }
 
     /// Free and total device memory now. On an integrated device the host's MemAvailable is the better answer.

@@ -39,7 +39,7 @@ impl DeviceMemory {
         if address == 0 {
             return Ok(());
         }
-        self.gpu.bind_to_drop();
+        let _restore = self.gpu.bind_to_drop();
         // SAFETY: invariant 3; freed once, since the address is gone from here.
         unsafe { self.gpu.0.api.cuMemFree_v2(address) }
     }
@@ -81,7 +81,7 @@ impl Registration {
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        self.gpu.bind_to_drop();
+        let _restore = self.gpu.bind_to_drop();
         // SAFETY: invariant 4; once, since this is the only place.
         let _ = unsafe { self.gpu.0.api.cuMemHostUnregister(self.start.cast()) };
     }
@@ -115,7 +115,7 @@ impl HostMemory {
 
 impl Drop for HostMemory {
     fn drop(&mut self) {
-        self.gpu.bind_to_drop();
+        let _restore = self.gpu.bind_to_drop();
         // SAFETY: invariant 5; once, since this is the only place.
         let _ = unsafe { self.gpu.0.api.cuMemFreeHost(self.start.cast()) };
     }

@@ -24,7 +24,7 @@ unsafe impl Sync for Loaded {}
 
 impl Drop for Loaded {
     fn drop(&mut self) {
-        self.gpu.bind_to_drop();
+        let _restore = self.gpu.bind_to_drop();
         // SAFETY: invariant 8; once, since this is the only place; no function is left, each holds a clone.
         let _ = unsafe { self.gpu.0.api.cuModuleUnload(self.raw) };
     }

@@ -179,7 +179,7 @@ impl Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        self.gpu.bind_to_drop();
+        let _restore = self.gpu.bind_to_drop();
         // SAFETY: invariant 6; once, since this is the only place.
         let _ = unsafe { self.gpu.0.api.cuStreamDestroy_v2(self.raw) };
     }
@@ -246,7 +246,7 @@ impl Event {
 
 impl Drop for Event {
     fn drop(&mut self) {
-        self.gpu.bind_to_drop();
+        let _restore = self.gpu.bind_to_drop();
         // SAFETY: invariant 7; once, since this is the only place. A pending mark is no obstacle.
         let _ = unsafe { self.gpu.0.api.cuEventDestroy_v2(self.raw) };
     }
