@@ -24,6 +24,7 @@ pub use names::Split;
 use super::{HEADER_BYTES_MAX, Known, Step};
 use crate::checkpoint::{ByteOrder, Container, MetaKind, MetaValue, Part};
 use crate::error::{Error, Result};
+use crate::text::grouped;
 use cursor::{Cursor, Stop, Take};
 
 /// What is asked for first. Most headers are dominated by a vocabulary of 32 k to 256 k tokens: 1 to 16 MB.
@@ -32,13 +33,18 @@ const FIRST_BYTES: u64 = 1 << 20;
 /// Where data begins unless `general.alignment` says otherwise.
 const DEFAULT_ALIGNMENT: u64 = 32;
 
+/// The most keys and tensors that are read. The largest models have hundreds of keys and a hundred thousand tensors; one
+/// that is nothing but its name takes ten times its bytes in memory, and a header may have 256 MiB of them.
+const KEY_COUNT_MAX: u64 = 1 << 16;
+const TENSOR_COUNT_MAX: u64 = 1 << 20;
+
 /// Parses the header of a GGUF file. Tensors come in the header's order with their shapes outermost first, and all of
 /// them lie inside the file.
 ///
 /// # Errors
 /// [`BadInput`](crate::ErrorKind::BadInput) for a file that is damaged or could mean two things,
-/// [`Unsupported`](crate::ErrorKind::Unsupported) for versions after 3, types of ggml that are dead or not known, and
-/// headers of more than [`HEADER_BYTES_MAX`] bytes.
+/// [`Unsupported`](crate::ErrorKind::Unsupported) for versions after 3, types of ggml that are dead or not known, headers
+/// of more than [`HEADER_BYTES_MAX`] bytes, and more keys or tensors than any model has.
 pub fn parse(known: &Known) -> Result<Step<Part>> {
     let head = known.from(0);
     match header(head, known.size_bytes()) {
@@ -65,6 +71,15 @@ fn header(known: &[u8], file_size_bytes: u64) -> Take<Part> {
     let (key_bytes, info_bytes) = (values::least_entry_bytes(&c), tensors::least_info_bytes(&c));
     c.room_for(key_count, key_bytes, "the header", "keys")?;
     c.room_for(tensor_count, info_bytes, "the header", "tensors")?;
+    for (count, most, things) in
+        [(key_count, KEY_COUNT_MAX, "keys"), (tensor_count, TENSOR_COUNT_MAX, "tensors")]
+    {
+        if count > most {
+            let (count, most) = (grouped(count), grouped(most));
+            let message = format!("the header says {count} {things}; hoist reads up to {most}");
+            return Err(Stop::Fail(Error::unsupported(message).at(8)));
+        }
+    }
 
     let meta = values::entries(&mut c, key_count)?;
     let alignment = alignment(&meta)?;

@@ -89,7 +89,7 @@ pub fn parse_zip(known: &Known) -> Result<Step<Part>> {
         other => return Err(strange_order(other)),
     };
     check_crc32(pickle_entry, pickle_bytes)?;
-    let loaded = pickle::load(pickle_bytes, 0, true, Form::Zip).map_err(Fault::complete)?;
+    let loaded = pickle::load(pickle_bytes, 0, true, Form::Zip, 0).map_err(Fault::complete)?;
     if loaded.end != pickle_bytes.len() {
         return Err(Error::bad_input(format!(
             "data.pkl has {} bytes after its STOP at byte {}",

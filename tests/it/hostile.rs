@@ -189,3 +189,82 @@ fn mutations_of_valid_files_end_in_a_result() {
     }
     assert!(accepted > 0, "nothing valid was found in {} files", files.len());
 }
+
+fn pickled_text(s: &[u8]) -> Vec<u8> {
+    [b"X", &(s.len() as u32).to_le_bytes()[..], s].concat()
+}
+
+/// The old stream around an object's pickle; `waste` are opcodes put into its pickle of keys.
+fn legacy(object: &[u8], waste: &[u8]) -> Vec<u8> {
+    let head = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.";
+    let system = [b"\x80\x02}", &pickled_text(b"little_endian")[..], b"\x88s."].concat();
+    let keys = [b"\x80\x02", waste, b"]", &pickled_text(b"0"), b"a."].concat();
+    [head, &system[..], object, &keys, &6u64.to_le_bytes(), &[0; 24]].concat()
+}
+
+/// A dict of one tensor `w` of six numbers, in storage `0`.
+fn pickled_weights() -> Vec<u8> {
+    let (storage, key, place) = (pickled_text(b"storage"), pickled_text(b"0"), pickled_text(b"cpu"));
+    let storage = [b"(", &storage[..], b"ctorch\nFloatStorage\n", &key, &place, b"K\x06NtQ"].concat();
+    let view = b"K\0K\x06\x85K\x01\x85\x89}tR";
+    let tensor = [b"ctorch._utils\n_rebuild_tensor_v2\n(", &storage[..], view].concat();
+    [b"}", &pickled_text(b"w")[..], &tensor, b"s"].concat()
+}
+
+/// A pickle's text may be the key of many dicts inside one another, two bytes each: what is kept of it is bounded by the
+/// room for metadata, not by levels times its length.
+#[test]
+fn one_long_key_on_many_levels_is_kept_within_bounds() {
+    const LEVELS: usize = 60;
+    const KEY_BYTES: usize = 1 << 20;
+    let mut object = [b"\x80\x02", &pickled_text(&vec![b'k'; KEY_BYTES])[..], b"q\x000"].concat();
+    for _ in 0..LEVELS {
+        object.extend([b"}h\0K\x01s", &pickled_text(b"model")[..]].concat());
+    }
+    object.extend([&pickled_weights()[..], &b"s".repeat(LEVELS), b"."].concat());
+    match format::parse(&Known::whole(&legacy(&object, b""))) {
+        Ok(Step::Done(part)) => {
+            assert_eq!(part.tensors.len(), 1);
+            let kept: usize = part.meta.iter().map(|(key, _)| key.len()).sum();
+            assert!((KEY_BYTES..=16 << 20).contains(&kept), "{kept} bytes of keys are kept");
+            assert!(part.notes.iter().any(|note| note.contains("skipped")), "{:?}", part.notes);
+        }
+        other => panic!("{:?}", other.map(|_| "needs more")),
+    }
+}
+
+/// The two pickles of the old stream that stay in memory together share one budget.
+#[test]
+fn the_pickles_of_the_old_stream_share_a_budget() {
+    // An empty list, dropped: more than 40 bytes of values each.
+    let waste = b"]0".repeat(3_500_000);
+    let plain = [b"\x80\x02", &pickled_weights()[..], b"."].concat();
+    let wasteful = [b"\x80\x02", &waste[..], &pickled_weights(), b"."].concat();
+    for (object, waste, expected) in [
+        (&plain, &waste[..], None),
+        (&wasteful, b"", None),
+        (&wasteful, &waste, Some("builds more values than fit 268,435,456 bytes")),
+    ] {
+        let got = format::parse(&Known::whole(&legacy(object, waste))).map(|_| ()).map_err(|e| e.to_string());
+        match expected {
+            None => assert_eq!(got, Ok(())),
+            Some(words) => assert!(got.as_ref().is_err_and(|e| e.contains(words)), "{got:?}"),
+        }
+    }
+}
+
+/// Counts that the file has room for and no model has, refused before anything is read for them.
+#[test]
+fn gguf_of_countless_keys_or_tensors_is_refused_early() {
+    for (tensor_count, key_count, expected) in [
+        (0u64, (1u64 << 16) + 1, "the header says 65,537 keys; hoist reads up to 65,536"),
+        ((1 << 20) + 1, 0, "the header says 1,048,577 tensors; hoist reads up to 1,048,576"),
+    ] {
+        let mut known = Known::of_size(8 << 30);
+        let counts = [tensor_count.to_le_bytes(), key_count.to_le_bytes()].concat();
+        known.add(0, [&b"GGUF\x03\0\0\0"[..], &counts, &[0; 1024]].concat());
+        let error = format::parse(&known).expect_err(expected);
+        assert_eq!(error.kind().exit_code(), 9, "{error}");
+        assert!(error.to_string().contains(expected), "{error}");
+    }
+}

@@ -98,23 +98,46 @@ pub(super) fn parse(known: &Known) -> Result<Step<Part>> {
 }
 
 fn read_head(bytes: &[u8], complete_bytes: bool) -> std::result::Result<Head<'_>, Fault> {
-    let load = |start| pickle::load(bytes, start, complete_bytes, Form::Legacy);
-    let magic = load(0)?;
-    if !matches!(magic.root, Value::LongInt(slice) if magic.values.slice(slice) == MAGIC_NUMBER) {
-        return Err(Error::bad_input("the first pickle is not torch's magic number").into());
-    }
-    let version = load(magic.end)?;
-    match version.root {
-        Value::Int(PROTOCOL_VERSION) => {}
+    let load = |start| pickle::load(bytes, start, complete_bytes, Form::Legacy, 0);
+    // Each is dropped when it has been looked at: what a hostile one builds need not stand beside the next.
+    let magic_end = {
+        let magic = load(0)?;
+        if !matches!(magic.root, Value::LongInt(slice) if magic.values.slice(slice) == MAGIC_NUMBER) {
+            return Err(Error::bad_input("the first pickle is not torch's magic number").into());
+        }
+        magic.end
+    };
+    let version_end = {
+        let version = load(magic_end)?;
+        check_version(version.root)?;
+        version.end
+    };
+    let (system_end, little_endian) = {
+        let system = load(version_end)?;
+        (system.end, little_endian(&system)?)
+    };
+    let object = load(system_end)?;
+    // These two stay, within one budget.
+    let spent_bytes = object.values.spent_bytes();
+    let keys = pickle::load(bytes, object.end, complete_bytes, Form::Legacy, spent_bytes)?;
+    Ok(Head { little_endian, object, keys })
+}
+
+fn check_version(root: Value) -> Result<()> {
+    match root {
+        Value::Int(PROTOCOL_VERSION) => Ok(()),
         Value::Int(other) => {
             let message = format!("the stream has version {other}; hoist knows {PROTOCOL_VERSION}");
-            return Err(Error::unsupported(message).into());
+            Err(Error::unsupported(message))
         }
-        _ => return Err(Error::bad_input("the second pickle is no version").into()),
+        _ => Err(Error::bad_input("the second pickle is no version")),
     }
-    let system = load(version.end)?;
+}
+
+/// What the third pickle says of the order of bytes.
+fn little_endian(system: &Loaded) -> Result<bool> {
     let Value::Dict(node) = system.root else {
-        return Err(Error::bad_input("the third pickle is not a dict").into());
+        return Err(Error::bad_input("the third pickle is not a dict"));
     };
     let mut little_endian = None;
     for pair in system.values.items(node).chunks_exact(2) {
@@ -122,15 +145,10 @@ fn read_head(bytes: &[u8], complete_bytes: bool) -> std::result::Result<Head<'_>
             && system.values.slice(key) == b"little_endian"
             && little_endian.replace(value).is_some()
         {
-            return Err(Error::bad_input("`little_endian` is there twice").into());
+            return Err(Error::bad_input("`little_endian` is there twice"));
         }
     }
-    let Some(little_endian) = little_endian else {
-        return Err(Error::bad_input("the third pickle does not say the order of bytes").into());
-    };
-    let object = load(system.end)?;
-    let keys = load(object.end)?;
-    Ok(Head { little_endian, object, keys })
+    little_endian.ok_or_else(|| Error::bad_input("the third pickle does not say the order of bytes"))
 }
 
 fn no_storage(key: &[u8]) -> Error {

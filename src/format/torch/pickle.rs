@@ -24,8 +24,15 @@ pub(super) struct Loaded<'a> {
     pub(super) values: Values<'a>,
 }
 
-/// Loads the pickle that begins at `start`. `complete` says that `bytes` end where the pickle's room ends.
-pub(super) fn load(bytes: &[u8], start: usize, complete: bool, form: Form) -> Outcome<Loaded<'_>> {
+/// Loads the pickle that begins at `start`. `complete` says that `bytes` end where the pickle's room ends; `spent_bytes`
+/// are what the values of another, which stays beside it, have taken of the budget.
+pub(super) fn load(
+    bytes: &[u8],
+    start: usize,
+    complete: bool,
+    form: Form,
+    spent_bytes: usize,
+) -> Outcome<Loaded<'_>> {
     let mut machine = Machine {
         bytes,
         at: start,
@@ -33,7 +40,7 @@ pub(super) fn load(bytes: &[u8], start: usize, complete: bool, form: Form) -> Ou
         marks: Vec::new(),
         memo: Vec::new(),
         far_memo: HashMap::new(),
-        values: Values::new(bytes, start, form),
+        values: Values::new(bytes, start, form, spent_bytes),
     };
     match machine.run(start) {
         Ok(root) => Ok(Loaded { root, end: machine.at, values: machine.values }),

@@ -16,6 +16,7 @@ use crate::checkpoint::{
 use crate::dtype::{Class, element_count};
 use crate::error::{Error, Result};
 use crate::text::{Shown, grouped};
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
 /// Names that trainers give the dict of weights, the most telling first. Averaged weights (EMA) come last: they are
@@ -67,9 +68,11 @@ const NEVER: &[&str] = &[
 /// What wrappers put before every name.
 const PREFIXES: &[(&str, &str)] = &[("module.", "DistributedDataParallel"), ("_orig_mod.", "torch.compile")];
 
-/// What the table of tensors may take in memory. One view may be in a dict under many names, each a few bytes.
-const TABLE_BYTES_MAX: usize = 256 << 20;
-/// What the texts of metadata may take in memory. One text may be in a dict under many names.
+/// What the table of tensors may take in memory. One view may be in a dict under many names, each a few bytes. A tensor of
+/// its own costs the budget of the pickle's values several times what it takes here, so that only aliases reach this.
+const TABLE_BYTES_MAX: usize = 64 << 20;
+/// What metadata may take in memory, keys included. One text may be in a dict under many names, and be the key of many
+/// dicts inside one another.
 const META_BYTES_MAX: usize = 16 << 20;
 
 /// How many names a note repeats.
@@ -198,10 +201,10 @@ fn walk(values: &Values, root: u32, state: &mut State, found: &mut Vec<(String, 
         let mut skipped = Skipped::default();
         for (key, value) in entries {
             match (key, value) {
-                (Some(key), Value::Tensor(view)) if next.is_none() => found.push((key, view)),
+                (Some(key), Value::Tensor(view)) if next.is_none() => found.push((key.into_owned(), view)),
                 (Some(_), Value::Dict(n)) if next.as_ref().is_some_and(|(_, next)| *next == n) => {}
-                (Some(key), value) => match scalar(values, value, &mut meta_room) {
-                    Some(value) => state.meta.push((key, value)),
+                (Some(key), value) => match scalar(values, &key, value, &mut meta_room) {
+                    Some(value) => state.meta.push((key.into_owned(), value)),
                     None => skipped.add(&key, value, holds.holds(value, 0)?),
                 },
                 (None, value) => skipped.add("a key that is no text", value, holds.holds(value, 0)?),
@@ -222,7 +225,7 @@ fn walk(values: &Values, root: u32, state: &mut State, found: &mut Vec<(String, 
         if !path.is_empty() {
             path.push('.');
         }
-        path.push_str(&Shown(&key).to_string());
+        path.push_str(&key);
         node = next;
     }
     Err(too_deep())
@@ -232,9 +235,12 @@ fn too_deep() -> Error {
     Error::bad_input("the state dict is nested deeper than 64 levels")
 }
 
+/// An entry of a dict. Texts stay in the pickle: one may be the key of many dicts.
+type Keyed<'a> = (Option<Cow<'a, str>>, Value);
+
 /// A dict's entries: keys as names, integers written out, `None` for other kinds. A name that is there twice is an
 /// error, since Python would keep the last one silently.
-fn keyed(values: &Values, node: u32) -> Result<Vec<(Option<String>, Value)>> {
+fn keyed<'a>(values: &Values<'a>, node: u32) -> Result<Vec<Keyed<'a>>> {
     let items = values.items(node);
     let mut seen = HashSet::with_capacity(items.len() / 2);
     let mut entries = Vec::with_capacity(items.len() / 2);
@@ -242,13 +248,13 @@ fn keyed(values: &Values, node: u32) -> Result<Vec<(Option<String>, Value)>> {
         let &[key, value] = pair else { continue };
         let key = match key {
             Value::Text(text) => match std::str::from_utf8(values.slice(text)) {
-                Ok(key) => Some(key.to_string()),
+                Ok(key) => Some(Cow::Borrowed(key)),
                 Err(_) => {
                     let key = String::from_utf8_lossy(values.slice(text));
                     return Err(Error::bad_input(format!("the key `{}` is not UTF-8", Shown(&key))));
                 }
             },
-            Value::Int(n) => Some(n.to_string()),
+            Value::Int(n) => Some(Cow::Owned(n.to_string())),
             _ => None,
         };
         if let Some(key) = &key
@@ -261,18 +267,14 @@ fn keyed(values: &Values, node: u32) -> Result<Vec<(Option<String>, Value)>> {
     Ok(entries)
 }
 
-/// Which of a dict's dicts to go down into, if any. `here`: the dict holds tensors itself.
-fn choose(
-    holds: &mut Holds,
-    entries: &[(Option<String>, Value)],
-    here: bool,
-) -> Result<Option<(String, u32)>> {
-    let mut candidates: Vec<(&String, u32)> = Vec::new();
+/// Which of a dict's dicts to go down into, if any, and its key as it is shown. `here`: the dict holds tensors itself.
+fn choose(holds: &mut Holds, entries: &[Keyed], here: bool) -> Result<Option<(String, u32)>> {
+    let mut candidates: Vec<(&str, u32)> = Vec::new();
     let is_optimizer = entries.iter().any(|(key, _)| key.as_deref() == Some("param_groups"));
     for (key, value) in entries {
         if let (Some(key), Value::Dict(node)) = (key, value)
             && !is_optimizer
-            && !NEVER.contains(&key.as_str())
+            && !NEVER.contains(&&**key)
             && holds.holds(*value, 0)?
         {
             candidates.push((key, *node));
@@ -304,7 +306,7 @@ fn choose(
                 .hint("save the one that is meant by itself: torch.save(torch.load(FILE)[NAME], OTHER)"));
         }
     };
-    Ok(chosen.map(|&(key, node)| (key.clone(), node)))
+    Ok(chosen.map(|&(key, node)| (Shown(key).to_string(), node)))
 }
 
 /// Whether tensors are somewhere inside a value. Each container is looked at once, so that sharing and cycles cost
@@ -341,25 +343,29 @@ impl Holds<'_> {
     }
 }
 
-/// A plain value as metadata.
-fn scalar(values: &Values, value: Value, room: &mut usize) -> Option<MetaValue> {
-    Some(match value {
+/// A plain value as metadata; `None` too where there is no room for it and its key.
+fn scalar(values: &Values, key: &str, value: Value, room: &mut usize) -> Option<MetaValue> {
+    let text_bytes = match value {
+        Value::Text(text) => values.slice(text).len(),
+        _ => 0,
+    };
+    let entry_bytes = size_of::<(String, MetaValue)>() + key.len() + text_bytes;
+    let left_bytes = room.checked_sub(entry_bytes)?;
+    let value = match value {
         Value::None => MetaValue::Null,
         Value::Bool(v) => MetaValue::Bool(v),
         Value::Int(v) => MetaValue::I64(v),
         Value::Float(v) => MetaValue::F64(v),
-        Value::Text(text) => {
-            let text = values.slice(text);
-            *room = room.checked_sub(text.len())?;
-            MetaValue::Text(text.into())
-        }
+        Value::Text(text) => MetaValue::Text(values.slice(text).into()),
         // Nine bytes, the last of them zero: an unsigned number of 64 bits.
         Value::LongInt(slice) => match *values.slice(slice) {
             [ref low @ .., 0] => MetaValue::U64(u64::from_le_bytes(low.try_into().ok()?)),
             _ => return None,
         },
         _ => return None,
-    })
+    };
+    *room = left_bytes;
+    Some(value)
 }
 
 /// Removes what wrappers put before every name.

@@ -196,8 +196,8 @@ impl<'a> Values<'a> {
     /// The empty tuple.
     pub(super) const EMPTY_TUPLE: Value = Value::Tuple(0);
 
-    /// No values yet, of the pickle that begins at `start`.
-    pub(super) fn new(bytes: &'a [u8], start: usize, form: Form) -> Values<'a> {
+    /// No values yet, of the pickle that begins at `start`; `spent_bytes` of the budget are gone.
+    pub(super) fn new(bytes: &'a [u8], start: usize, form: Form, spent_bytes: usize) -> Values<'a> {
         Values {
             bytes,
             form,
@@ -207,7 +207,7 @@ impl<'a> Values<'a> {
             storage_ids: HashMap::new(),
             views: Vec::new(),
             numpy: Vec::new(),
-            spent_bytes: 0,
+            spent_bytes,
         }
     }
 
@@ -249,6 +249,11 @@ impl<'a> Values<'a> {
             return self.refused(&format!("the pickle builds more values than fit {most} bytes of memory"));
         }
         Ok(())
+    }
+
+    /// What was charged so far.
+    pub(super) fn spent_bytes(&self) -> usize {
+        self.spent_bytes
     }
 
     /// The bytes of a slice.
