@@ -226,8 +226,9 @@ impl Target {
             // is wrong with it is said at the end.
             Err(error) => match std::fs::symlink_metadata(&path) {
                 Ok(_) => {
-                    let no_model =
-                        path.is_dir() && matches!(error.kind(), ErrorKind::NotFound | ErrorKind::Usage);
+                    let no_model = path.is_dir()
+                        && error.kind() == ErrorKind::NotFound
+                        && error.to_string().contains("holds no weights");
                     Ok(Target { path, model: None, failure: (!no_model).then_some(error) })
                 }
                 Err(_) => Err(error),

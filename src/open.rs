@@ -364,6 +364,9 @@ fn open_index(
     found.notes.extend(
         reconcile::with_index(&index, under, &opened).into_iter().map(|n| format!("{index_name}: {n}")),
     );
+    let unnamed =
+        reconcile::unnamed_shards(&shards, entries.iter().filter_map(|e| e.name.strip_prefix(under)));
+    found.notes.extend(unnamed.map(|n| format!("{index_name}: {n}")));
     found.opened.extend(opened.into_iter().map(|o| (under.to_string(), o)));
     Ok(())
 }

@@ -13,7 +13,8 @@ use std::ffi::OsString;
 /// The arguments of `hoist doctor`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// A model, or a path to examine [default: the Hugging Face cache, else the current directory]
+    /// A model, or a path to examine [default: the Hugging Face cache, else the current directory]. Where there is no
+    /// model to read, a sample of up to 128 MiB is written there for the time of the measurement
     #[arg(value_name = "MODEL_OR_PATH")]
     target: Option<OsString>,
     /// The device that a load would go to: cpu, cuda:N or cuda:GPU-uuid [default: cuda:0, else cpu]
@@ -131,6 +132,7 @@ fn gpu_line(gpu: &Gpu, d: &Diagnosis) -> String {
         }
     });
     facts.extend(gpu.link.as_ref().and_then(|l| l.numa_node).map(|n| format!("NUMA {n}")));
+    facts.push(format!("{}  {}", gpu.uuid, gpu.pci_id));
     format!("gpu      {}", facts.join("  "))
 }
 

@@ -185,6 +185,7 @@ fn digests(model: &Arc<Model>, report: &Report, common: &Common, cancel: &Atomic
 /// `Qwen3-8B   qwen3   8.19 B parameters   bf16   16.4 GB in 5 shards`
 fn headline(report: &Report) -> String {
     let mut facts = vec![Shown(&report.name).to_string()];
+    facts.extend(report.commit.as_deref().map(|c| format!("@{}", c.get(..8).unwrap_or(c))));
     facts.extend(report.description.family.as_deref().map(|f| Shown(f).to_string()));
     facts.push(format!("{} parameters", count(report.total.parameters)));
     facts.push(dtype_mix(report));

@@ -1,8 +1,8 @@
 //! `hoist load`: arguments and output; the work is the library's.
 
 use super::output::{Out, size_bytes};
-use super::progress::Watch;
-use super::{Common, model_text, say, signals};
+use super::progress::{Trace, Watch};
+use super::{Common, Progress, model_text, say, signals};
 use clap::ValueEnum;
 use hoist::dtype::DType;
 use hoist::load::{self, DTypeChoice, Form, Loaded, Options, Report};
@@ -41,10 +41,11 @@ pub(crate) struct Args {
     /// Read into memory of its own instead of mapping the files (cpu)
     #[arg(long, env = "HOIST_COPY", hide_env_values = true, value_parser = clap::builder::FalseyValueParser::new())]
     copy: bool,
-    /// Compare what arrived with what was read, and print the digest
+    /// Compare what arrived with what was read, and print a digest that other loaders can compute too (of what is in
+    /// memory; `inspect --hash` has the one of what is in the files)
     #[arg(long, env = "HOIST_CHECK", hide_env_values = true, value_parser = clap::builder::FalseyValueParser::new())]
     check: bool,
-    /// How files are read
+    /// How files are read; `direct` reads into memory of its own (cpu)
     #[arg(long, value_enum, default_value_t = IoArg::Auto, env = "HOIST_IO", hide_env_values = true)]
     io: IoArg,
     /// Where a cast overflows, take the largest finite value instead of failing
@@ -53,7 +54,7 @@ pub(crate) struct Args {
     /// Keep the page cache also where the GPU shares the host's memory
     #[arg(long, env = "HOIST_KEEP_CACHE", hide_env_values = true, value_parser = clap::builder::FalseyValueParser::new())]
     keep_cache: bool,
-    /// The most host memory to take [default: what is available]
+    /// The most host memory for tensors (cpu) [default: what is available]
     #[arg(long, value_name = "SIZE", value_parser = size_bytes, env = "HOIST_MEMORY", hide_env_values = true)]
     memory: Option<u64>,
     /// Write a Chrome/Perfetto trace, one lane a worker
@@ -81,7 +82,9 @@ enum IoArg {
 /// Runs the command.
 pub(crate) fn run(args: Args, common: &Common) -> Result<()> {
     let name = model_text(&args.model)?;
-    let device: Option<DeviceSpec> = args.device.as_deref().map(str::parse).transpose()?;
+    // An empty variable is none.
+    let device = args.device.as_deref().filter(|d| !d.trim().is_empty());
+    let device: Option<DeviceSpec> = device.map(str::parse).transpose()?;
     let options = Options {
         device: device.clone(),
         dtype: dtype_choice(&args.dtype)?,
@@ -104,29 +107,43 @@ pub(crate) fn run(args: Args, common: &Common) -> Result<()> {
         measure: !args.dry_run,
         dry_run: args.dry_run,
     };
+    let trace = match &args.trace {
+        Some(path) if !args.dry_run => Some(Trace::create(path)?),
+        _ => None,
+    };
     let cancel = signals::cancelled();
     // The device is opened while headers are read.
     let prepared = load::prepare(device);
     let model = open::open(name, &open::Options { follow_links: args.follow_links, hub_cache: None })?;
-    for note in &model.table.notes {
+    let warnings = model.table.notes.clone();
+    for note in &warnings {
         common.warn(note);
     }
-    if !common.quiet {
+    if model.table.tensors.is_empty() {
+        common.warn("there is no tensor in it");
+    }
+    if !common.quiet && common.progress() != Progress::Json {
         say(&headline(&model));
     }
     let job = load::load_on(prepared, model, options);
     let spans = Watch::new(common, "load").follow(&job, cancel, args.trace.is_some());
-    let loaded =
-        job.wait().map_err(|e| if signals::received().is_some() { signals::stopped() } else { e })?;
-    if let Some(path) = &args.trace {
-        super::progress::write_trace(path, &spans)?;
+    let loaded = job.wait().map_err(|e| if signals::received().is_some() { signals::stopped() } else { e });
+    // Also of a load that failed: that is when one looks.
+    if let Some(trace) = trace {
+        trace.write(&spans)?;
     }
+    let loaded = loaded?;
     for note in &loaded.report.notes {
         common.note(note);
     }
+    if common.verbose > 0 {
+        for line in details(&loaded.report) {
+            say(&line);
+        }
+    }
     let mut out = Out::stdout();
     if common.json {
-        out.json("hoist.load/1", document(&loaded, args.dry_run))?;
+        out.json("hoist.load/1", document(&loaded, &warnings, args.dry_run))?;
     } else {
         for line in lines(&loaded.report, args.dry_run) {
             out.line(&line)?;
@@ -180,6 +197,9 @@ fn headline(model: &open::Model) -> String {
     )
 }
 
+/// Below this a load is over before the bus is full, and its part of the bus says nothing.
+const RATED_BYTES_MIN: u64 = 256 << 20;
+
 /// The result for a person.
 fn lines(report: &Report, dry_run: bool) -> Vec<String> {
     let mut lines = Vec::new();
@@ -200,13 +220,30 @@ fn lines(report: &Report, dry_run: bool) -> Vec<String> {
     }
     let mut line = match report.form {
         "mapped" => {
-            format!("mapped {} in {}, every page present", bytes(report.bytes), seconds(report.seconds))
+            // Nothing moved, so there is no rate of its own: what a copy would run at stands for the machine.
+            let reads = report
+                .limit_bytes_per_second
+                .map(|l| format!("   this machine reads {}", rate(l as u64, 1.0)));
+            let present = match report.present_bytes < report.read_bytes {
+                true => format!("{} of it present", bytes(report.present_bytes)),
+                false => "every page present".to_string(),
+            };
+            let took = seconds(report.seconds);
+            format!("mapped {} in {took}, {present}{}", bytes(report.bytes), reads.unwrap_or_default())
         }
         _ => {
             let speed = rate(report.bytes, report.seconds);
             let limit = report.limit_bytes_per_second.map(|limit| {
+                let machine = rate(limit as u64, 1.0);
                 let part = report.bytes as f64 / report.seconds.max(1e-9) / limit * 100.0;
-                format!(", {part:.0} % of this machine's {}", rate(limit as u64, 1.0))
+                // A part of the bus means something where the load was long enough to fill it.
+                match report.device == "cpu" || report.bytes < RATED_BYTES_MIN {
+                    true => format!(
+                        "   this machine {} {machine}",
+                        if report.device == "cpu" { "reads" } else { "copies" }
+                    ),
+                    false => format!(", {part:.0} % of this machine's {machine}"),
+                }
             });
             format!(
                 "loaded {} in {}   {speed}{}",
@@ -229,11 +266,38 @@ fn lines(report: &Report, dry_run: bool) -> Vec<String> {
     }
     lines.push(line);
     if report.overflow_count > 0 {
-        lines.push(format!("cast   {} values saturated", text::grouped(report.overflow_count)));
+        let values = if report.overflow_count == 1 { "value" } else { "values" };
+        lines.push(format!("cast   {} {values} saturated", text::grouped(report.overflow_count)));
     }
     if let Some(check) = &report.check {
         let n = check.tensor_count;
-        lines.push(format!("check  {n} of {n} tensors equal the file   digest {}", check.digest));
+        let equal = if check.cast { "the file, cast" } else { "the file" };
+        lines.push(format!("check  {n} of {n} tensors equal {equal}   digest {}", check.digest));
+    }
+    lines
+}
+
+/// What `-v` adds.
+fn details(report: &Report) -> Vec<String> {
+    let cpu = report.cpu_seconds.map(|s| format!("   cpu {}", seconds(s))).unwrap_or_default();
+    let ready = report
+        .ready_seconds
+        .map(|s| format!("   since the process began {}", seconds(s)))
+        .unwrap_or_default();
+    let mut lines = vec![
+        format!(
+            "read   {} wanted, {} read: {} from the page cache, {} through it, {} around it",
+            bytes(report.bytes),
+            bytes(report.read_bytes),
+            bytes(report.cached_bytes),
+            bytes(report.buffered_bytes),
+            bytes(report.direct_bytes)
+        ),
+        format!("work   {} threads{cpu}{ready}", report.threads),
+    ];
+    if let Some(gpu) = report.gpu_facts() {
+        let fact = |name: &str| gpu.get(name).and_then(Value::as_str).unwrap_or("?").to_string();
+        lines.push(format!("gpu    {}   {}   {}", fact("name"), fact("uuid"), fact("pci")));
     }
     lines
 }
@@ -251,7 +315,7 @@ fn mebibytes(n: u64) -> String {
 }
 
 /// The result for a program: bytes as integers, times in seconds.
-fn document(loaded: &Loaded, dry_run: bool) -> Value {
+fn document(loaded: &Loaded, warnings: &[String], dry_run: bool) -> Value {
     let report = &loaded.report;
     let transferred = report.form != "mapped" && !dry_run;
     let mut document = json!({
@@ -264,6 +328,8 @@ fn document(loaded: &Loaded, dry_run: bool) -> Value {
         "tensors": report.tensor_count,
         "bytes": report.bytes,
         "bytes_moved": report.bytes_moved,
+        "present_bytes": report.present_bytes,
+        "read_bytes": report.read_bytes,
         "needed_bytes": report.needed_bytes,
         "free_bytes": report.free_bytes,
         "seconds": report.seconds,
@@ -284,6 +350,7 @@ fn document(loaded: &Loaded, dry_run: bool) -> Value {
         "overflow_count": report.overflow_count,
         "peak_rss_bytes": machine::peak_resident_bytes(),
         "notes": report.notes,
+        "warnings": warnings,
     });
     if let Some(fields) = document.as_object_mut() {
         if let Some(check) = &report.check {

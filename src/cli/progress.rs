@@ -8,8 +8,9 @@ use hoist::{Error, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -25,12 +26,20 @@ pub(crate) struct Watch {
     verb: &'static str,
     bar: Option<ProgressBar>,
     told: Instant,
+    moved_bytes: u64,
 }
 
 impl Watch {
     /// A watch; `verb` begins each line.
     pub(crate) fn new(common: &Common, verb: &'static str) -> Watch {
-        Watch { progress: common.progress(), quiet: common.quiet, verb, bar: None, told: Instant::now() }
+        Watch {
+            progress: common.progress(),
+            quiet: common.quiet,
+            verb,
+            bar: None,
+            told: Instant::now(),
+            moved_bytes: 0,
+        }
     }
 
     /// Follows a job to its end, cancelling it when `cancel` is set. Gives the spans, where a trace is wanted.
@@ -54,6 +63,9 @@ impl Watch {
         }
         if let Some(bar) = self.bar {
             bar.finish_and_clear();
+        }
+        if self.progress == Progress::Json {
+            say(&json!({"event": "ended", "bytes": self.moved_bytes}).to_string());
         }
         spans
     }
@@ -84,6 +96,7 @@ impl Watch {
     }
 
     fn moved(&mut self, moved: u64, total: u64, seconds: f64) {
+        self.moved_bytes = moved;
         let speed = rate(moved, seconds);
         match self.progress {
             Progress::Bar => {
@@ -117,11 +130,29 @@ impl Watch {
     }
 }
 
-/// Writes spans as a trace that Chrome and Perfetto open: one lane a worker and a stream.
-pub(crate) fn write_trace(path: &Path, spans: &[Event]) -> Result<()> {
-    let failed = |e| Error::io("cannot be written", e).file(path.display().to_string());
-    let file = std::fs::File::create(path).map_err(failed)?;
-    let mut out = BufWriter::new(file);
+/// A trace that Chrome and Perfetto open: one lane a worker and a stream. Its file is made before anything moves, so
+/// that a path that cannot be written costs nothing.
+pub(crate) struct Trace {
+    path: PathBuf,
+    file: File,
+}
+
+impl Trace {
+    /// Makes the file.
+    pub(crate) fn create(path: &Path) -> Result<Trace> {
+        let file = File::create(path)
+            .map_err(|e| Error::io("the trace cannot be written", e).file(path.display().to_string()))?;
+        Ok(Trace { path: path.to_owned(), file })
+    }
+
+    /// Writes what was done.
+    pub(crate) fn write(self, spans: &[Event]) -> Result<()> {
+        let failed = |e| Error::io("the trace cannot be written", e).file(self.path.display().to_string());
+        write_spans(BufWriter::new(self.file), spans).map_err(failed)
+    }
+}
+
+fn write_spans(mut out: impl Write, spans: &[Event]) -> std::io::Result<()> {
     // A lane's number and its name, as the viewers want them: streams stand below the workers.
     let number = |lane: &Lane| match *lane {
         Lane::Worker(n) => n,
@@ -149,14 +180,11 @@ pub(crate) fn write_trace(path: &Path, spans: &[Event]) -> Result<()> {
         _ => None,
     });
     let mut events = names.chain(work).peekable();
-    let mut write = || -> std::io::Result<()> {
-        out.write_all(b"{\"displayTimeUnit\":\"ms\",\"traceEvents\":[\n")?;
-        while let Some(event) = events.next() {
-            serde_json::to_writer(&mut out, &event)?;
-            out.write_all(if events.peek().is_some() { b",\n" } else { b"\n" })?;
-        }
-        out.write_all(b"]}\n")?;
-        out.flush()
-    };
-    write().map_err(failed)
+    out.write_all(b"{\"displayTimeUnit\":\"ms\",\"traceEvents\":[\n")?;
+    while let Some(event) = events.next() {
+        serde_json::to_writer(&mut out, &event)?;
+        out.write_all(if events.peek().is_some() { b",\n" } else { b"\n" })?;
+    }
+    out.write_all(b"]}\n")?;
+    out.flush()
 }

@@ -141,7 +141,9 @@ fn mistake(head: &[u8]) -> Error {
                 .hint("fetch it again")
         }
         _ if begins("{") || begins("[") => {
-            Error::bad_input("is a JSON text, not weights").hint("name the folder of the model")
+            Error::bad_input("is a JSON text, not weights")
+                .detail("a config or an index, or a server's error in place of the file")
+                .hint("name the folder of the model, or fetch the file again")
         }
         _ if head.iter().all(|&b| b == 0) => Error::bad_input("begins with zeros only")
             .detail("its space was set aside and the data never came")

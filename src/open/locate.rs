@@ -134,6 +134,13 @@ fn in_cache(text: &str, options: &Options) -> Result<Option<Located>> {
 }
 
 fn absent(model: &str) -> Error {
-    Error::new(ErrorKind::NotFound, "no such file or folder, and not the name of a repo (`org/name`)")
-        .file(model)
+    let error =
+        Error::new(ErrorKind::NotFound, "no such file or folder, and no repo of the cache").file(model);
+    let is_word =
+        !model.is_empty() && model.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+    match is_word && !model.starts_with('-') {
+        true => error
+            .hint(format!("a repo is named `org/name`; `hf download {model}` fetches one that has no org")),
+        false => error,
+    }
 }

@@ -30,6 +30,22 @@ pub(super) fn with_index(index: &Index, under: &str, opened: &[Opened]) -> Vec<S
     .collect()
 }
 
+/// A note on shards of the same numbering that lie there and that the index does not name: an index of another saving.
+pub(super) fn unnamed_shards<'a>(named: &[&str], listed: impl Iterator<Item = &'a str>) -> Option<String> {
+    // `model-00002-of-00003.safetensors` as `model-…-of-00003.safetensors`.
+    fn numbering(name: &str) -> Option<(&str, &str)> {
+        let (front, back) = name.split_once("-of-")?;
+        let (stem, number) = front.rsplit_once('-')?;
+        number.bytes().all(|b| b.is_ascii_digit()).then_some((stem, back))
+    }
+    let known: HashSet<(&str, &str)> = named.iter().filter_map(|n| numbering(n)).collect();
+    let unnamed: Vec<&str> =
+        listed.filter(|n| !named.contains(n) && numbering(n).is_some_and(|s| known.contains(&s))).collect();
+    let first = unnamed.first()?;
+    let more = if unnamed.len() > 1 { " and others" } else { "" };
+    Some(format!("`{}`{more} lies here and is not in the index, so it is not read", Shown(first)))
+}
+
 /// "3 tensors are …: `a`, `b`, `c`".
 fn few<'a>(names: impl Iterator<Item = &'a str>, are: &str) -> Option<String> {
     const SHOWN_MAX: usize = 3;
