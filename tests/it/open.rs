@@ -307,7 +307,7 @@ fn names_that_are_no_model() {
     std::fs::create_dir(tree.path("empty")).unwrap();
     for (model, code, said) in [
         ("", 2, "the name of the model is empty"),
-        (&tree.text("nothing"), 3, "no such file or folder, and not the name of a repo"),
+        (&tree.text("nothing"), 3, "no such file or folder, and no repo of the cache"),
         (&tree.text("nothing:Q4_K_M"), 3, "no such file or folder"),
         (&tree.text("dangling"), 3, "is a link to something that is not there"),
         (&tree.text("dir/model.safetensors/x"), 3, "no such file or folder"),

@@ -174,7 +174,7 @@ fn what_cannot_be_written_says_why_and_leaves_nothing() {
         (
             "under a file",
             create("there/file", 1, Existing::Keep),
-            ErrorKind::Io,
+            ErrorKind::BadInput,
             "there/file: cannot be created",
         ),
         ("a directory", create(".", 1, Existing::Replace), ErrorKind::BadInput, "is a directory"),

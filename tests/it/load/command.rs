@@ -83,11 +83,11 @@ fn the_document_keeps_its_shape() {
     assert_eq!(
         shape(&owned),
         "schema:text model:text commit:null device:text form:text no_gpu_because:null dry_run:bool tensors:integer \
-         bytes:integer bytes_moved:integer needed_bytes:integer free_bytes:null seconds:number \
+         bytes:integer bytes_moved:integer present_bytes:integer read_bytes:integer needed_bytes:integer free_bytes:null seconds:number \
          bytes_per_second:number limit_bytes_per_second:number cpu_seconds:number ready_seconds:number \
          threads:integer page_cache_fraction:number \
          path:{page_cache_bytes buffered_bytes direct_bytes io_uring} pinned_bytes:integer device_extra_bytes:null \
-         overflow_count:integer peak_rss_bytes:integer notes:list checked_tensors:integer digest:text"
+         overflow_count:integer peak_rss_bytes:integer notes:list warnings:list checked_tensors:integer digest:text"
     );
     for (field, value) in [
         ("schema", Value::from("hoist.load/1")),
