@@ -7,7 +7,8 @@
 #   mapped    hoist load --device cpu                   against bare parallel MADV_POPULATE_READ
 #   process   the whole process of a mapped hoist load  against `cat FILES > /dev/null`
 #   python    hoist load --device cpu --copy            against safetensors' load_file + clone, and torch.load
-#   device    hoist load --device cuda:0, emulated, its copies free, against a plain parallel pread loop into reused chunks
+#   device    hoist load --device cuda:0, emulated, its copies free, against the same plain loop, and against one that
+#             reads into reused chunks
 #   memory    peak memory: weights + 100 MiB on the CPU, 200 MiB in all on the way to an (emulated) device
 #
 # Runs alternate (A B, B A, …), so that a machine that warms up or a neighbour that wakes hits both. The ratio is of
@@ -63,10 +64,11 @@ rival_threads=(${threads:+--threads "$threads"})
 # A device of any size costs nothing while its copies are free: nobody touches its memory.
 emulated=("LD_LIBRARY_PATH=$work/driver" FAKE_CUDA_FREE_COPIES=1 FAKE_CUDA_MEM=$((1 << 40)))
 
-# A contender prints one JSON document a run; `line` makes it one line.
-line() { $python3 -c 'import json, sys; print(json.dumps(json.load(sys.stdin)))'; }
-hoist_copy() { "$HOIST" load "$MODEL" --device cpu --copy --json "${hoist_threads[@]}" | line; }
-hoist_mapped() { "$HOIST" load "$MODEL" --device cpu --json "${hoist_threads[@]}" | line; }
+# A contender prints one JSON document a run; `lined` makes it one line, after the run: a Python that starts beside it would
+# take one of its cores.
+lined() { "$@" > "$work/document" && $python3 -c 'import json, sys; print(json.dumps(json.load(open(sys.argv[1]))))' "$work/document"; }
+hoist_copy() { lined "$HOIST" load "$MODEL" --device cpu --copy --json "${hoist_threads[@]}"; }
+hoist_mapped() { lined "$HOIST" load "$MODEL" --device cpu --json "${hoist_threads[@]}"; }
 plain_copy() { "$PLAIN_READ" "${rival_threads[@]}" "${files[@]}"; }
 plain_populate() { "$PLAIN_READ" --populate "${rival_threads[@]}" "${files[@]}"; }
 plain_device() { "$PLAIN_READ" --h2d-free "${rival_threads[@]}" "${files[@]}"; }
@@ -75,8 +77,8 @@ process_cat() { "$PLAIN_READ" --exec "$work/report" cat "${files[@]}" > /dev/nul
 python_safetensors() { "$HOIST_PYTHON" "$here/rivals/cpu_load.py" safetensors-clone "${files[@]}"; }
 python_torch() { "$HOIST_PYTHON" "$here/rivals/cpu_load.py" torch-load "$work"/torch/*.bin; }
 hoist_device() {
-  env "${emulated[@]}" \
-    "$HOIST" load "$MODEL" --device cuda:0 --json "${hoist_threads[@]}" | line
+  lined env "${emulated[@]}" \
+    "$HOIST" load "$MODEL" --device cuda:0 --json "${hoist_threads[@]}"
 }
 
 failed=0
@@ -148,7 +150,8 @@ for section in $sections; do
       ;;
     device)
       emulated_driver
-      compare device hoist_device plain_device
+      compare device hoist_device plain_copy
+      compare device-reused hoist_device plain_device
       ;;
     memory)
       emulated_driver
