@@ -8,6 +8,8 @@
 mod uring;
 
 use super::LocalFile;
+#[cfg(target_os = "linux")]
+use crate::buf::Ring;
 use crate::buf::{PAGE_BYTES, Slot};
 use std::collections::VecDeque;
 use std::fs::File;
@@ -21,8 +23,15 @@ pub fn alignment_bytes(file: &LocalFile) -> Result<u32, String> {
         use rustix::fs::{AtFlags, StatxFlags, statx};
         let stat = statx(file.file(), "", AtFlags::EMPTY_PATH, StatxFlags::DIOALIGN);
         match stat {
+            // Kernels before 6.1 never say, and some file systems never do: tried with what suits any.
             Ok(s) if s.stx_mask & StatxFlags::DIOALIGN.bits() == 0 => {
-                Err("the file system does not say how direct reads are aligned".into())
+                let direct = reopen(file)?;
+                let (_ring, mut slots) = Ring::new(1, PAGE_BYTES).map_err(|e| e.to_string())?;
+                let into = slots.first_mut().ok_or("no buffer to try a direct read with")?;
+                match super::read_full(&direct, into, 0) {
+                    Ok(_) => Ok(PAGE_BYTES as u32),
+                    Err(e) => Err(format!("a direct read was tried: {e}")),
+                }
             }
             Ok(s) => match s.stx_dio_offset_align {
                 0 => Err("the file system takes no direct reads".into()),
@@ -44,6 +53,11 @@ pub fn alignment_bytes(file: &LocalFile) -> Result<u32, String> {
 /// Opens the file once more for direct reads, or says why that cannot be.
 pub(super) fn open_direct(file: &LocalFile) -> Result<File, String> {
     alignment_bytes(file)?;
+    reopen(file)
+}
+
+/// The same file once more, for reads around the page cache.
+fn reopen(file: &LocalFile) -> Result<File, String> {
     #[cfg(target_os = "linux")]
     {
         use rustix::fs::{Mode, OFlags, openat};

@@ -1,6 +1,6 @@
 //! What arrives in host memory: every fixture in every form, casts, cuts, arenas.
 
-use super::{fixtures, loaded, opened, to_cpu, write_safetensors};
+use super::{fixtures, loaded, opened, synthetic, to_cpu, write_safetensors};
 use crate::hostile::Seeded;
 use crate::naive::{goldens, materialise, sha256, testdata};
 use half::{bf16, f16};
@@ -413,4 +413,38 @@ fn arenas_become_vectors() {
         let four_wide = arena.dtype.facts().block_bytes == 4;
         assert_eq!(arena.into_vec::<f32>().is_some(), four_wide, "a vector of another width");
     }
+}
+
+/// A file that is hot as a whole, with a cold stretch that nobody expected: it is read around the page cache, without a
+/// ring that was made for it beforehand, and everything is right.
+#[test]
+fn a_cold_stretch_in_a_hot_file_is_read_around_the_cache() {
+    // A model of its own: other tests would bring the stretch back.
+    let path = synthetic(300);
+    let model = opened(&path);
+    for file in &model.files {
+        let mut bytes = vec![0; 1 << 20];
+        let mut at = 0;
+        while at < file.size_bytes() {
+            at += file.read_at(&mut bytes, at).unwrap() as u64;
+        }
+    }
+    let local = model.files[1].as_local().unwrap();
+    local.drop_from_cache(40 << 20, 24 << 20);
+    let takes_direct = local.direct().is_ok();
+    let options = Options { form: Form::Owned, check: true, threads: Some(2), ..to_cpu() };
+    let loaded = hoist::load::load(model, options).wait().unwrap();
+    let report = &loaded.report;
+    let Some(cached) = report.cached_fraction else {
+        eprintln!("SKIPPED: this system does not count cached pages");
+        return;
+    };
+    assert!(cached > 0.9 && cached < 1.0, "{cached}");
+    if takes_direct {
+        assert!(report.direct_bytes >= 20 << 20, "{report:?}");
+        assert!(report.direct_bytes <= 64 << 20, "{report:?}");
+    } else {
+        eprintln!("SKIPPED: no direct reads here");
+    }
+    assert_eq!(report.check.as_ref().unwrap().tensor_count, loaded.tensors.len());
 }
