@@ -90,11 +90,11 @@ pub struct Options {
     pub saturate: bool,
     /// Whether the page cache keeps what was read, also where the device shares the host's memory.
     pub keep_cache: bool,
-    /// The most host memory to take; `None` takes what is available.
+    /// The most host memory for tensors (not for a load to a GPU); `None` takes what is available.
     pub memory_bytes: Option<u64>,
     /// Whether every piece of work is an event.
     pub trace: bool,
-    /// Whether the report says what this machine can do at best, which costs some milliseconds.
+    /// Whether the report says what this machine can do, which costs some milliseconds.
     pub measure: bool,
     /// Whether the plan is made, checked against memory and reported, and nothing loaded.
     pub dry_run: bool,
@@ -174,7 +174,7 @@ impl Loader<'_> {
             #[cfg(feature = "cuda")]
             Device::Cuda(_) => match ready.pinned {
                 Some(pinned) => self.load_cuda(pinned),
-                None => Err(Error::bad_input("the device was not opened").detail("this is a bug of hoist")),
+                None => Err(Error::bug("the device was not opened")),
             },
             #[cfg(not(feature = "cuda"))]
             Device::Cuda(_) => Err(Error::unsupported("this build has no CUDA")),
@@ -279,6 +279,7 @@ impl Loader<'_> {
         let wanted = if network || (cold && !ring_works()) { BLOCKING_READERS } else { cores };
         let units = usize::try_from(plan.read_bytes / (GPU_CHUNK_BYTES / 4)).unwrap_or(usize::MAX).max(1);
         let threads = self.options.threads.unwrap_or_else(|| wanted.min(units));
+        // Each has at least two slots of the ring, one to fill and one on its way.
         let threads = threads.clamp(1, GPU_SLOT_COUNT / 2);
         report.threads = threads;
         threads

@@ -14,6 +14,7 @@ use crate::plan::Plan;
 use crate::sink::Sink;
 use job::Control;
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
@@ -111,14 +112,13 @@ pub fn run(run: &Run<'_>, slots: Vec<Slot>, control: &Control) -> Result<(Traffi
     }
     let shares: Vec<Mutex<Vec<Slot>>> = shares.into_iter().map(Mutex::new).collect();
     let returned = Mutex::new(Vec::new());
-    // For each file a range that was found in the page cache, from and to.
-    let hot_until: Vec<(AtomicU64, AtomicU64)> = run.model.files.iter().map(|_| Default::default()).collect();
+    // For each file the last range that was found wholly in the page cache.
+    let hot: Vec<Mutex<Range<u64>>> = run.model.files.iter().map(|_| Mutex::new(0..0)).collect();
     parallel("read", run.threads, control, |index| {
         let share =
             shares.get(index).map(|s| std::mem::take(&mut *s.lock().unwrap_or_else(PoisonError::into_inner)));
         let next = || units.lock().unwrap_or_else(PoisonError::into_inner).next();
-        let slots =
-            worker::work(run, index, share.unwrap_or_default(), &next, &traffic, &hot_until, control)?;
+        let slots = worker::work(run, index, share.unwrap_or_default(), &next, &traffic, &hot, control)?;
         returned.lock().unwrap_or_else(PoisonError::into_inner).extend(slots);
         Ok(())
     })?;

@@ -123,8 +123,9 @@ impl Loader<'_> {
         let slot_bytes = HOST_CHUNK_BYTES as usize + SLOT_MARGIN_BYTES;
         let limit = self.options.memory_bytes.or_else(machine::available_memory_bytes);
         if let Some(limit) = limit.filter(|&l| plan.arena_bytes() > l) {
+            let whose = if self.options.memory_bytes.is_some() { "allowed" } else { "available" };
             let message = format!(
-                "{} of memory are available, this load needs {}",
+                "{} of memory are {whose}, this load needs {}",
                 bytes_text(limit),
                 bytes_text(plan.arena_bytes())
             );

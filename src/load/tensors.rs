@@ -228,7 +228,8 @@ pub struct Report {
     pub pinned_bytes: u64,
     /// Device memory taken beyond the tensors' own bytes: padding and staging.
     pub device_extra_bytes: Option<u64>,
-    /// What this machine can do at best, in bytes a second, where that was measured.
+    /// What this machine can do, in bytes a second, where that was measured: to a GPU the bandwidth from pinned memory; to
+    /// host memory what a short sample of plain reads reached, which a load may well beat.
     pub limit_bytes_per_second: Option<f64>,
     /// Finite values that a cast made infinite (only with saturation: else that is an error).
     pub overflow_count: u64,

@@ -230,7 +230,7 @@ impl<T: Send + 'static> Job<T> {
             move || {
                 let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(&control)));
                 drop(control);
-                let panicked = |_| Err(Error::bad_input("the job panicked").detail("this is a bug of hoist"));
+                let panicked = |_| Err(Error::bug("the job panicked"));
                 finish(outcome.unwrap_or_else(panicked));
             }
         };

@@ -11,7 +11,7 @@ use crate::source::local::direct::{Arrived, Queue};
 use crate::source::local::residency::{Residency, residency, residency_ahead};
 use std::io::IoSliceMut;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use super::job::Control;
@@ -28,7 +28,7 @@ struct Worker<'a, 'r> {
     gathered: Vec<u8>,
     gap: Vec<u8>,
     traffic: &'a Traffic,
-    hot_until: &'a [(AtomicU64, AtomicU64)],
+    hot: &'a [Mutex<Range<u64>>],
     control: &'a Control,
 }
 
@@ -39,7 +39,7 @@ pub(super) fn work(
     slots: Vec<Slot>,
     next: &dyn Fn() -> Option<Unit>,
     traffic: &Traffic,
-    hot_until: &[(AtomicU64, AtomicU64)],
+    hot: &[Mutex<Range<u64>>],
     control: &Control,
 ) -> Result<Vec<Slot>> {
     // One slot is left for what is being handed on while the others are being read into.
@@ -55,7 +55,7 @@ pub(super) fn work(
         gathered: Vec::new(),
         gap: Vec::new(),
         traffic,
-        hot_until,
+        hot,
         control,
     };
     while !control.is_stopped() {
@@ -152,20 +152,15 @@ impl<'r> Worker<'_, 'r> {
     /// Whether the page cache holds a range and what follows it; `None` where the system does not say. What was found hot
     /// is not asked about again.
     fn is_hot(&self, file: &LocalFile, unit: &Unit, range: Range<u64>) -> Option<bool> {
-        let known = self.hot_until.get(unit.file.index());
-        if known.is_some_and(|k| {
-            let (from, to) = (k.0.load(Ordering::Relaxed), k.1.load(Ordering::Relaxed));
-            from <= range.start && range.end <= to
-        }) {
+        let known = self.hot.get(unit.file.index()).map(|r| r.lock().unwrap_or_else(PoisonError::into_inner));
+        if known.is_some_and(|hot| hot.start <= range.start && range.end <= hot.end) {
             return Some(true);
         }
         let ahead = residency_ahead(file, range.clone());
-        if let (Residency::Fraction(f), Some((from, to))) = (ahead.found, known)
-            && f >= 1.0
+        if ahead.found == Residency::Fraction(1.0)
+            && let Some(hot) = self.hot.get(unit.file.index())
         {
-            // Two stores are no transaction; a reader between them sees a narrower range, or one it may believe too.
-            to.store(ahead.end_bytes, Ordering::Relaxed);
-            from.store(range.start, Ordering::Relaxed);
+            *hot.lock().unwrap_or_else(PoisonError::into_inner) = range.start..ahead.end_bytes;
         }
         match ahead.found {
             Residency::Unknown => None,

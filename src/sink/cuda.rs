@@ -29,6 +29,7 @@ pub struct Pinned {
     registration: Option<Registration>,
     ring: Ring,
     slots: Vec<Slot>,
+    slot_count: usize,
     refused: Option<String>,
 }
 
@@ -52,7 +53,7 @@ impl Pinned {
                 (None, Some(format!("page-locking the buffers was refused ({fault}): copies are pageable")))
             }
         };
-        Ok(Pinned { gpu, registration, ring, slots, refused })
+        Ok(Pinned { gpu, registration, ring, slot_count: slots.len(), slots, refused })
     }
 
     /// The device.
@@ -70,9 +71,9 @@ impl Pinned {
         self.refused.as_deref()
     }
 
-    /// How many slots there are.
+    /// How many slots there are, taken or not.
     pub fn slot_count(&self) -> usize {
-        GPU_SLOT_COUNT
+        self.slot_count
     }
 
     /// The slots, once.

@@ -2,7 +2,7 @@
 
 use super::{Lane, Record, Sink, kernel_output, rows};
 use crate::buf::{Arena, Filling, Slot};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::plan::{ArenaId, Dest, Kernel, Plan, Unit};
 use crate::transform::cast;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -42,9 +42,7 @@ impl HostSink {
     fn take(&self, arena: ArenaId, offset_bytes: u64, size_bytes: u64) -> Result<&mut [u8]> {
         let place = self.arenas.get(arena.index()).and_then(|a| a.take(offset_bytes, size_bytes));
         place.ok_or_else(|| {
-            let message =
-                format!("the plan names bytes {offset_bytes}+{size_bytes} of arena {} twice", arena.0);
-            Error::new(ErrorKind::BadInput, message).detail("this is a bug of hoist")
+            Error::bug(format!("the plan names bytes {offset_bytes}+{size_bytes} of arena {} twice", arena.0))
         })
     }
 }

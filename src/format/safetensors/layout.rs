@@ -119,9 +119,7 @@ pub fn lay_out(tensors: &[Entry], metadata: &[(String, String)]) -> Result<Laid>
 /// Reads the header back with our own reader and compares what it finds with what was to be written. To be called before
 /// data follows: an error here is a bug of the writer, and nothing has been spent on it yet.
 pub fn check(laid: &Laid, tensors: &[Entry]) -> Result<()> {
-    let bug = |what: String| {
-        Error::bad_input(format!("the header is not what was meant: {what}")).detail("this is a bug of hoist")
-    };
+    let bug = |what: String| Error::bug(format!("the header is not what was meant: {what}"));
     let mut known = Known::of_size(laid.file_size_bytes);
     known.add(0, laid.header.clone());
     let Step::Done(part) = super::parse(&known)? else {

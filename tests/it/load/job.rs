@@ -29,6 +29,8 @@ enum Trouble {
     Broken(usize),
     /// From this read on the file has ended.
     Ended(usize),
+    /// The file now ends at this byte.
+    EndsAt(u64),
     /// The read of this number panics.
     Panics(usize),
 }
@@ -58,6 +60,10 @@ impl ReadAt for Troubled {
                 return Err(Error::io("cannot be read", error).at(offset_bytes));
             }
             Trouble::Ended(at) if n >= at => return Ok(0),
+            Trouble::EndsAt(end) => {
+                let left = usize::try_from(end.saturating_sub(offset_bytes)).unwrap().min(buf.len());
+                return self.bytes.read_at(&mut buf[..left], offset_bytes);
+            }
             Trouble::Panics(at) if n == at => panic!("a panic made to order"),
             _ => {}
         }
@@ -170,6 +176,25 @@ fn each_read_may_fail() {
         }
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+/// Of many tensors that one read brings, the one is named in which the file ends, and the byte.
+#[test]
+fn the_tensor_that_is_cut_is_named() {
+    let tensors: Vec<Tensor> =
+        (0..40).map(|n| plain(&format!("t{n}"), DType::F32, &[25], 0, n * 100)).collect();
+    for (end, name) in [(0, "t0"), (99, "t0"), (100, "t1"), (2550, "t25"), (3999, "t39")] {
+        for (check, dtype) in
+            [(false, DTypeChoice::Keep), (true, DTypeChoice::Keep), (false, DTypeChoice::To(DType::F16))]
+        {
+            let bytes = Bytes { data: noise(4000, 1), gap_bytes_max: 4096 };
+            let source = Troubled { bytes, trouble: Trouble::EndsAt(end), reads: Arc::default() };
+            let options = Options { check, dtype, saturate: true, threads: Some(1), ..to_cpu() };
+            let error = load(model(tensors.clone(), vec![Arc::new(source)]), options).wait().unwrap_err();
+            let placed = (error.tensor_name(), error.offset_bytes(), error.file_name());
+            assert_eq!(placed, (Some(name), Some(end), Some("file-0")), "{check} {dtype:?}: {error}");
+        }
+    }
 }
 
 /// First what will be done, then how far it is, then the end: whoever iterates over the events gets through.
