@@ -3,4 +3,6 @@
 pub mod arch;
 pub mod cast;
 pub mod config;
+pub mod recipe;
 pub mod select;
+pub mod view;
