@@ -54,6 +54,12 @@ impl MetaKind {
     }
 }
 
+impl From<&str> for MetaValue {
+    fn from(text: &str) -> MetaValue {
+        MetaValue::Text(text.as_bytes().into())
+    }
+}
+
 impl MetaValue {
     /// The array, if it is one.
     pub fn as_array(&self) -> Option<&MetaArray> {
@@ -91,7 +97,37 @@ impl MetaValue {
     }
 }
 
+/// Arrays of one kind of number from the numbers.
+macro_rules! of_numbers {
+    ($($name:ident $kind:ident $number:ty;)*) => { $(
+        #[doc = concat!("An array of `", stringify!($number), "`.")]
+        pub fn $name(numbers: &[$number]) -> MetaArray {
+            let bytes: Vec<u8> = numbers.iter().flat_map(|x| x.to_le_bytes()).collect();
+            MetaArray { kind: MetaKind::$kind, count: numbers.len() as u64, bytes: bytes.into() }
+        }
+    )* };
+}
+
 impl MetaArray {
+    /// An array of texts.
+    pub fn of_texts<T: AsRef<[u8]>>(texts: impl IntoIterator<Item = T>) -> MetaArray {
+        let (mut bytes, mut count) = (Vec::new(), 0);
+        for text in texts {
+            bytes.extend((text.as_ref().len() as u64).to_le_bytes());
+            bytes.extend(text.as_ref());
+            count += 1;
+        }
+        MetaArray { kind: MetaKind::Text, count, bytes: bytes.into() }
+    }
+
+    of_numbers! { of_u8 U8 u8; of_u32 U32 u32; of_i32 I32 i32; of_f32 F32 f32; }
+
+    /// An array of truth values.
+    pub fn of_bools(values: &[bool]) -> MetaArray {
+        let bytes: Vec<u8> = values.iter().map(|&b| u8::from(b)).collect();
+        MetaArray { kind: MetaKind::Bool, count: values.len() as u64, bytes: bytes.into() }
+    }
+
     /// The items, in order.
     pub fn items(&self) -> Items<'_> {
         Items { kind: self.kind, left: self.count, rest: &self.bytes }
