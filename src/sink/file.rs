@@ -48,7 +48,9 @@ impl FileSink {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(fail(e)),
             _ => {}
         }
-        let (file, temporary) = Temporary::new(target, Kind::File, |path| File::create_new(path))?;
+        let (file, temporary) = Temporary::new(target, Kind::File, |path| {
+            File::options().read(true).write(true).create_new(true).open(path)
+        })?;
         let sink = FileSink { file, size_bytes, existing, temporary };
         claim(&sink.file, size_bytes).map_err(|e| {
             let full = e.kind() == io::ErrorKind::StorageFull;
@@ -84,6 +86,33 @@ impl FileSink {
             }
         })
     }
+
+    /// Placeholder.
+    pub fn read_exact_at(&self, buffer: &mut [u8], offset_bytes: u64) -> Result<()> {
+        std::os::unix::fs::FileExt::read_exact_at(&self.file, buffer, offset_bytes)
+            .map_err(|e| Error::io("cannot be read back", e))
+    }
+
+    /// Placeholder.
+    pub fn copy_range(&self, from: &File, from_bytes: u64, to_bytes: u64, size_bytes: u64) -> Result<u64> {
+        let (mut a, mut b, mut done) = (from_bytes, to_bytes, 0);
+        while done < size_bytes {
+            match rustix::fs::copy_file_range(
+                from,
+                Some(&mut a),
+                &self.file,
+                Some(&mut b),
+                (size_bytes - done) as usize,
+            ) {
+                Ok(0) | Err(_) => break,
+                Ok(n) => done += n as u64,
+            }
+        }
+        Ok(done)
+    }
+
+    /// Placeholder.
+    pub fn start_writeback(&self) {}
 
     /// The target.
     pub fn target(&self) -> &Path {
