@@ -7,4 +7,5 @@ pub mod config;
 pub mod gather;
 pub mod recipe;
 pub mod select;
+pub mod values;
 pub mod view;
