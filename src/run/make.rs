@@ -135,7 +135,7 @@ impl Hands {
         if make.to == DType::F32 {
             made.copy_from_slice(bytes);
         } else if block::can_encode(make.to) {
-            block::encode(make.to, numbers, made);
+            losses.overflows = block::encode(make.to, numbers, made);
         } else {
             losses.overflows = cast::cast(DType::F32, make.to, bytes, made, saturate);
         }

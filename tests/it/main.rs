@@ -26,5 +26,5 @@ mod parallel;
 mod plan;
 mod safetensors;
 mod synth;
-mod weave;
 mod torch;
+mod weave;

@@ -27,7 +27,7 @@ impl ReadAt for Bytes {
     }
 
     fn temper(&self) -> Temper {
-        Temper { gap_bytes_max: 0, network: false }
+        Temper { depth: 1, gap_bytes_max: 0, network: false }
     }
 
     fn as_local(&self) -> Option<&LocalFile> {
@@ -51,9 +51,9 @@ impl Random {
 fn table(random: &mut Random, dtype: DType, shape: &[u64], strides: Option<Vec<u64>>) -> (Checkpoint, Bytes) {
     let width = u64::from(dtype.facts().block_bytes);
     let blocks = shape.iter().product::<u64>() / u64::from(dtype.facts().block_elements);
-    let storage = strides.as_ref().map_or(blocks, |strides| {
-        shape.iter().zip(strides).map(|(n, s)| (n - 1) * s).sum::<u64>() + 1
-    });
+    let storage = strides
+        .as_ref()
+        .map_or(blocks, |strides| shape.iter().zip(strides).map(|(n, s)| (n - 1) * s).sum::<u64>() + 1);
     let offset_bytes = 3 + random.below(50);
     let mut bytes = vec![0xaa; offset_bytes as usize];
     for _ in 0..storage {
@@ -95,8 +95,12 @@ fn numbers(table: &Checkpoint, bytes: &Bytes) -> Vec<f32> {
             let i = place as usize;
             match dtype {
                 DType::F32 => f32::from_le_bytes(bytes.0[base + 4 * i..][..4].try_into().unwrap()),
-                DType::BF16 => half::bf16::from_le_bytes(bytes.0[base + 2 * i..][..2].try_into().unwrap()).to_f32(),
-                DType::F16 => half::f16::from_le_bytes(bytes.0[base + 2 * i..][..2].try_into().unwrap()).to_f32(),
+                DType::BF16 => {
+                    half::bf16::from_le_bytes(bytes.0[base + 2 * i..][..2].try_into().unwrap()).to_f32()
+                }
+                DType::F16 => {
+                    half::f16::from_le_bytes(bytes.0[base + 2 * i..][..2].try_into().unwrap()).to_f32()
+                }
                 _ => f32::from(bytes.0[base + 34 * (i / 32) + 2 + i % 32] as i8) * 0.5,
             }
         })
@@ -189,7 +193,10 @@ fn seeded_views_and_types_agree_with_the_definition() {
             _ => DType::BF16,
         };
         let picked = elements(&view);
-        if to == DType::Q8_0 && (picked.len() % 32 != 0 || picked.chunks(32).any(|c| c.windows(2).any(|w| w[1] != w[0] + 1) || c[0] % 32 != 0)) {
+        if to == DType::Q8_0
+            && (picked.len() % 32 != 0
+                || picked.chunks(32).any(|c| c.windows(2).any(|w| w[1] != w[0] + 1) || c[0] % 32 != 0))
+        {
             continue;
         }
         let add = if to != DType::Q8_0 && random.below(4) == 0 { 1.0 } else { 0.0 };
@@ -198,7 +205,11 @@ fn seeded_views_and_types_agree_with_the_definition() {
         let recipe =
             Recipe { values: vec![Value::of(&table, 0)], outputs: vec![output], ..Recipe::default() };
         let chunk_bytes = [64, 256, 4096][random.below(3) as usize];
-        let limits = Limits { chunk_bytes, copy_bytes: 100, matrix_bytes: [1 << 10, 1 << 20][random.below(2) as usize] };
+        let limits = Limits {
+            chunk_bytes,
+            copy_bytes: 100,
+            matrix_bytes: [1 << 10, 1 << 20][random.below(2) as usize],
+        };
         let all = numbers(&table, &bytes);
         let made = match carried_out(&table, bytes, &recipe, &limits) {
             Ok(made) => made,
@@ -249,7 +260,8 @@ fn parts_follow_each_other_and_made_values_stand_among_them() {
     let recipe = Recipe { values, outputs: vec![output], ..Recipe::default() };
     let limits = Limits { chunk_bytes: 64, copy_bytes: 64, matrix_bytes: 1 << 20 };
     let made = carried_out(&table, bytes, &recipe, &limits).unwrap();
-    let expected: Vec<f32> = all[32..].iter().copied().chain([0.0; 16]).chain(all[..32].iter().copied()).collect();
+    let expected: Vec<f32> =
+        all[32..].iter().copied().chain([0.0; 16]).chain(all[..32].iter().copied()).collect();
     let expected: Vec<u8> = expected.iter().flat_map(|x| x.to_le_bytes()).collect();
     assert_eq!(made, expected);
 }
