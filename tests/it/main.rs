@@ -19,6 +19,7 @@ mod hash;
 mod hostile;
 mod inspect;
 mod layering;
+mod layout;
 mod load;
 mod naive;
 mod open;
