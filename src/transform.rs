@@ -6,3 +6,4 @@ pub mod config;
 pub mod recipe;
 pub mod select;
 pub mod view;
+pub mod vocab;
