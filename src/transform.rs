@@ -9,3 +9,4 @@ pub mod recipe;
 pub mod select;
 pub mod values;
 pub mod view;
+pub mod vocab;
