@@ -11,7 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::open::Model;
 use crate::plan::weave::{Limits, Make, Task, Work, tasks};
 use crate::sink::file::FileSink;
-use crate::sink::output::{HASH_BLOCK_BYTES, block_hash};
+use crate::sink::output::hash::{BLOCK_BYTES as HASH_BLOCK_BYTES, block_hash};
 use crate::transform::recipe::Recipe;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 /// Bytes that one piece of hashing reads.
 const HASH_CHORE_BYTES: u64 = 8 * HASH_BLOCK_BYTES;
 /// The disk is told to begin when so much has been written.
-const WRITEBACK_BYTES: u64 = 32 << 20;
+const WRITEBACK_BYTES: u64 = 8 << 20;
 /// What a copy through user space reads at once.
 const COPY_BUFFER_BYTES: usize = 1 << 20;
 
@@ -79,7 +79,6 @@ struct File {
     checksums: Mutex<Vec<(usize, u64, u64, u32)>>,
     hashes: Mutex<Vec<u64>>,
     hash_count: AtomicUsize,
-    written_bytes: AtomicU64,
     flushed_bytes: AtomicU64,
 }
 
@@ -347,22 +346,23 @@ impl<'a> Shared<'a> {
     ) -> Result<()> {
         let checksums = self.targets[file.target].checksums;
         let source = self.weave.model.files.get(source).ok_or_else(|| Error::bug("a copy of no file"))?;
-        let mut done = 0;
-        if !checksums && let Some(local) = source.as_local() {
-            done = file.with(|sink| sink.copy_range(local.file(), offset_bytes, at, task.size_bytes))?;
-            file.flush(done);
-        }
         if buffer.len() < COPY_BUFFER_BYTES {
             buffer.resize(COPY_BUFFER_BYTES, 0);
         }
+        if !checksums {
+            file.with(|sink| {
+                sink.copy_range(&**source, offset_bytes, at, task.size_bytes, &mut buffer[..COPY_BUFFER_BYTES])
+            })?;
+            file.flush(at + task.size_bytes);
+            return Ok(());
+        }
+        let mut done = 0;
         while done < task.size_bytes {
             let size = (task.size_bytes - done).min(COPY_BUFFER_BYTES as u64) as usize;
             let piece = &mut buffer[..size];
             source.read_exact_at(piece, offset_bytes + done)?;
             file.write(piece, at + done)?;
-            if checksums {
-                file.note_checksum(place, task.offset_bytes + done, piece);
-            }
+            file.note_checksum(place, task.offset_bytes + done, piece);
             done += size as u64;
         }
         Ok(())
@@ -406,7 +406,6 @@ impl File {
             checksums,
             hashes: Mutex::default(),
             hash_count: AtomicUsize::new(0),
-            written_bytes: AtomicU64::new(0),
             flushed_bytes: AtomicU64::new(0),
         }
     }
@@ -418,22 +417,19 @@ impl File {
 
     fn write(&self, bytes: &[u8], at: u64) -> Result<()> {
         self.with(|sink| sink.write_all_at(bytes, at))?;
-        self.flush(bytes.len() as u64);
+        self.flush(at + bytes.len() as u64);
         Ok(())
     }
 
-    /// Lets the disk begin with what was written; waiting for it is left to the end.
-    fn flush(&self, bytes: u64) {
-        let written = self.written_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+    /// Lets the disk begin with what was written up to `end`, as files are written from front to back; waiting for it is
+    /// left to the end. What other workers are still writing before it is found by the sync.
+    fn flush(&self, end: u64) {
         let flushed = self.flushed_bytes.load(Ordering::Relaxed);
-        if written - flushed >= WRITEBACK_BYTES
-            && self
-                .flushed_bytes
-                .compare_exchange(flushed, written, Ordering::Relaxed, Ordering::Relaxed)
-                .is_ok()
+        if end.saturating_sub(flushed) >= WRITEBACK_BYTES
+            && self.flushed_bytes.compare_exchange(flushed, end, Ordering::Relaxed, Ordering::Relaxed).is_ok()
         {
             let _ = self.with(|sink| {
-                sink.start_writeback();
+                sink.start_writeback(flushed, end - flushed);
                 Ok(())
             });
         }
