@@ -158,7 +158,7 @@ fn torch_files_are_torchs() {
         if (digest.as_str(), laid.file_size_bytes)
             != (case["sha256"].as_str().unwrap(), case["size"].as_u64().unwrap())
         {
-            failures.push(name);
+            failures.push(name.clone());
         }
     }
     assert!(failures.is_empty(), "{failures:?}");
@@ -246,7 +246,7 @@ fn gguf_files_are_gguf_pys() {
             .map(|(name, facts)| (name.clone(), facts["sha256"].as_str().unwrap().to_owned()))
             .collect();
         if files != expected {
-            failures.push(name);
+            failures.push(name.clone());
         }
     }
     assert!(failures.is_empty(), "{failures:?}");
@@ -353,10 +353,32 @@ fn what_gguf_cannot_hold_is_refused() {
         let error = gguf::lay_out(&tensors, &meta, alignment).unwrap_err().to_string();
         assert!(error.contains(said), "{error}\nexpected: {said}");
     }
-    // A value that was put together wrongly is found before data follows.
-    let broken = MetaValue::Array(MetaArray { kind: MetaKind::U32, count: 2, bytes: [0; 4].into() });
-    let laid = gguf::lay_out(&[], &[("k".into(), broken)], 32).unwrap();
-    gguf::check(&laid, &[]).unwrap_err();
+    // Arrays that were put together wrongly: items that are missing would be read from the padding.
+    let nested = |inner_count| {
+        let bytes = [&4u32.to_le_bytes()[..], &u64::to_le_bytes(inner_count), &[7, 0, 0, 0]].concat();
+        MetaArray { kind: MetaKind::Array, count: 1, bytes: bytes.into() }
+    };
+    let array = |kind, count, bytes: &[u8]| MetaArray { kind, count, bytes: bytes.into() };
+    for (array, whole) in [
+        (array(MetaKind::U32, 1, &[0; 4]), true),
+        (array(MetaKind::U32, 2, &[0; 4]), false),
+        (array(MetaKind::U32, 1, &[0; 5]), false),
+        (array(MetaKind::U32, u64::MAX, &[0; 4]), false),
+        (array(MetaKind::Text, 0, &[]), true),
+        (array(MetaKind::Text, 1, &[1, 0, 0, 0, 0, 0, 0, 0, 65]), true),
+        (array(MetaKind::Text, 1, &[2, 0, 0, 0, 0, 0, 0, 0, 65]), false),
+        (array(MetaKind::Text, 1, &[0; 9]), false),
+        (nested(1), true),
+        (nested(2), false),
+        (nested(0), false),
+    ] {
+        let shown = format!("{array:?}");
+        let laid = gguf::lay_out(&[], &[("k".into(), MetaValue::Array(array))], 32);
+        assert_eq!(laid.is_ok(), whole, "{shown}");
+        if let Ok(laid) = laid {
+            gguf::check(&laid, &[]).unwrap();
+        }
+    }
 }
 
 #[test]
@@ -375,7 +397,7 @@ fn the_alignment_key_is_as_it_will_be() {
         let known = hoist::format::Known::whole(&whole(&laid, laid.fixed.iter().cloned().collect()));
         let hoist::format::Step::Done(part) = hoist::format::parse(&known).unwrap() else { panic!() };
         assert_eq!(part.meta, expected);
-        assert_eq!(laid.offsets_bytes[1] - laid.offsets_bytes[0], alignment.into());
+        assert_eq!(laid.offsets_bytes[1] - laid.offsets_bytes[0], u64::from(alignment));
     }
 }
 

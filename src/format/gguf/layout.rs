@@ -9,7 +9,7 @@
 
 use super::tensors::{DIMENSIONS_MAX, LLAMA_CPP_NAME_BYTES};
 use super::{ALIGNMENT_KEY, DEFAULT_ALIGNMENT};
-use crate::checkpoint::{MetaKind, MetaValue};
+use crate::checkpoint::{MetaArray, MetaKind, MetaValue};
 use crate::dtype::{Class, DType, element_count};
 use crate::error::{Error, Result};
 use crate::format::layout::{Entry, Laid, end_bytes, refuse_twins};
@@ -117,6 +117,9 @@ fn write_meta(header: &mut Vec<u8>, meta: &[(&str, &MetaValue)]) -> Result<()> {
         if !seen.insert(key) {
             return Err(Error::bad_input(format!("the key `{shown}` would be written twice")));
         }
+        if value.as_array().is_some_and(|array| !is_whole(array)) {
+            return Err(Error::bug(format!("the array of the key `{shown}` is not what it says")));
+        }
         write_text(header, key.as_bytes());
         write_value(header, value).ok_or_else(|| {
             Error::unsupported(format!("the key `{shown}` has no value, for which GGUF has no form"))
@@ -124,6 +127,27 @@ fn write_meta(header: &mut Vec<u8>, meta: &[(&str, &MetaValue)]) -> Result<()> {
         })?;
     }
     Ok(())
+}
+
+/// Whether an array's bytes are its items, all of them and nothing else. Padding follows the last key, so that a reader
+/// would not notice.
+fn is_whole(array: &MetaArray) -> bool {
+    let each = array.kind.size_bytes().map(u64::from);
+    let (count, size_bytes) = match (each, array.texts()) {
+        (Some(each), _) => (array.count, array.count.checked_mul(each)),
+        (None, Some(texts)) => {
+            texts.fold((0, Some(0)), |(n, size), text| (n + 1, plus(size, 8 + text.len() as u64)))
+        }
+        (None, None) => array.items().fold((0, Some(0)), |(n, size), item| match item {
+            MetaValue::Array(inner) if is_whole(&inner) => (n + 1, plus(size, 12 + inner.bytes.len() as u64)),
+            _ => (n + 1, None),
+        }),
+    };
+    count == array.count && size_bytes == Some(array.bytes.len() as u64)
+}
+
+fn plus(sum: Option<u64>, more: u64) -> Option<u64> {
+    sum?.checked_add(more)
 }
 
 fn write_text(header: &mut Vec<u8>, text: &[u8]) {

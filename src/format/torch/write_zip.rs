@@ -45,7 +45,7 @@ impl Member {
     pub(super) fn at(name: String, header_bytes: u64, size_bytes: u64) -> Result<Member> {
         let mut member = Member { name, header_bytes, data_bytes: 0, size_bytes };
         let unpadded =
-            LOCAL_BYTES + (member.name.len() + member.wide_field().len()) as u64 + EXTRA_HEAD_BYTES;
+            LOCAL_BYTES + (member.name.len() + member.wide_field(0).len()) as u64 + EXTRA_HEAD_BYTES;
         let start = end_bytes(header_bytes, unpadded)?;
         member.data_bytes = end_bytes(start, start.next_multiple_of(ALIGNMENT_BYTES) - start)?;
         Ok(member)
@@ -60,12 +60,13 @@ impl Member {
         if self.size_bytes > 0 { FLAG_UTF8 | FLAG_SIZES_FOLLOW } else { FLAG_UTF8 }
     }
 
-    /// The extra field with what 32 bits do not hold: both sizes, which are the same, and the offset. Empty where all
+    /// The extra field with what 32 bits do not hold: the size, the same again or zero, and the offset. Empty where all
     /// fits.
-    fn wide_field(&self) -> Vec<u8> {
+    fn wide_field(&self, size_again_bytes: u64) -> Vec<u8> {
         let mut body = Vec::new();
         if self.size_bytes >= WIDE {
-            body.extend([self.size_bytes.to_le_bytes(); 2].as_flattened());
+            body.extend(self.size_bytes.to_le_bytes());
+            body.extend(size_again_bytes.to_le_bytes());
         }
         if self.header_bytes >= WIDE {
             body.extend(self.header_bytes.to_le_bytes());
@@ -80,7 +81,8 @@ impl Member {
 
     /// What stands before the data, from the member's first byte on. The padding is an extra field of its own.
     pub(super) fn local_header(&self) -> Vec<u8> {
-        let wide = self.wide_field();
+        // torch gives one of the two sizes here, and the other with the CRC-32.
+        let wide = self.wide_field(0);
         let extra_at = LOCAL_BYTES + self.name.len() as u64;
         let extra_size = (self.data_bytes - self.header_bytes).saturating_sub(extra_at);
         let padding = extra_size.saturating_sub(wide.len() as u64 + EXTRA_HEAD_BYTES);
@@ -103,7 +105,7 @@ impl Member {
         }
         let mut out = DESCRIPTOR.to_vec();
         out.extend(crc32.to_le_bytes());
-        match self.wide_field().is_empty() {
+        match self.wide_field(0).is_empty() {
             true => out.extend(fields32(&[self.size_bytes as u32; 2])),
             false => out.extend([self.size_bytes.to_le_bytes(); 2].as_flattened()),
         }
@@ -112,7 +114,7 @@ impl Member {
 
     /// Its entry in the directory.
     fn central(&self, crc32: u32) -> Vec<u8> {
-        let wide = self.wide_field();
+        let wide = self.wide_field(self.size_bytes);
         let size = narrow(self.size_bytes);
         let mut out = CENTRAL.to_vec();
         out.extend(fields16(&[0, 0, self.flags(), 0, 0, 0])); // versions, flags, method, time, date
