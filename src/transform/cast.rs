@@ -37,8 +37,7 @@ pub const SOURCES: &[DType] = &[
 pub const TARGETS: &[DType] = &[DType::F32, DType::F16, DType::BF16];
 
 /// Float types that a cast can end in on the CPU only: those that files are made small with.
-pub const SMALL_TARGETS: &[DType] =
-    &[DType::F8E4M3, DType::F8E5M2, DType::F8E4M3FNUZ, DType::F8E5M2FNUZ];
+pub const SMALL_TARGETS: &[DType] = &[DType::F8E4M3, DType::F8E5M2, DType::F8E4M3FNUZ, DType::F8E5M2FNUZ];
 
 /// Whether every device has a kernel from one type to the other.
 pub fn is_supported(from: DType, to: DType) -> bool {
@@ -55,6 +54,9 @@ pub fn can_cast(from: DType, to: DType) -> bool {
 /// without infinity: how many values became a NaN that were none.) A pair that [`can_cast`] denies leaves `target`
 /// untouched.
 pub fn cast(from: DType, to: DType, source: &[u8], target: &mut [u8], saturate: bool) -> u64 {
+    if !can_cast(from, to) {
+        return 0;
+    }
     match from {
         // The pairs that models really use, written so that the compiler vectorises them.
         DType::BF16 if to == DType::F32 => each(
@@ -65,13 +67,9 @@ pub fn cast(from: DType, to: DType, source: &[u8], target: &mut [u8], saturate: 
         ),
         DType::F64 => to_each(source, target, |b| Wide::Double(f64::from_le_bytes(b)), to, saturate),
         DType::F32 => to_each(source, target, |b| Wide::Single(f32::from_le_bytes(b)), to, saturate),
-        DType::F16 => to_each(
-            source,
-            target,
-            |b| Wide::Single(f16_to_f32(u16::from_le_bytes(b))),
-            to,
-            saturate,
-        ),
+        DType::F16 => {
+            to_each(source, target, |b| Wide::Single(f16_to_f32(u16::from_le_bytes(b))), to, saturate)
+        }
         DType::BF16 => to_each(
             source,
             target,

@@ -93,7 +93,8 @@ mod tests {
 
     #[test]
     fn repacked_blocks_hold_the_same_numbers() {
-        let nibbles: Vec<u8> = (0..=255u8).cycle().take(MX_BYTES * 255).map(|b| b.wrapping_mul(151)).collect();
+        let nibbles: Vec<u8> =
+            (0..=255u8).cycle().take(MX_BYTES * 255).map(|b| b.wrapping_mul(151)).collect();
         let scales: Vec<u8> = (0..255).collect();
         let mut blocks = vec![0; 17 * 255];
         let (mut ours, mut ggml) = (vec![0.0; 32 * 255], vec![0.0; 32 * 255]);
@@ -108,7 +109,9 @@ mod tests {
     #[test]
     fn mx_values() {
         let mut out = [0.0; 32];
-        for (scale, expected) in [(127, 1.0), (0, 2f32.powi(-127)), (254, 2f32.powi(127)), (120, 2f32.powi(-7))] {
+        for (scale, expected) in
+            [(127, 1.0), (0, 2f32.powi(-127)), (254, 2f32.powi(127)), (120, 2f32.powi(-7))]
+        {
             let nibbles: [u8; 16] = std::array::from_fn(|i| (2 * i as u8 % 16) | (2 * i as u8 % 16 + 1) << 4);
             decode_mx(&nibbles, &[scale], &mut out);
             for (i, x) in out.iter().enumerate() {

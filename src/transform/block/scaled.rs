@@ -44,11 +44,19 @@ mod tests {
 
     #[test]
     fn each_number_takes_its_own_blocks_scale() {
-        for (rows, columns, block_rows, block_columns) in
-            [(1, 1, 1, 1), (5, 7, 2, 3), (4, 6, 2, 2), (3, 8, 1, 8), (3, 8, 3, 8), (6, 5, 128, 128), (3, 4, 0, 0)]
-        {
-            let (of_rows, of_columns) =
-                (if block_rows == 0 { rows } else { block_rows }, if block_columns == 0 { columns } else { block_columns });
+        for (rows, columns, block_rows, block_columns) in [
+            (1u64, 1u64, 1, 1),
+            (5, 7, 2, 3),
+            (4, 6, 2, 2),
+            (3, 8, 1, 8),
+            (3, 8, 3, 8),
+            (6, 5, 128, 128),
+            (3, 4, 0, 0),
+        ] {
+            let (of_rows, of_columns) = (
+                if block_rows == 0 { rows } else { block_rows },
+                if block_columns == 0 { columns } else { block_columns },
+            );
             let per_row = columns.div_ceil(of_columns);
             let scales: Vec<f32> = (0..rows.div_ceil(of_rows) * per_row).map(|i| i as f32 + 0.5).collect();
             let naive: Vec<f32> = (0..rows * columns)
@@ -61,7 +69,11 @@ mod tests {
                 for last in first..rows * columns {
                     let mut numbers: Vec<f32> = (first..=last).map(|i| i as f32 + 1.0).collect();
                     scale(&mut numbers, first, columns, block_rows, block_columns, &scales);
-                    assert_eq!(numbers, naive[first as usize..=last as usize], "{rows}×{columns} {first}..={last}");
+                    assert_eq!(
+                        numbers,
+                        naive[first as usize..=last as usize],
+                        "{rows}×{columns} {first}..={last}"
+                    );
                 }
             }
         }
