@@ -3,6 +3,7 @@
 pub mod arch;
 pub mod block;
 pub mod cast;
+pub mod companions;
 pub mod config;
 pub mod gather;
 pub mod recipe;

@@ -166,7 +166,7 @@ impl Draft {
             }
             written.entry(first).or_insert(at);
             let part = Part::new(index, value.view()?);
-            let output = Output::new(value.name.clone(), dtype, value.shape.clone(), vec![part]);
+            let output = Output { name: value.name.clone(), dtype, shape: value.shape.clone(), parts: vec![part], narrow: None };
             draft.recipe.outputs.push(output);
         }
         draft.recipe.values = all;

@@ -37,7 +37,9 @@ pub(super) fn draft(model: &Model, options: &Options) -> Result<Draft> {
     let shapes: HashMap<&str, &[u64]> =
         model.table.tensors.iter().map(|t| (t.name.as_str(), t.shape.as_slice())).collect();
     let dtype = main_dtype(&recipe.outputs);
-    let configs = keys::to_config(meta, &|name| shapes.get(name).map(|s| s.to_vec()), dtype)?;
+    let shape = |name: &str| shapes.get(name).map(|s| s.to_vec());
+    let numbers = |name: &str| examine::small_f32(model, name);
+    let configs = keys::to_config(meta, keys::back::Weights { shape: &shape, values: &numbers }, dtype)?;
     draft.notes.extend(configs.notes);
     draft.texts.push(("config.json".into(), pretty(&configs.config)?));
     if let Some(generation) = &configs.generation {

@@ -54,6 +54,9 @@ pub fn can_cast(from: DType, to: DType) -> bool {
 /// without infinity: how many values became a NaN that were none.) A pair that [`can_cast`] denies leaves `target`
 /// untouched.
 pub fn cast(from: DType, to: DType, source: &[u8], target: &mut [u8], saturate: bool) -> u64 {
+    if !can_cast(from, to) {
+        return 0;
+    }
     match from {
         // The pairs that models really use, written so that the compiler vectorises them.
         DType::BF16 if to == DType::F32 => each(

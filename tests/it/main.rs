@@ -11,6 +11,7 @@
     clippy::type_complexity
 )]
 
+mod blocks;
 mod cli;
 mod cuda;
 mod doctor;

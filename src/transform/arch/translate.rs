@@ -20,7 +20,7 @@ use crate::transform::recipe::{LeftOut, Output, Part, Recipe, Source, Value};
 use maps::{PARTS_MAX, Task};
 use names::{Hit, Index, Side, filled};
 use std::collections::HashMap;
-pub use types::Want;
+pub use types::{Want, stays_f32};
 
 /// A tensor of the target that is being gathered.
 struct Draft {

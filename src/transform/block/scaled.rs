@@ -45,7 +45,7 @@ mod tests {
     #[test]
     fn each_number_takes_its_own_blocks_scale() {
         for (rows, columns, block_rows, block_columns) in [
-            (1, 1, 1, 1),
+            (1u64, 1u64, 1, 1),
             (5, 7, 2, 3),
             (4, 6, 2, 2),
             (3, 8, 1, 8),

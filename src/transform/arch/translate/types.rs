@@ -20,7 +20,7 @@ const F32_ENDS: &[&str] =
     &["ffn_gate_inp.weight", "ffn_gate_inp_shexp.weight", "position_embd.weight", "token_types.weight"];
 
 /// Whether a tensor of a GGUF is f32 whatever is asked for.
-pub(super) fn stays_f32(name: &str, shape: &[u64]) -> bool {
+pub fn stays_f32(name: &str, shape: &[u64]) -> bool {
     shape.len() < 2
         || name.ends_with("_norm.weight")
         || !name.ends_with(".weight")
