@@ -10,6 +10,8 @@
 
 mod gguf;
 mod hf;
+pub mod keys;
+pub mod model_config;
 pub mod parallel;
 
 use std::collections::HashMap;
