@@ -11,6 +11,8 @@
 pub mod families;
 mod gguf;
 mod hf;
+pub mod keys;
+pub mod model_config;
 pub mod parallel;
 pub mod translate;
 
