@@ -22,6 +22,7 @@ mod layering;
 mod load;
 mod naive;
 mod open;
+mod output;
 mod parallel;
 mod plan;
 mod safetensors;
