@@ -358,7 +358,10 @@ impl DirectoryOut {
                 make_directory(&folder).map_err(|e| e.file(name))?;
             }
         }
-        self.state().kept.remove(name);
+        let mut state = self.state();
+        state.kept.remove(name);
+        state.done.remove(name);
+        drop(state);
         FileSink::create(&self.tree.join(name), size_bytes, Existing::Replace)
     }
 
@@ -614,4 +617,71 @@ fn rename_new(from: &Path, to: &Path) -> Result<()> {
         return Err(appeared());
     }
     fs::rename(from, to).map_err(done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn no_exchange(_: &Path, _: &Path) -> io::Result<()> {
+        Err(io::Error::from_raw_os_error(libc::EINVAL))
+    }
+
+    fn begun(target: &Path, plan: &str) -> DirectoryOut {
+        let identity = Identity { plan_hash: plan.into(), sources: vec![] };
+        let b = Begin { target, force: false, inputs: &[], identity: &identity, directory: true };
+        match begin(&b).unwrap() {
+            Out::Directory(out) => out,
+            Out::File(_) => unreachable!(),
+        }
+    }
+
+    fn filled(target: &Path, plan: &str) -> DirectoryOut {
+        let out = begun(target, plan);
+        let sink = out.create("a", plan.len() as u64).unwrap();
+        sink.write_all_at(plan.as_bytes(), 0).unwrap();
+        sink.finish().unwrap();
+        out.record("a", plan.len() as u64, hash::combine(&[hash::block_hash(plan.as_bytes())])).unwrap();
+        out
+    }
+
+    #[test]
+    fn where_names_cannot_be_traded_two_renames_do() {
+        let place = tempfile::tempdir().unwrap();
+        let target = place.path().join("out");
+        assert_eq!(filled(&target, "one").publish(no_exchange).unwrap(), [""; 0]);
+        let notes = filled(&target, "two").publish(no_exchange).unwrap();
+        assert!(notes.len() == 1 && notes[0].contains("cannot trade two names"), "{notes:?}");
+        assert_eq!(fs::read(target.join("a")).unwrap(), b"two");
+        assert_eq!(fs::read_dir(place.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_run_killed_between_the_two_renames_is_put_right_by_the_next() {
+        let place = tempfile::tempdir().unwrap();
+        let target = place.path().join("out");
+        filled(&target, "one").finish().unwrap();
+        let out = filled(&target, "two");
+        fs::rename(&target, out.work.join(OLD)).unwrap();
+        drop(out);
+        assert!(!target.exists());
+        // Begun and left again: the old one is back, the new one's file is kept.
+        let out = begun(&target, "two");
+        assert_eq!(fs::read(target.join("a")).unwrap(), b"one");
+        assert!(out.finished("a", 3).unwrap());
+        out.finish().unwrap();
+        assert_eq!(fs::read(target.join("a")).unwrap(), b"two");
+        assert_eq!(fs::read_dir(place.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_failed_second_rename_gives_the_old_one_its_name_back() {
+        let place = tempfile::tempdir().unwrap();
+        let target = place.path().join("out");
+        fs::create_dir(&target).unwrap();
+        let error =
+            replace_in_two_steps(&place.path().join("no"), &target, &place.path().join("old")).unwrap_err();
+        assert!(error.to_string().starts_with("cannot be replaced"), "{error}");
+        assert!(target.is_dir());
+    }
 }

@@ -24,6 +24,7 @@ mod layout;
 mod load;
 mod naive;
 mod open;
+mod output;
 mod parallel;
 mod plan;
 mod safetensors;

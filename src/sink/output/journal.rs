@@ -107,7 +107,11 @@ impl Journal {
             self.file.write_all(line.as_bytes())?;
             self.file.sync_data()
         };
-        write().map_err(|e| Error::io("cannot be noted in the journal", e))?;
+        if let Err(e) = write() {
+            // What there is of the line must not outlast the next one, which may be shorter.
+            let _ = self.file.set_len(self.end_bytes);
+            return Err(Error::io("cannot be noted in the journal", e));
+        }
         self.end_bytes += line.len() as u64;
         Ok(())
     }

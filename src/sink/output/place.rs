@@ -145,8 +145,8 @@ pub(super) fn strangers(
     // No deeper than the records' own names.
     let mut left = vec![(root.to_owned(), String::new())];
     while let Some((folder, under)) = left.pop() {
-        for entry in fs::read_dir(&folder)? {
-            let entry = entry?;
+        // All of it first: what is seen may be removed.
+        for entry in fs::read_dir(&folder)?.collect::<io::Result<Vec<_>>>()? {
             let (path, metadata) = (entry.path(), entry.metadata()?);
             // A name that is not UTF-8 is in no record; shown, its strange bytes are replaced.
             let known = entry.file_name().to_str().map(|name| format!("{under}{name}"));
