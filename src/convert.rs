@@ -131,7 +131,9 @@ impl Options {
     /// Whether `out` is a directory.
     pub fn makes_directory(&self) -> bool {
         let split = self.shard_bytes.is_some() || self.split_bytes.is_some() || self.split_tensors.is_some();
-        split || (by_extension(&self.out).is_none() && !(self.container() == Container::Gguf && self.to.is_none()))
+        split
+            || (by_extension(&self.out).is_none()
+                && !(self.container() == Container::Gguf && self.to.is_none()))
     }
 
     fn check(&self) -> Result<()> {
@@ -263,7 +265,13 @@ impl Plan {
         }
         let identity = plan.identity(model)?;
         let inputs = inputs(model);
-        output::check(&Begin { target: &options.out, force: options.force, inputs: &inputs, identity: &identity, directory })?;
+        output::check(&Begin {
+            target: &options.out,
+            force: options.force,
+            inputs: &inputs,
+            identity: &identity,
+            directory,
+        })?;
         if let Some(free) = plan.free_bytes
             && free < plan.file_bytes
         {

@@ -63,7 +63,9 @@ pub(super) fn travelling(
     let source = model.table.files.first().map_or(Container::Safetensors, |f| f.container);
     let weights: Vec<&str> = model.table.files.iter().map(|f| f.name.as_str()).collect();
     for entry in model.all_entries()? {
-        let taken = |name: &str| files.files.iter().any(|f| f.name == name) || all.files.iter().any(|c| c.name == name);
+        let taken = |name: &str| {
+            files.files.iter().any(|f| f.name == name) || all.files.iter().any(|c| c.name == name)
+        };
         if weights.contains(&entry.name.as_str()) || taken(&entry.name) {
             continue;
         }
@@ -89,8 +91,8 @@ fn edited(model: &Model, draft: &Draft, name: &str) -> Result<Option<Vec<u8>>> {
         return Ok(None);
     }
     let Some(bytes) = model.companion(name, JSON_BYTES_MAX)? else { return Ok(None) };
-    let mut config: Json =
-        serde_json::from_slice(&bytes).map_err(|e| Error::bad_input(format!("is not JSON: {e}")).file(name))?;
+    let mut config: Json = serde_json::from_slice(&bytes)
+        .map_err(|e| Error::bad_input(format!("is not JSON: {e}")).file(name))?;
     let mut changed = false;
     for part in ["", "text_config", "vision_config", "audio_config"] {
         let place = if part.is_empty() { Some(&mut config) } else { config.get_mut(part) };
@@ -112,7 +114,8 @@ fn edited(model: &Model, draft: &Draft, name: &str) -> Result<Option<Vec<u8>>> {
     if !changed {
         return Ok(None);
     }
-    let mut text = serde_json::to_vec_pretty(&config).map_err(|e| Error::bug(format!("a config cannot be written: {e}")))?;
+    let mut text = serde_json::to_vec_pretty(&config)
+        .map_err(|e| Error::bug(format!("a config cannot be written: {e}")))?;
     text.push(b'\n');
     Ok(Some(text))
 }

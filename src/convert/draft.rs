@@ -33,14 +33,13 @@ impl Renaming {
     /// # Errors
     /// `Usage` where it is no such thing.
     pub fn parse(text: &str) -> Result<Renaming> {
-        let usage = |what: String| {
-            Error::usage(what).hint("as in --rename '^model\\.(.*)=>$1'")
-        };
-        let (pattern, replacement) = text
-            .split_once("=>")
-            .ok_or_else(|| usage(format!("`{}` has no `=>` between what is found and what comes instead", Shown(text))))?;
-        let pattern = Regex::new(pattern)
-            .map_err(|e| usage(format!("`{}` is no regular expression: {}", Shown(pattern), last_line(&e.to_string()))))?;
+        let usage = |what: String| Error::usage(what).hint("as in --rename '^model\\.(.*)=>$1'");
+        let (pattern, replacement) = text.split_once("=>").ok_or_else(|| {
+            usage(format!("`{}` has no `=>` between what is found and what comes instead", Shown(text)))
+        })?;
+        let pattern = Regex::new(pattern).map_err(|e| {
+            usage(format!("`{}` is no regular expression: {}", Shown(pattern), last_line(&e.to_string())))
+        })?;
         Ok(Renaming { pattern, replacement: replacement.to_owned() })
     }
 
@@ -166,7 +165,13 @@ impl Draft {
             }
             written.entry(first).or_insert(at);
             let part = Part::new(index, value.view()?);
-            let output = Output { name: value.name.clone(), dtype, shape: value.shape.clone(), parts: vec![part], narrow: None };
+            let output = Output {
+                name: value.name.clone(),
+                dtype,
+                shape: value.shape.clone(),
+                parts: vec![part],
+                narrow: None,
+            };
             draft.recipe.outputs.push(output);
         }
         draft.recipe.values = all;
@@ -292,8 +297,23 @@ const TIED_NAMES: &[&str] = &[
 ];
 
 /// Families whose configs leave `tie_word_embeddings` out where it is true.
-const TIED_FAMILIES: &[&str] =
-    &["gpt2", "gemma", "gemma2", "gemma3", "gemma3_text", "bert", "roberta", "xlm-roberta", "distilbert", "t5", "mt5", "bart", "opt", "cohere", "cohere2"];
+const TIED_FAMILIES: &[&str] = &[
+    "gpt2",
+    "gemma",
+    "gemma2",
+    "gemma3",
+    "gemma3_text",
+    "bert",
+    "roberta",
+    "xlm-roberta",
+    "distilbert",
+    "t5",
+    "mt5",
+    "bart",
+    "opt",
+    "cohere",
+    "cohere2",
+];
 
 fn ties(_model: &Model, config: Option<&Json>) -> Ties {
     let Some(config) = config else { return Ties { head: false } };
@@ -306,7 +326,9 @@ fn ties(_model: &Model, config: Option<&Json>) -> Ties {
 impl Ties {
     /// Whether `name` may go where `kept` stays.
     fn drops(&self, name: &str, kept: &str) -> bool {
-        let is = |name: &str| TIED_NAMES.iter().any(|t| name.strip_suffix(t).is_some_and(|p| p.is_empty() || p.ends_with('.')));
+        let is = |name: &str| {
+            TIED_NAMES.iter().any(|t| name.strip_suffix(t).is_some_and(|p| p.is_empty() || p.ends_with('.')))
+        };
         self.head && is(name) && !is(kept)
     }
 }

@@ -15,7 +15,12 @@ const MEMORY_BYTES: u64 = 64 << 20;
 const SMALL_BYTES_MAX: u64 = 1 << 20;
 
 /// The bytes of an output, in pieces; `each` says whether to go on.
-fn pieces(model: &Model, recipe: &Recipe, output: &Output, mut each: impl FnMut(&[u8]) -> bool) -> Result<()> {
+fn pieces(
+    model: &Model,
+    recipe: &Recipe,
+    output: &Output,
+    mut each: impl FnMut(&[u8]) -> bool,
+) -> Result<()> {
     let mut hands = Hands::default();
     let mut buffer = Vec::new();
     let limits = Limits { copy_bytes: 1 << 20, ..Limits::within(MEMORY_BYTES) };
@@ -48,7 +53,13 @@ pub(super) fn equal(model: &Model, recipe: &Recipe, pair: (usize, usize)) -> Res
     let hash = |index: usize| -> Result<u64> {
         let value = &recipe.values[index];
         let parts = vec![Part::new(index, value.view()?)];
-        let output = Output { name: value.name.clone(), dtype: value.dtype, shape: value.shape.clone(), parts, narrow: None };
+        let output = Output {
+            name: value.name.clone(),
+            dtype: value.dtype,
+            shape: value.shape.clone(),
+            parts,
+            narrow: None,
+        };
         let mut hash = xxhash_rust::xxh3::Xxh3::new();
         pieces(model, recipe, &output, |bytes| {
             hash.update(bytes);
@@ -61,7 +72,10 @@ pub(super) fn equal(model: &Model, recipe: &Recipe, pair: (usize, usize)) -> Res
 
 /// Whether every number of an f32 output is one of `narrow` too.
 pub(super) fn survives(model: &Model, recipe: &Recipe, output: &Output, narrow: DType) -> Result<bool> {
-    if output.dtype != DType::F32 || !cast::is_supported(DType::F32, narrow) || !cast::is_supported(narrow, DType::F32) {
+    if output.dtype != DType::F32
+        || !cast::is_supported(DType::F32, narrow)
+        || !cast::is_supported(narrow, DType::F32)
+    {
         return Ok(false);
     }
     let width = narrow.facts().block_bytes as usize;
@@ -82,8 +96,11 @@ pub(super) fn survives(model: &Model, recipe: &Recipe, output: &Output, narrow: 
 pub(super) fn small_f32(model: &Model, name: &str) -> Result<Option<Vec<f32>>> {
     let Some(tensor) = model.table.get(name) else { return Ok(None) };
     if tensor.dtype != DType::F32 || !tensor.at.is_plain() || tensor.size_bytes() > SMALL_BYTES_MAX {
-        return Err(Error::bad_input(format!("is `{}` of shape {:?}, and a few f32 are needed", tensor.dtype, tensor.shape))
-            .tensor(name));
+        return Err(Error::bad_input(format!(
+            "is `{}` of shape {:?}, and a few f32 are needed",
+            tensor.dtype, tensor.shape
+        ))
+        .tensor(name));
     }
     let mut bytes = vec![0; tensor.size_bytes() as usize];
     model.files[tensor.at.span.file.index()].read_exact_at(&mut bytes, tensor.at.span.offset_bytes)?;

@@ -35,8 +35,12 @@ impl FilePlan {
     pub(super) fn target(&self, hashes: bool) -> Target {
         // A storage that several tensors share is written once.
         let mut places: Vec<(u64, usize, usize)> = match &self.torch {
-            Some(torch) => torch.storages.iter().map(|&i| (self.laid.offsets_bytes[i], i, self.outputs[i])).collect(),
-            None => (0..self.outputs.len()).map(|i| (self.laid.offsets_bytes[i], i, self.outputs[i])).collect(),
+            Some(torch) => {
+                torch.storages.iter().map(|&i| (self.laid.offsets_bytes[i], i, self.outputs[i])).collect()
+            }
+            None => {
+                (0..self.outputs.len()).map(|i| (self.laid.offsets_bytes[i], i, self.outputs[i])).collect()
+            }
         };
         if self.torch.is_none() {
             places.sort_unstable();
@@ -100,8 +104,10 @@ pub(super) fn lay_out(
         let inside = |name: &str| -> String {
             name.strip_prefix(&folder).and_then(|n| n.strip_prefix('/')).unwrap_or(name).to_owned()
         };
-        let entries: Vec<Entry> =
-            members.iter().map(|&i| entry(&inside(&outputs[i].name), outputs[i].dtype, &outputs[i].shape)).collect();
+        let entries: Vec<Entry> = members
+            .iter()
+            .map(|&i| entry(&inside(&outputs[i].name), outputs[i].dtype, &outputs[i].shape))
+            .collect();
         // An alias takes no room.
         let sizes: Vec<u64> = members
             .iter()
@@ -118,7 +124,7 @@ pub(super) fn lay_out(
         let path = |name: String| if folder.is_empty() { name } else { format!("{folder}/{name}") };
         for (index, shard) in shards.into_iter().enumerate() {
             let name = match container {
-                Container::Gguf if count > 1 => split_name(&stem, index as u64, count as u64),
+                Container::Gguf if count > 1 => split_name(&stem, index as u32, count as u32),
                 _ => layout::shard_name(&stem, extension, index, count),
             };
             map.extend(entries[shard.clone()].iter().map(|e| (e.name.clone(), name.clone())));
@@ -135,9 +141,11 @@ pub(super) fn lay_out(
             )?);
         }
         if count > 1 && container != Container::Gguf {
-            let elements = members.iter().zip(&sizes).filter(|(_, s)| **s > 0).map(|(&i, _)| {
-                outputs[i].shape.iter().fold(1u64, |n, &d| n.saturating_mul(d))
-            });
+            let elements = members
+                .iter()
+                .zip(&sizes)
+                .filter(|(_, s)| **s > 0)
+                .map(|(&i, _)| outputs[i].shape.iter().fold(1u64, |n, &d| n.saturating_mul(d)));
             let total = elements.fold(0u64, u64::saturating_add);
             let bytes = sizes.iter().fold(0u64, |sum, &s| sum.saturating_add(s));
             map.sort();
@@ -174,7 +182,8 @@ fn home(model: &Model, draft: &Draft, index: usize, container: Container) -> (St
     });
     let Some((tensor, file)) = file else { return (String::new(), stem.to_owned()) };
     let (folder, name) = file.name.rsplit_once('/').unwrap_or(("", &file.name));
-    let is_component = !folder.is_empty() && tensor.name.strip_prefix(folder).is_some_and(|n| n.starts_with('/'));
+    let is_component =
+        !folder.is_empty() && tensor.name.strip_prefix(folder).is_some_and(|n| n.starts_with('/'));
     let kept = STEMS.iter().find(|s| name.starts_with(*s));
     let folder = if is_component { folder } else { "" };
     (folder.to_owned(), kept.copied().unwrap_or(stem).to_owned())
@@ -238,12 +247,18 @@ fn phase(model: &Model, draft: &Draft, outputs: &[usize], laid: &Laid) -> Option
     let tensor = model.table.tensors.get(tensor)?;
     let file = model.table.files.get(tensor.at.span.file.index())?;
     let at = tensor.at.span.offset_bytes;
-    let same = file.container == Container::Safetensors && tensor.dtype == output.dtype && at.is_multiple_of(8);
+    let same =
+        file.container == Container::Safetensors && tensor.dtype == output.dtype && at.is_multiple_of(8);
     same.then_some(at)
 }
 
 /// A hash of everything that decides the output's bytes but the sources themselves.
-pub(super) fn hash(draft: &Draft, files: &[FilePlan], companions: &[super::Companion], options: &Options) -> String {
+pub(super) fn hash(
+    draft: &Draft,
+    files: &[FilePlan],
+    companions: &[super::Companion],
+    options: &Options,
+) -> String {
     /// Feeds what is formatted to a hash, so that no text of the whole is ever made.
     struct Sink(Xxh3);
     impl std::fmt::Write for Sink {

@@ -39,10 +39,14 @@ pub(super) fn draft(model: &Model, options: &Options) -> Result<Draft> {
     draft.notes.extend(all.notes);
     let want = options.dtype.map_or(Want::Own, Want::Type);
     let mut recipe = translate::to_gguf(all.values.clone(), family, &sizes, &config, want)?;
-    if let Some(&(head, _)) = recipe.equal.iter().find(|&&pair| !examine::equal(model, &recipe, pair).unwrap_or(false)) {
+    if let Some(&(head, _)) =
+        recipe.equal.iter().find(|&&pair| !examine::equal(model, &recipe, pair).unwrap_or(false))
+    {
         // Said to be tied, and it is not: what the file holds counts.
         let name = Shown(&recipe.values[head].name).to_string();
-        draft.notes.push(format!("`{name}` differs from the embedding, though the config ties them: it is written"));
+        draft
+            .notes
+            .push(format!("`{name}` differs from the embedding, though the config ties them: it is written"));
         recipe = translate::to_gguf(all.values, family, &sizes, &untied(&config), want)?;
     }
     recipe.left_out.extend(all.left_out);
@@ -50,7 +54,9 @@ pub(super) fn draft(model: &Model, options: &Options) -> Result<Draft> {
     select(&mut recipe, &selection)?;
     let embedding_rows = rows(&recipe.outputs);
     let generation = json(model, "generation_config.json", &mut draft.notes);
-    let card = model.companion("README.md", super::draft::JSON_BYTES_MAX)?.map(|b| String::from_utf8_lossy(&b).into_owned());
+    let card = model
+        .companion("README.md", super::draft::JSON_BYTES_MAX)?
+        .map(|b| String::from_utf8_lossy(&b).into_owned());
     let pooling = match model.companion(POOLING, super::draft::JSON_BYTES_MAX)? {
         Some(bytes) => {
             let pooling = serde_json::from_slice(&bytes)
@@ -101,7 +107,8 @@ struct Files<'a> {
 impl<'a> Files<'a> {
     fn of(model: &'a Model) -> Files<'a> {
         let mut names: Vec<String> = model.entries.iter().map(|e| e.name.clone()).collect();
-        for folder in model.entries.iter().filter(|e| e.is_directory && e.name == "additional_chat_templates") {
+        for folder in model.entries.iter().filter(|e| e.is_directory && e.name == "additional_chat_templates")
+        {
             let inner = model.place.list(&folder.name).unwrap_or_default();
             names.extend(inner.into_iter().map(|e| e.name));
         }
@@ -242,18 +249,22 @@ pub(super) fn edit_keys(draft: &mut Draft, _model: &Model, options: &Options) ->
         let files = Files { place: &place, names: entries.into_iter().map(|e| e.name).collect() };
         let read = |name: &str| -> Result<Option<Json>> {
             let Some(bytes) = files.read(name)? else { return Ok(None) };
-            serde_json::from_slice(&bytes).map(Some).map_err(|e| Error::bad_input(format!("is not JSON: {e}")).file(name))
+            serde_json::from_slice(&bytes)
+                .map(Some)
+                .map_err(|e| Error::bad_input(format!("is not JSON: {e}")).file(name))
         };
         let config = read("config.json")?.unwrap_or_else(|| Json::Object(Default::default()));
         let generation = read("generation_config.json")?;
         let rows = rows(&draft.recipe.outputs);
-        let vocabulary = vocabulary(&files, &arch, &config, generation.as_ref(), rows, options)
-            .map_err(|e| match e.file_name() {
-                Some(name) => {
-                    let path = directory.join(name).display().to_string();
-                    e.file(path)
+        let vocabulary =
+            vocabulary(&files, &arch, &config, generation.as_ref(), rows, options).map_err(|e| {
+                match e.file_name() {
+                    Some(name) => {
+                        let path = directory.join(name).display().to_string();
+                        e.file(path)
+                    }
+                    None => e.file(directory.display().to_string()),
                 }
-                None => e.file(directory.display().to_string()),
             })?;
         draft.take_vocabulary(vocabulary);
     }

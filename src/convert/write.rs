@@ -12,7 +12,6 @@ use crate::run::weave::{self, Files, Target, Weave};
 use crate::sink::file::FileSink;
 use crate::sink::output::hash::{Hash, block_hash, combine};
 use crate::sink::output::{Begin, DirectoryOut, Identity, Out, Stamp, begin};
-use crate::source::ReadAt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;

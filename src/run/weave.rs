@@ -351,7 +351,13 @@ impl<'a> Shared<'a> {
         }
         if !checksums {
             file.with(|sink| {
-                sink.copy_range(&**source, offset_bytes, at, task.size_bytes, &mut buffer[..COPY_BUFFER_BYTES])
+                sink.copy_range(
+                    &**source,
+                    offset_bytes,
+                    at,
+                    task.size_bytes,
+                    &mut buffer[..COPY_BUFFER_BYTES],
+                )
             })?;
             file.flush(at + task.size_bytes);
             return Ok(());

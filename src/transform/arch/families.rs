@@ -254,7 +254,8 @@ pub fn of_config(config: &Value) -> Result<&'static Family> {
     }
     let inner = places(config).next().filter(|text| !std::ptr::eq(*text, config));
     if let Some(text) = inner {
-        let found = class(text).as_deref().and_then(by_class).or_else(|| kind(text).as_deref().and_then(by_kind));
+        let found =
+            class(text).as_deref().and_then(by_class).or_else(|| kind(text).as_deref().and_then(by_kind));
         if let Some(family) = found {
             return Ok(family);
         }
@@ -317,7 +318,9 @@ fn unknown<I: Iterator<Item = &'static &'static str>>(
     if let Some((family, nearest)) = nearest {
         detail = format!("the nearest is `{nearest}` (family `{}`)\n  {detail}", family.name());
     }
-    Error::unsupported(format!("{what} `{}` is of no known family", Shown(&short))).detail(detail).hint(KNOWN_HINT)
+    Error::unsupported(format!("{what} `{}` is of no known family", Shown(&short)))
+        .detail(detail)
+        .hint(KNOWN_HINT)
 }
 
 /// How many letters must be put in, taken out or replaced to make one word of the other, case aside.

@@ -168,7 +168,9 @@ impl Walk<'_> {
         let value = &self.out.values[at];
         // A value is named after its weights; what it looks like on disk decides the row.
         let packed = match &value.source {
-            Source::Mxfp4 { .. } if !value.name.ends_with("_blocks") => Some(format!("{}_blocks", value.name)),
+            Source::Mxfp4 { .. } if !value.name.ends_with("_blocks") => {
+                Some(format!("{}_blocks", value.name))
+            }
             _ => None,
         };
         let found = packed
@@ -276,7 +278,9 @@ impl Walk<'_> {
             self.parts += 1;
         }
         if self.parts.saturating_sub(self.out.values.len() as u64 * 2) > PARTS_MAX * 4 {
-            return Err(Error::unsupported("and those before it need more pieces than hoist keeps in its plan"));
+            return Err(Error::unsupported(
+                "and those before it need more pieces than hoist keeps in its plan",
+            ));
         }
         let Some(&at) = self.by_name.get(&name) else {
             self.by_name.insert(name.clone(), self.drafts.len());

@@ -417,16 +417,7 @@ pub(super) const FAMILIES: &[Family] = &[
         gguf: "glm4moe",
         model_types: &["glm4_moe"],
         architectures: &["Glm4MoeForCausalLM"],
-        tensors: &[
-            EMBEDDING,
-            BEFORE,
-            GLM4_MOE,
-            ATTENTION,
-            DENSE_LAYERS,
-            EXPERTS,
-            SHARED_EXPERTS,
-            CORRECTION,
-        ],
+        tensors: &[EMBEDDING, BEFORE, GLM4_MOE, ATTENTION, DENSE_LAYERS, EXPERTS, SHARED_EXPERTS, CORRECTION],
         defaults: &[("num_attention_heads", 96), ("num_key_value_heads", 8), ("n_routed_experts", 128)],
         ..PLAIN
     },

@@ -40,11 +40,7 @@ pub(super) struct Back {
 
 impl Back {
     fn one(view: View) -> Back {
-        Back {
-            shape: view.shape.clone(),
-            pieces: vec![Piece { expert: None, place: 0, view }],
-            zero_rows: 0,
-        }
+        Back { shape: view.shape.clone(), pieces: vec![Piece { expert: None, place: 0, view }], zero_rows: 0 }
     }
 }
 

@@ -82,7 +82,8 @@ impl Index {
         if self.side == Side::Gguf {
             return look(&canonical);
         }
-        let stem = OLD_ENDS.iter().find_map(|(old, new)| Some(format!("{}{new}", canonical.strip_suffix(old)?)));
+        let stem =
+            OLD_ENDS.iter().find_map(|(old, new)| Some(format!("{}{new}", canonical.strip_suffix(old)?)));
         let canonical = stem.unwrap_or(canonical);
         look(&canonical)
             .or_else(|| PREFIXES.iter().find_map(|prefix| canonical.strip_prefix(prefix).and_then(look)))
@@ -242,7 +243,15 @@ mod tests {
                 for (name, hits) in Index::new(family, side).names() {
                     let mut others: Vec<String> = hits
                         .iter()
-                        .map(|h| filled(h.row, if side == Side::Hf { Side::Gguf } else { Side::Hf }, h.bias, None, None))
+                        .map(|h| {
+                            filled(
+                                h.row,
+                                if side == Side::Hf { Side::Gguf } else { Side::Hf },
+                                h.bias,
+                                None,
+                                None,
+                            )
+                        })
                         .collect();
                     others.sort();
                     others.dedup();

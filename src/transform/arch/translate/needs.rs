@@ -60,7 +60,9 @@ impl Needs<'_> {
             if needed && !self.has(row, false, None) {
                 let error = self.missing(row, false, None);
                 return Err(match row.need {
-                    Need::Head => error.hint("the config says that it is not the embedding: `tie_word_embeddings`"),
+                    Need::Head => {
+                        error.hint("the config says that it is not the embedding: `tie_word_embeddings`")
+                    }
                     _ => error,
                 });
             }
