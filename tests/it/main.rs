@@ -28,3 +28,4 @@ mod plan;
 mod safetensors;
 mod synth;
 mod torch;
+mod values;
