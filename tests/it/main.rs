@@ -31,3 +31,4 @@ mod safetensors;
 mod synth;
 mod torch;
 mod weave;
+mod values;
