@@ -254,7 +254,8 @@ pub fn of_config(config: &Value) -> Result<&'static Family> {
     }
     let inner = places(config).next().filter(|text| !std::ptr::eq(*text, config));
     if let Some(text) = inner {
-        let found = class(text).as_deref().and_then(by_class).or_else(|| kind(text).as_deref().and_then(by_kind));
+        let found =
+            class(text).as_deref().and_then(by_class).or_else(|| kind(text).as_deref().and_then(by_kind));
         if let Some(family) = found {
             return Ok(family);
         }
@@ -280,12 +281,16 @@ pub fn of_gguf(meta: &Meta) -> Result<&'static Family> {
         return Err(Error::unsupported("the file has no `general.architecture`").hint(KNOWN_HINT));
     };
     let number = |key: &str| meta.get(&format!("{name}.{key}")).and_then(MetaValue::as_u64);
+    let said = |key: &str| meta.get(&format!("{name}.{key}")).and_then(MetaValue::as_bool) == Some(true);
     let tokenizer = meta.get("tokenizer.ggml.model").and_then(MetaValue::as_str);
     // Among families of one architecture: which `model_type` has these keys.
     let kind = match name {
         "llama" if number("expert_count").unwrap_or(0) > 0 => "mixtral",
-        // 2 is the sigmoid, which came with the third version.
-        "deepseek2" if number("expert_gating_func") == Some(2) => "deepseek_v3",
+        // 2 is the sigmoid, which came with the third version, as did weights that add up to one; a file may lack the
+        // former.
+        "deepseek2" if number("expert_gating_func") == Some(2) || said("expert_weights_norm") => {
+            "deepseek_v3"
+        }
         "bert" if tokenizer == Some("t5") => "xlm-roberta",
         "bert" if tokenizer == Some("gpt2") => "roberta",
         _ => "",
@@ -317,7 +322,9 @@ fn unknown<I: Iterator<Item = &'static &'static str>>(
     if let Some((family, nearest)) = nearest {
         detail = format!("the nearest is `{nearest}` (family `{}`)\n  {detail}", family.name());
     }
-    Error::unsupported(format!("{what} `{}` is of no known family", Shown(&short))).detail(detail).hint(KNOWN_HINT)
+    Error::unsupported(format!("{what} `{}` is of no known family", Shown(&short)))
+        .detail(detail)
+        .hint(KNOWN_HINT)
 }
 
 /// How many letters must be put in, taken out or replaced to make one word of the other, case aside.

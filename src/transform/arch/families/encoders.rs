@@ -42,7 +42,12 @@ const BASE: Family = Family {
     padded_positions: false,
     head: Head::None,
     made: Made::Nothing,
-    defaults: &[("num_attention_heads", 12), ("hidden_size", 768), ("num_hidden_layers", 12), ("pad_token_id", 0)],
+    defaults: &[
+        ("num_attention_heads", 12),
+        ("hidden_size", 768),
+        ("num_hidden_layers", 12),
+        ("pad_token_id", 0),
+    ],
 };
 
 /// The sizes of [`BASE`], with another padding token.

@@ -146,16 +146,19 @@ impl Sizes {
     }
 
     fn checked(mut self, family: &Family) -> Result<Sizes> {
-        for (name, n) in
-            [("layers", self.layers), ("width", self.hidden), ("heads", self.heads), ("key/value heads", self.kv_heads)]
-        {
+        for (name, n) in [
+            ("layers", self.layers),
+            ("width", self.hidden),
+            ("heads", self.heads),
+            ("key/value heads", self.kv_heads),
+        ] {
             if n == 0 {
                 return Err(Error::bad_input(format!("the model has no {name}: the number is zero")));
             }
         }
-        let uses_heads = family.rows().any(|row| {
-            row.dims.iter().any(|d| matches!(d, Dim::Q | Dim::Kv | Dim::Qkv | Dim::Head))
-        });
+        let uses_heads = family
+            .rows()
+            .any(|row| row.dims.iter().any(|d| matches!(d, Dim::Q | Dim::Kv | Dim::Qkv | Dim::Head)));
         if self.head_dim == 0 {
             if uses_heads && !self.hidden.is_multiple_of(self.heads) {
                 return Err(Error::bad_input(format!(

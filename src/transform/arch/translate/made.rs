@@ -84,7 +84,8 @@ impl Llama3 {
     /// By what each frequency is divided. In f32 and in the order of the reference, so that the bits are its bits.
     fn factors(&self, head_dim: u64) -> Result<Vec<f32>> {
         let Llama3 { theta, factor, low, high, context } = *self;
-        let sound = [theta, factor, low, high, context].iter().all(|x| x.is_finite() && *x > 0.0) && high > low;
+        let sound =
+            [theta, factor, low, high, context].iter().all(|x| x.is_finite() && *x > 0.0) && high > low;
         if !sound {
             return Err(Error::bad_input(format!(
                 "rotary parameters (`rope_theta` {theta}, `factor` {factor}, `low_freq_factor` {low}, \

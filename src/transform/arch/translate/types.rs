@@ -24,7 +24,9 @@ pub(super) fn stays_f32(name: &str, shape: &[u64]) -> bool {
     shape.len() < 2
         || name.ends_with("_norm.weight")
         || !name.ends_with(".weight")
-        || F32_ENDS.iter().any(|end| name.strip_suffix(end).is_some_and(|rest| rest.is_empty() || rest.ends_with('.')))
+        || F32_ENDS
+            .iter()
+            .any(|end| name.strip_suffix(end).is_some_and(|rest| rest.is_empty() || rest.ends_with('.')))
 }
 
 /// Gives a GGUF's tensors their types and makes them outputs.
@@ -68,7 +70,8 @@ pub(super) fn of_gguf(out: &mut Recipe, drafts: Vec<Draft>, want: Want) -> Resul
         out.notes.push(format!("{fell_back} tensors are f16: their rows do not fill whole blocks of 32"));
     }
     if kept > 0 && want != Want::Own {
-        out.notes.push(format!("{kept} tensors stay mxfp4, as the model was trained: they are never requantised"));
+        out.notes
+            .push(format!("{kept} tensors stay mxfp4, as the model was trained: they are never requantised"));
     }
     if rounded > 0 {
         out.notes.push(format!("{rounded} tensors of f64 become f32: no engine reads f64 weights"));
@@ -93,8 +96,10 @@ pub(super) fn of_hf(out: &mut Recipe, drafts: Vec<Draft>, want: Want) -> Result<
     if let Want::Type(dtype) = want
         && !matches!(dtype, DType::F32 | DType::F16 | DType::BF16)
     {
-        return Err(Error::unsupported(format!("`{dtype}` is no type that convert writes into a checkpoint"))
-            .hint("f32, f16 or bf16"));
+        return Err(Error::unsupported(format!(
+            "`{dtype}` is no type that convert writes into a checkpoint"
+        ))
+        .hint("f32, f16 or bf16"));
     }
     let main = main_type(&out.values);
     for draft in drafts {
@@ -128,7 +133,11 @@ fn main_type(values: &[Value]) -> DType {
     };
     let quantised = free().any(|v| !v.dtype.is_plain());
     let candidates = PLAIN.into_iter().filter(|&d| !(quantised && d == DType::F32));
-    candidates.map(|d| (count(d), d)).filter(|(n, _)| *n > 0).max_by_key(|(n, _)| *n).map_or(DType::BF16, |(_, d)| d)
+    candidates
+        .map(|d| (count(d), d))
+        .filter(|(n, _)| *n > 0)
+        .max_by_key(|(n, _)| *n)
+        .map_or(DType::BF16, |(_, d)| d)
 }
 
 fn output(draft: Draft, dtype: DType, narrow: Option<DType>) -> Output {
