@@ -30,5 +30,5 @@ mod plan;
 mod safetensors;
 mod synth;
 mod torch;
-mod weave;
 mod values;
+mod weave;
