@@ -18,6 +18,7 @@ mod gguf;
 mod hash;
 mod hostile;
 mod inspect;
+mod keys;
 mod layering;
 mod load;
 mod naive;
