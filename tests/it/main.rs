@@ -19,6 +19,7 @@ mod gguf;
 mod hash;
 mod hostile;
 mod inspect;
+mod keys;
 mod layering;
 mod layout;
 mod load;
