@@ -12,7 +12,7 @@ mod table;
 use crate::error::{Error, Result};
 use crate::text::Shown;
 use serde_json::{Value, json};
-use table::{CONTRACTION_SPELLINGS, CONTRACTIONS, CUTS, Cut, DEFAULT, GPT2, Name};
+use table::{CUTS, Cut, DEFAULT, ENDINGS, GPT2, Name, SPELLINGS};
 
 /// The most steps that are looked at; published tokenizers have seven.
 const STEPS_MAX: usize = 64;
@@ -73,7 +73,7 @@ pub(super) fn named(name: &str) -> Result<Pre> {
 /// from the vocabulary first. `None` for a name that is not known.
 pub(super) fn to_hf(name: &str) -> Option<(Value, Value, bool)> {
     let (cut, row) = lookup(name)?;
-    let normalizer = if cut.nfc { json!({"type": "NFC"}) } else { Value::Null };
+    let normalizer = if row.nfc { json!({"type": "NFC"}) } else { Value::Null };
     Some((to_json(cut), normalizer, row.ignore_merges))
 }
 
@@ -180,10 +180,15 @@ fn canonical(regex: &str) -> String {
             c => out.push(c),
         }
     }
-    for spelling in CONTRACTION_SPELLINGS {
-        out = out.replace(spelling, CONTRACTIONS);
+    for (spelling, ours) in SPELLINGS {
+        out = out.replace(spelling, ours);
     }
-    out.replace(r"\p{N}{1}", r"\p{N}")
+    for (ending, ours) in ENDINGS {
+        if let Some(head) = out.strip_suffix(ending) {
+            out = format!("{head}{ours}");
+        }
+    }
+    out
 }
 
 /// `\u4e00` or `\x{4e00}` at the start, as its character, and what follows. Not for characters that mean something in an
@@ -304,6 +309,7 @@ mod tests {
             (r"\\u4e00", r"\\u4e00"),
             (r##"[!\"#\-\/]"##, r##"[!"#\-/]"##),
             (r"'(?i:[sdmt]|ll|ve|re)|\p{N}{1}", r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|\p{N}"),
+            (r"\p{N}|\s*[\r\n]|\s+(?!\S)|\s", r"\p{N}|\s*[\r\n]+|\s+(?!\S)|\s+"),
         ] {
             assert_eq!(canonical(spelling), canonically);
         }

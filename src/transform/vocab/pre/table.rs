@@ -14,8 +14,6 @@ pub(super) struct Cut {
     pub(super) steps: &'static [&'static [&'static str]],
     /// The names, the most general first.
     pub(super) names: &'static [Name],
-    /// The published tokenizers of this kind apply Unicode's NFC first, which GGUF cannot say.
-    pub(super) nfc: bool,
 }
 
 /// One name.
@@ -29,10 +27,12 @@ pub(super) struct Name {
     pub(super) archs: &'static [&'static str],
     /// Chosen for those architectures only.
     pub(super) theirs_only: bool,
+    /// The tokenizer published under this name applies Unicode's NFC first, which GGUF cannot say.
+    pub(super) nfc: bool,
 }
 
 const fn name(name: &'static str, archs: &'static [&'static str]) -> Name {
-    Name { name, ignore_merges: false, add_bos: false, archs, theirs_only: false }
+    Name { name, ignore_merges: false, add_bos: false, archs, theirs_only: false, nfc: false }
 }
 
 /// A name that takes whole words first.
@@ -43,6 +43,11 @@ const fn whole(name: Name) -> Name {
 /// A name that adds the first token.
 const fn bos(name: Name) -> Name {
     Name { add_bos: true, ..name }
+}
+
+/// A name whose tokenizer normalises.
+const fn nfc(name: Name) -> Name {
+    Name { nfc: true, ..name }
 }
 
 /// A name that only its architectures use.
@@ -56,14 +61,23 @@ pub(super) const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s
 /// The English contractions, in the spelling that the others are brought to.
 pub(super) const CONTRACTIONS: &str = "(?i:'s|'t|'re|'ve|'m|'ll|'d)";
 
-/// Spellings of the contractions.
-pub(super) const CONTRACTION_SPELLINGS: &[&str] = &[
-    "'(?i:[sdmt]|ll|ve|re)",
-    "(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])",
-    "(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[dD]|'[lL][lL])",
-    "'(?:[sSdDmMtT]|[lL][lL]|[vV][eE]|[rR][eE])",
-    "(?i:'s|'t|'re|'ve|'m|'d|'ll)",
+/// Parts of expressions that match the same, and the spelling that they are brought to. A possessive `?+` before a letter
+/// changes nothing where its class has no letter; the last line end of a run is also where a greedy run ends; one space is
+/// left over where more would have matched before.
+pub(super) const SPELLINGS: &[(&str, &str)] = &[
+    ("'(?i:[sdmt]|ll|ve|re)", CONTRACTIONS),
+    ("(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])", CONTRACTIONS),
+    ("(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[dD]|'[lL][lL])", CONTRACTIONS),
+    ("'(?:[sSdDmMtT]|[lL][lL]|[vV][eE]|[rR][eE])", CONTRACTIONS),
+    ("(?i:'s|'t|'re|'ve|'m|'d|'ll)", CONTRACTIONS),
+    (r"\p{N}{1}", r"\p{N}"),
+    (r"[^\r\n\p{L}\p{N}]?+\p{L}+", r"[^\r\n\p{L}\p{N}]?\p{L}+"),
+    (r"[^\s\p{L}\p{N}]++[\r\n]*", r"[^\s\p{L}\p{N}]+[\r\n]*"),
+    (r"|\s*[\r\n]|\s+(?!\S)", r"|\s*[\r\n]+|\s+(?!\S)"),
 ];
+
+/// The end of an expression, likewise.
+pub(super) const ENDINGS: &[(&str, &str)] = &[(r"|\s+(?!\S)|\s", r"|\s+(?!\S)|\s+")];
 
 macro_rules! split {
     ($($part:expr),* $(,)?) => { concat!("split ", $($part),*) };
@@ -139,9 +153,15 @@ const DEEPSEEK_LETTERS: &str = split!(
 );
 const DEEPSEEK_MARKS: &str = split!(r"\s?[!-/:-~！-／：-～‘-‟　-。]+");
 
+const AFMOE_SCRIPTS: &str = split!(
+    "(?:[\u{4e00}-\u{9fff}\u{3040}-\u{309f}\u{30a0}-\u{30ff}\u{3400}-\u{4dbf}\u{f900}-\u{faff}\u{ff65}-\u{ff9f}\u{2f00}-\u{2fdf}]+|",
+    "[\u{e00}-\u{e7f}]+|[\u{e80}-\u{eff}]+|[\u{1780}-\u{17ff}]+|[\u{1000}-\u{109f}\u{aa60}-\u{aa7f}\u{a9e0}-\u{a9ff}]+|",
+    "[\u{ac00}-\u{d7af}\u{1100}-\u{11ff}]+)",
+);
+
 #[rustfmt::skip]
 pub(super) const CUTS: &[Cut] = &[
-    Cut { nfc: false, steps: &[&[GPT4_3, "bytes"]], names: &[
+    Cut { steps: &[&[GPT4_3, "bytes"]], names: &[
         name("dbrx", &["dbrx", "olmo2", "olmoe", "phi3", "granitehybrid"]),
         bos(whole(name("llama-bpe", &["llama"]))),
         name("smaug-bpe", &["smollm3", "llama"]),
@@ -158,8 +178,8 @@ pub(super) const CUTS: &[Cut] = &[
         bos(whole(only(name("llama-v3", &[])))),
         whole(only(name("glm5", &[]))),
     ] },
-    Cut { nfc: true, steps: &[&[GPT4_1, "bytes"]], names: &[
-        name("qwen2", &["qwen2", "qwen2moe", "qwen2vl", "qwen3", "qwen3moe", "qwen3vl", "qwen3vlmoe"]),
+    Cut { steps: &[&[GPT4_1, "bytes"]], names: &[
+        nfc(name("qwen2", &["qwen2", "qwen2moe", "qwen2vl", "qwen3", "qwen3moe", "qwen3vl", "qwen3vlmoe"])),
         only(name("stablelm2", &["stablelm"])),
         only(name("hunyuan", &["hunyuan-moe"])),
         only(name("grok-2", &["grok"])),
@@ -168,12 +188,15 @@ pub(super) const CUTS: &[Cut] = &[
         only(name("megrez", &[])),
         only(name("kormo", &[])),
         only(name("f2llmv2", &[])),
+        only(name("bailingmoe", &["bailingmoe"])),
+        only(name("bailingmoe2", &["bailingmoe2"])),
+        only(name("llada-moe", &["llada-moe"])),
     ] },
-    Cut { nfc: false, steps: &[&["bytes+words"]], names: &[
+    Cut { steps: &[&["bytes+words"]], names: &[
         name("gpt-2", &["gpt2", "starcoder"]),
         only(name("phi-2", &["phi2"])),
         only(name("mpt", &["mpt"])),
-        only(name("olmo", &["olmo", "gptneox"])),
+        nfc(only(name("olmo", &["olmo", "gptneox"]))),
         only(name("jais", &["jais"])),
         only(name("exaone4", &["exaone4"])),
         only(name("roberta-bpe", &["bert"])),
@@ -190,7 +213,7 @@ pub(super) const CUTS: &[Cut] = &[
         only(name("a.x-4.0", &[])),
         only(name("mellum", &[])),
     ] },
-    Cut { nfc: false, steps: &[&[r"split \p{N}", "bytes+words"]], names: &[
+    Cut { steps: &[&[r"split \p{N}", "bytes+words"]], names: &[
         name("starcoder", &["starcoder", "starcoder2"]),
         name("refact", &["refact", "granite", "granitemoe", "granitemoeshared"]),
         name("smollm", &["llama"]),
@@ -200,7 +223,7 @@ pub(super) const CUTS: &[Cut] = &[
         only(name("minerva-7b", &[])),
         only(name("mellum2", &[])),
     ] },
-    Cut { nfc: false, steps: &[&[O200K, "bytes"]], names: &[
+    Cut { steps: &[&[O200K, "bytes"]], names: &[
         name("gpt-4o", &["gpt-oss", "phi3"]),
         only(name("llama4", &["llama4"])),
         only(name("minimax-m2", &["minimax-m2"])),
@@ -208,17 +231,17 @@ pub(super) const CUTS: &[Cut] = &[
         only(name("kanana2", &[])),
         only(name("talkie", &[])),
     ] },
-    Cut { nfc: false, steps: &[&[
+    Cut { steps: &[&[
         split!(cased_words!(""), r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"), "bytes",
     ]], names: &[bos(whole(name("tekken", &["llama"])))] },
-    Cut { nfc: false, steps: &[
+    Cut { steps: &[
         &["split [\\r\\n]", DEEPSEEK_LETTERS, DEEPSEEK_MARKS, r"split \s+$", CJK, r"split \p{N}+", "bytes"],
         &["split [\\r\\n]", r"split \s?[\p{Lu}\p{Ll}\p{Lt}]+", DEEPSEEK_MARKS, r"split \s+$", CJK, r"split \p{N}+", "bytes"],
     ], names: &[name("deepseek-llm", &["deepseek", "deepseek2", "llama"])] },
-    Cut { nfc: false, steps: &[
+    Cut { steps: &[
         &["split [\\r\\n]", r"split \s?\p{L}+", r"split \s?\p{P}+", CJK, r"split \p{N}", "bytes"],
     ], names: &[name("deepseek-coder", &["llama"])] },
-    Cut { nfc: false, steps: &[
+    Cut { steps: &[
         &[r"split \p{N}{1,3}", KANA, letters_and_marks!(r"[\r\n]*|\s*[\r\n]+"), "bytes"],
     ], names: &[
         name("deepseek-v3", &["deepseek2"]),
@@ -226,66 +249,60 @@ pub(super) const CUTS: &[Cut] = &[
         only(name("hy_v4", &[])),
         only(name("joyai-llm", &[])),
     ] },
-    Cut { nfc: false, steps: &[
+    Cut { steps: &[
         &[r"split \p{N}{1,3}", KANA, letters_and_marks!(r"|[\r\n]"), r"split \p{N}", "bytes"],
     ], names: &[name("spark2_5", &[])] },
-    Cut { nfc: false, steps: &[
+    Cut { steps: &[
         &["punctuation contiguous", "bytes+words", r"split \p{N}+", "split [0-9][0-9][0-9]"],
     ], names: &[name("falcon", &["falcon"])] },
-    Cut { nfc: true, steps: &[&[
+    Cut { steps: &[&[
         split!("(?i:'s|'t|'re|'ve|'m|'ll|'d)",
             r"|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"), "bytes",
-    ]], names: &[name("qwen35", &["qwen35", "qwen35moe", "qwen3next"])] },
-    Cut { nfc: false, steps: &[&[BLOOM, "bytes"], &[BLOOM_LOOSE, "bytes"]], names: &[
+    ]], names: &[nfc(name("qwen35", &["qwen35", "qwen35moe", "qwen3next"]))] },
+    Cut { steps: &[&[BLOOM, "bytes"], &[BLOOM_LOOSE, "bytes"]], names: &[
         name("bloom", &["bloom"]),
         only(name("poro-chat", &[])),
         only(name("gpt3-finnish", &[])),
     ] },
-    Cut { nfc: false, steps: &[
+    Cut { steps: &[
         &[BLOOM, r"split \p{N}", "bytes"], &[BLOOM_LOOSE, r"split \p{N}", "bytes"],
     ], names: &[name("viking", &[])] },
-    Cut { nfc: false, steps: &[&[
+    Cut { steps: &[&[
         gpt4!(r"\p{N}{1,3}", r"\s{512}(?!\S)|\s{256}(?!\S)|\s{128}(?!\S)|\s{64}(?!\S)|\s{32}(?!\S)|\s{16}(?!\S)|\s{8}(?!\S)|\s{4}(?!\S)|\s{1,2}(?!\S)|\s{1}"),
         "bytes",
     ]], names: &[name("jais-2", &["jais2"])] },
-    Cut { nfc: false, steps: &[&[
+    Cut { steps: &[&[
         split!("[가-힣ㄱ-ㆎ]+|[！…“”‘’—：；，、-〿︰-﹏]+|[ㄅ-ㄯ]+|[一-龥぀-ゟ゠-ヿ]+"), o200k!(r"\p{N}"), "bytes",
     ]], names: &[whole(name("youtu", &[]))] },
-    Cut { nfc: false, steps: &[&[r"split \d{1,3}(?=(?:\d{3})*\b)", O200K, "bytes"]], names: &[
+    Cut { steps: &[&[r"split \d{1,3}(?=(?:\d{3})*\b)", O200K, "bytes"]], names: &[
         name("tiny_aya", &["cohere2"]),
         only(name("cohere2moe", &["cohere2moe"])),
     ] },
-    Cut { nfc: false, steps: &[&[r"split \p{N}+", r"split (?=(\d{3})+(?!\d))", "bytes"]], names: &[name("superbpe", &[])] },
-    Cut { nfc: false, steps: &[
-        &[split!("(?i:'s|'t|'re|'ve|'m|'ll|'d)",
-            r"|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"), "bytes"],
-        &[split!("(?i:'s|'t|'re|'ve|'m|'ll|'d)",
-            r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"), "bytes"],
-    ], names: &[
-        name("bailingmoe", &["bailingmoe"]),
-        only(name("bailingmoe2", &["bailingmoe2"])),
-        only(name("llada-moe", &["llada-moe"])),
-    ] },
-    Cut { nfc: false, steps: &[&[
+    Cut { steps: &[&[r"split \p{N}+", r"split (?=(\d{3})+(?!\d))", "bytes"]], names: &[name("superbpe", &[])] },
+    Cut { steps: &[&[
         split!("(?i:'s|'t|'re|'ve|'m|'ll|'d)",
             r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}\r\n]+|\s*[\r\n]+|\s+(?!\S)|\s+"), "bytes",
     ]], names: &[name("seed-coder", &["llama", "seed_oss"])] },
-    Cut { nfc: false, steps: &[&[
+    Cut { steps: &[&[
         split!(r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"), "bytes",
     ]], names: &[name("ufakzeka", &[])] },
-    Cut { nfc: false, steps: &[&[r"split [^\n]+|[\n]+", GPT4_1, "bytes"]], names: &[name("laguna", &[])] },
-    Cut { nfc: false, steps: &[&[
+    Cut { steps: &[&[
+        r"split \p{Nd}{1,510}(?=(?>\p{Nd}{510})*(?:\P{Nd}|$))|\G\p{Nd}{510}", r"split \A\p{Nd}{1,2}(?=\p{Nd}{3}+\z)",
+        r"split \A\p{Nd}{3}|\G\p{Nd}{3}", AFMOE_SCRIPTS, letters_and_marks!(r"[\r\n]*|\s*[\r\n]+"), "bytes",
+    ]], names: &[name("afmoe", &["afmoe"])] },
+    Cut { steps: &[&[r"split [^\n]+|[\n]+", GPT4_1, "bytes"]], names: &[name("laguna", &[])] },
+    Cut { steps: &[&[
         split!("(?i:'s|'t|'re|'ve|'m|'ll|'d)",
-            r"|[^\r\n\p{L}\p{N}]?(?:\p{L}\p{M}*(?: \p{L}\p{M}*)*)+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]?|\s*[\r\n]|\s+(?!\S)|\s+"), "bytes",
+            r"|[^\r\n\p{L}\p{N}]?(?:\p{L}\p{M}*(?: \p{L}\p{M}*)*)+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]?|\s*[\r\n]+|\s+(?!\S)|\s+"), "bytes",
     ]], names: &[name("exaone-moe", &["exaone-moe"])] },
-    Cut { nfc: false, steps: &[&[
+    Cut { steps: &[&[
         r"split \p{N}{1,3}", gpt4!(r"\p{N}+", r"\s+(?!\S)|\s+"), "bytes",
     ]], names: &[whole(name("minicpm5", &[]))] },
-    Cut { nfc: false, steps: &[&[
+    Cut { steps: &[&[
         r"split <sentinel:[0-9]+>", "split (IMGIMG)((A|B|C|D|E|F|G|H|I){1,4})Z", r"split ([\t\n]|    |  )", r"split \p{N}",
         "punctuation isolated", "bytes+words",
     ]], names: &[bos(name("chameleon", &["chameleon"]))] },
-    Cut { nfc: false, steps: &[&[split!(
+    Cut { steps: &[&[split!(
         r"[\p{Han}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]*[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]+",
         r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]+[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]*",
         r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -294,7 +311,6 @@ pub(super) const CUTS: &[Cut] = &[
 
 /// What the engine does where a file names no pre-tokenizer. Read from GGUF files, never chosen.
 pub(super) const DEFAULT: Cut = Cut {
-    nfc: false,
     steps: &[&[
         r"split [\p{P}\$\+<=>\^~\|]+",
         "split-words",
