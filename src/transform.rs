@@ -2,6 +2,7 @@
 
 pub mod arch;
 pub mod cast;
+pub mod companions;
 pub mod config;
 pub mod recipe;
 pub mod select;

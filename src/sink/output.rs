@@ -383,6 +383,11 @@ impl DirectoryOut {
         state.kept.len() + state.done.len()
     }
 
+    /// Bytes of an earlier run's files that have not been asked for yet: the disk holds them already.
+    pub fn kept_bytes(&self) -> u64 {
+        self.state().kept.values().fold(0, |sum, r| sum.saturating_add(r.size_bytes))
+    }
+
     /// Writes `.hoist.json`, brings everything to the disk, and gives the directory its name; what was there is removed
     /// afterwards. Returns what a person should know.
     ///

@@ -12,6 +12,7 @@
 )]
 
 mod cli;
+mod companions;
 mod cuda;
 mod doctor;
 mod gguf;
