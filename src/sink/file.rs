@@ -196,7 +196,7 @@ impl FileSink {
     fn not_written(&self, offset_bytes: u64, e: io::Error) -> Error {
         let error = Error::io("cannot be written", e).at(offset_bytes).file(shown(&self.temporary.target));
         match error.kind() {
-            ErrorKind::NoSpace => error.hint("free some space, or write elsewhere; nothing was left behind"),
+            ErrorKind::NoSpace => error.hint("free some space, or write elsewhere"),
             _ => error,
         }
     }
