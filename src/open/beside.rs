@@ -16,7 +16,50 @@ const FOLDER_DEPTH_MAX: usize = 8;
 /// Files beside the weights.
 const ENTRIES_MAX: usize = 10_000;
 
+/// The most files and folders of a model's folder that are listed: a home directory named by mistake is refused, not
+/// walked through.
+const LISTED_MAX: usize = 20_000;
+
+/// The most folders one in another; a link to the folder that it lies in has no end.
+const DEPTH_MAX: usize = 16;
+
 impl Model {
+    /// All files of the model's place, folders included, sorted by name; `enter` says into which folders to look.
+    ///
+    /// # Errors
+    /// Unsupported: more files, or deeper folders, than a model has. What listing gives.
+    pub fn files_beside(&self, enter: &dyn Fn(&str) -> bool) -> Result<Vec<Entry>> {
+        let mut files = Vec::new();
+        let mut left: Vec<Entry> = self.entries.clone();
+        let mut seen_count = left.len();
+        while let Some(entry) = left.pop() {
+            if !entry.is_directory {
+                files.push(entry);
+                continue;
+            }
+            if !enter(&entry.name) {
+                continue;
+            }
+            if entry.name.matches('/').count() >= DEPTH_MAX {
+                let message = format!("lies {DEPTH_MAX} folders deep, and holds more");
+                return Err(Error::unsupported(message).file(entry.name).hint(
+                    "is there a link to a folder above it? --only-model leaves everything beside the weights",
+                ));
+            }
+            let inside = self.place.list(&entry.name)?;
+            seen_count = seen_count.saturating_add(inside.len());
+            if seen_count > LISTED_MAX {
+                let message = format!("holds more than {} files and folders", grouped(LISTED_MAX as u64));
+                return Err(Error::unsupported(message)
+                    .file(self.name.clone())
+                    .hint("--only-model leaves everything beside the weights"));
+            }
+            left.extend(inside);
+        }
+        files.sort();
+        Ok(files)
+    }
+
     /// Whether a file of this name lies beside the weights.
     pub fn has(&self, name: &str) -> bool {
         self.entries.iter().any(|e| e.name == name && !e.is_directory)

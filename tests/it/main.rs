@@ -13,6 +13,7 @@
 
 mod blocks;
 mod cli;
+mod companions;
 mod cuda;
 mod doctor;
 mod gguf;
