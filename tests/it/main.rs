@@ -11,6 +11,7 @@
     clippy::type_complexity
 )]
 
+mod blocks;
 mod cli;
 mod cuda;
 mod doctor;
@@ -19,11 +20,14 @@ mod hash;
 mod hostile;
 mod inspect;
 mod layering;
+mod layout;
 mod load;
 mod naive;
 mod open;
+mod output;
 mod parallel;
 mod plan;
 mod safetensors;
 mod synth;
 mod torch;
+mod weave;
