@@ -193,7 +193,7 @@ impl F8 {
             let least = f32::from_bits((F32_BIAS + 1 - self.bias) << F32_MANTISSA);
             return sign | (f32::from_bits(placed + least.to_bits()) - least).to_bits();
         }
-        sign | placed + ((F32_BIAS - self.bias) << F32_MANTISSA)
+        sign | (placed + ((F32_BIAS - self.bias) << F32_MANTISSA))
     }
 
     /// The magnitude's code, as if there were codes without end.
