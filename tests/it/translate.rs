@@ -179,7 +179,7 @@ fn both_sides_of_every_list() {
             Ok(recipe) => recipe,
             Err(e) => {
                 // Gate and up alternate element by element.
-                assert!(file == "gptoss" && e.kind() == ErrorKind::Unsupported, "{file}: {e}");
+                assert!(file == "gptoss" && e.kind() == Unsupported, "{file}: {e}");
                 continue;
             }
         };
