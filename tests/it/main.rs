@@ -34,3 +34,4 @@ mod synth;
 mod torch;
 mod values;
 mod weave;
+mod translate;

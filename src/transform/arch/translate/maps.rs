@@ -75,7 +75,7 @@ impl Task<'_> {
     }
 
     /// A checkpoint's tensor in a GGUF's order, and its shape there; of a tensor an expert that of one.
-    pub(super) fn to_gguf(&self, view: View) -> Result<(View, Vec<u64>)> {
+    pub(super) fn to_gguf(self, view: View) -> Result<(View, Vec<u64>)> {
         if let Some(heads) = self.paired_heads() {
             let shape = view.shape.clone();
             let half = rows(&view) / heads.saturating_mul(2);
@@ -129,7 +129,7 @@ impl Task<'_> {
     }
 
     /// A GGUF's tensor as pieces of a checkpoint's.
-    pub(super) fn to_hf(&self, view: View) -> Result<Back> {
+    pub(super) fn to_hf(self, view: View) -> Result<Back> {
         if let Some(heads) = self.paired_heads() {
             let shape = view.shape.clone();
             let half = rows(&view) / heads.saturating_mul(2);
