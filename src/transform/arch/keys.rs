@@ -36,7 +36,8 @@ pub struct Extra<'a> {
     pub vocab_rows: u64,
     /// What the tensors that are written add up to.
     pub parameters: Parameters,
-    /// `general.file_type`; see [`file_type`].
+    /// `general.file_type`; see [`file_type`]. Where experts keep MXFP4 blocks and the rest is f32, f16 or bf16, it is
+    /// that of MXFP4.
     pub file_type: u32,
     /// Layers for the prediction of several tokens that are written behind the others; 0 where they are left out.
     pub prediction_layers: u64,
@@ -64,6 +65,10 @@ pub struct Parameters {
 }
 
 impl Parameters {
+    /// Those of no tensor.
+    pub const NONE: Parameters =
+        Parameters { total: 0, shared: 0, expert: 0, expert_count: 0, expert_sum: 0, expert_tensors: 0 };
+
     /// Counts one more tensor, by its GGUF name and its shape in checkpoint order (slowest dimension first).
     pub fn add(&mut self, name: &str, shape: &[u64]) {
         let size = shape.iter().fold(1u64, |n, &d| n.saturating_mul(d));

@@ -199,6 +199,9 @@ pub fn to_config(meta: &Meta, weights: Weights<'_>, dtype: DType) -> Result<Conf
     if target.rope {
         config.insert("rope_parameters".into(), rope::parameters(back)?);
     }
+    if target.head && back.flag("attention.causal")? == Some(false) {
+        config.insert("is_causal".into(), json!(false));
+    }
     vocabulary(back, target, &mut config)?;
     (target.more)(back, &mut config)?;
     let notes = unread(back)?;
