@@ -52,6 +52,8 @@ pub struct Model {
     pub place: Arc<dyn Place>,
     /// The names in that place.
     pub entries: Vec<Entry>,
+    /// The directory that was named; `None` where a file was, whose neighbours may be anything.
+    pub directory: Option<PathBuf>,
     /// The commit, for a repo from the hub's cache.
     pub commit: Option<String>,
 }
@@ -180,7 +182,8 @@ impl Found {
         }
         table.notes.extend(self.notes);
         table.check_names()?;
-        Ok(Model { name: directory.name, table, files, place, entries, commit: directory.commit })
+        let Directory { name, commit, .. } = directory;
+        Ok(Model { name, table, files, place, entries, directory: None, commit })
     }
 }
 
@@ -190,7 +193,8 @@ fn open_directory(directory: Directory, options: &Options) -> Result<Model> {
     let mut found = Found::default();
     let result = open_weights_of(&*place, &directory, &entries, &mut found);
     result.map_err(|e| e.file(directory.name.clone()))?;
-    found.into_model(directory, place, entries)
+    let path = directory.path.clone();
+    Ok(Model { directory: Some(path), ..found.into_model(directory, place, entries)? })
 }
 
 fn open_weights_of(

@@ -13,7 +13,8 @@ pub mod shape;
 
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::format::safetensors::layout::{self, Entry, Laid};
+use crate::format::layout::{self, Entry, Laid};
+use crate::format::safetensors::layout as safetensors;
 use crate::run;
 use crate::run::job::{Control, Job};
 use crate::sink::file::{self, DirectorySink, Existing, FileSink};
@@ -147,8 +148,9 @@ pub fn plan(options: &Options) -> Result<Plan> {
     let metadata = [("format".to_owned(), "pt".to_owned())];
     let mut files = Vec::with_capacity(count);
     for (index, shard) in shards.into_iter().enumerate() {
-        let name = layout::shard_name("model", index, count);
-        let laid = layout::lay_out(&entries[shard.clone()], &metadata).map_err(|e| e.file(&name))?;
+        let name = layout::shard_name("model", "safetensors", index, count);
+        let laid =
+            safetensors::lay_out(&entries[shard.clone()], &metadata, None).map_err(|e| e.file(&name))?;
         files.push((name, shard, laid));
     }
 
@@ -162,7 +164,10 @@ pub fn plan(options: &Options) -> Result<Plan> {
         let map = files.iter().flat_map(|(file, shard, _)| {
             entries[shard.clone()].iter().map(|e| (e.name.as_str(), file.as_str()))
         });
-        companions.push((layout::index_name("model"), layout::index_json(elements, size_bytes, map)));
+        companions.push((
+            layout::index_name("model", "safetensors"),
+            layout::index_json(elements, size_bytes, map),
+        ));
     }
     if let Some(config) = config {
         companions.push(("config.json".to_owned(), format!("{config:#}\n")));
@@ -214,9 +219,11 @@ fn make(options: &Options, control: &Control) -> Result<Summary> {
     let threads = options.threads.clamp(1, 256);
     for (name, shard, laid) in &plan.files {
         let path = out.path().join(name);
-        layout::check(laid, &plan.entries[shard.clone()]).map_err(|e| e.file(name))?;
+        safetensors::check(laid, &plan.entries[shard.clone()]).map_err(|e| e.file(name))?;
         let sink = FileSink::create(&path, laid.file_size_bytes, Existing::Keep)?;
-        sink.write_all_at(&laid.header, 0)?;
+        for (offset_bytes, bytes) in &laid.fixed {
+            sink.write_all_at(bytes, *offset_bytes)?;
+        }
         let data = Data::new(&tile, options.seed, &plan.entries[shard.clone()], laid)?;
         write(&sink, &data, threads, control)?;
         sink.finish()?;
@@ -288,7 +295,8 @@ impl<'a> Data<'a> {
             runs.push(Run { offset_bytes, size_bytes: entry.size_bytes()?, phase_bytes, near_one });
         }
         runs.sort_by_key(|r| r.offset_bytes);
-        Ok(Data { tile, runs, start_bytes: laid.header.len() as u64, end_bytes: laid.file_size_bytes })
+        let start_bytes = runs.first().map_or(laid.file_size_bytes, |r| r.offset_bytes);
+        Ok(Data { tile, runs, start_bytes, end_bytes: laid.file_size_bytes })
     }
 
     /// Makes `block` the file's bytes of `range`.

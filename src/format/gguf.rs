@@ -15,6 +15,7 @@
 //! number by number from an open file, where this parser must serve HTTP ranges too.
 
 mod cursor;
+pub mod layout;
 pub mod names;
 mod tensors;
 mod values;
@@ -32,6 +33,9 @@ const FIRST_BYTES: u64 = 1 << 20;
 
 /// Where data begins unless `general.alignment` says otherwise.
 const DEFAULT_ALIGNMENT: u64 = 32;
+
+/// The key that says so.
+const ALIGNMENT_KEY: &str = "general.alignment";
 
 /// The most keys and tensors that are read. The largest models have hundreds of keys and a hundred thousand tensors; one
 /// that is nothing but its name takes ten times its bytes in memory, and a header may have 256 MiB of them.
@@ -125,10 +129,10 @@ fn version(c: &mut Cursor<'_>) -> Take<u32> {
 fn alignment(meta: &[(String, MetaValue)]) -> Result<u64> {
     let refused = |found: String| {
         Err(Error::bad_input(format!(
-            "the key `general.alignment` is {found}; it must be a u32 and a power of two"
+            "the key `{ALIGNMENT_KEY}` is {found}; it must be a u32 and a power of two"
         )))
     };
-    match meta.iter().find(|(key, _)| key == "general.alignment") {
+    match meta.iter().find(|(key, _)| key == ALIGNMENT_KEY) {
         None => Ok(DEFAULT_ALIGNMENT),
         Some((_, MetaValue::U32(n))) if n.is_power_of_two() => Ok((*n).into()),
         Some((_, MetaValue::U32(n))) => refused(n.to_string()),

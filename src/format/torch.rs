@@ -21,6 +21,9 @@
 //! | `rebuild.rs` | what those names make |
 //! | `pickle.rs` | opcodes, stack, memo |
 //! | `state.rs` | which dict is the state dict; views checked against storages |
+//! | `layout.rs`, `write_pickle.rs`, `write_zip.rs` | the way back: a file laid out, its pickle, its zip |
+
+pub mod layout;
 
 mod legacy;
 mod names;
@@ -28,6 +31,8 @@ mod pickle;
 mod rebuild;
 mod state;
 mod value;
+mod write_pickle;
+mod write_zip;
 mod zip;
 
 use super::{HEADER_BYTES_MAX, Known, Step};

@@ -3,7 +3,7 @@
 
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::format::safetensors::layout::Entry;
+use crate::format::layout::Entry;
 use crate::text::bytes;
 use serde_json::{Value, json};
 

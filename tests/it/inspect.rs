@@ -315,6 +315,7 @@ fn a_gguf_speaks_for_itself() {
         files: vec![],
         place: std::sync::Arc::new(place),
         entries,
+        directory: None,
         commit: None,
     };
     let report = hoist::inspect::inspect(&model, &Options::default()).unwrap();

@@ -11,6 +11,7 @@
     clippy::type_complexity
 )]
 
+mod blocks;
 mod cli;
 mod companions;
 mod cuda;
@@ -20,6 +21,7 @@ mod hash;
 mod hostile;
 mod inspect;
 mod layering;
+mod layout;
 mod load;
 mod naive;
 mod open;
@@ -29,3 +31,4 @@ mod plan;
 mod safetensors;
 mod synth;
 mod torch;
+mod weave;

@@ -3,7 +3,8 @@
 
 use crate::naive::sha256;
 use hoist::dtype::DType;
-use hoist::format::safetensors::layout::{self, DATA_ALIGNMENT_BYTES, Entry};
+use hoist::format::layout::Entry;
+use hoist::format::safetensors::layout::{self, DATA_ALIGNMENT_BYTES};
 use hoist::sink::file::{DirectorySink, Existing, FileSink, check_space, write_file};
 use hoist::synth::{Options, Sharding, Summary, synth};
 use hoist::{Error, ErrorKind};
@@ -25,8 +26,9 @@ fn reference_dtype(dtype: DType) -> Dtype {
 
 /// The whole file that we would write for these tensors and this data.
 fn written(entries: &[Entry], data: &[Vec<u8>], metadata: &[(String, String)]) -> Vec<u8> {
-    let laid = layout::lay_out(entries, metadata).unwrap();
-    let mut file = laid.header;
+    let laid = layout::lay_out(entries, metadata, None).unwrap();
+    let [(0, header)] = &laid.fixed[..] else { panic!("{:?}", laid.fixed) };
+    let mut file = header.clone();
     assert_eq!(file.len() as u64 % DATA_ALIGNMENT_BYTES, 0);
     file.resize(laid.file_size_bytes as usize, 0xee);
     for (bytes, &offset) in data.iter().zip(&laid.offsets_bytes) {
@@ -87,7 +89,7 @@ fn layout_is_the_references_but_for_padding() {
             coincided += 1;
         }
         // Our own reader finds what was laid out.
-        layout::check(&layout::lay_out(&entries, &metadata).unwrap(), &entries).unwrap();
+        layout::check(&layout::lay_out(&entries, &metadata, None).unwrap(), &entries).unwrap();
         let read = SafeTensors::deserialize(&ours).unwrap();
         for (entry, bytes) in entries.iter().zip(&data) {
             assert_eq!(read.tensor(&entry.name).unwrap().data(), bytes, "{entry:?}");

@@ -13,10 +13,10 @@ use crate::text::grouped;
 use std::collections::HashSet;
 
 /// The most dimensions of a tensor, by the specification of version 3.
-const DIMENSIONS_MAX: u32 = 4;
+pub(super) const DIMENSIONS_MAX: u32 = 4;
 
 /// llama.cpp reads names shorter than this.
-const LLAMA_CPP_NAME_BYTES: usize = 64;
+pub(super) const LLAMA_CPP_NAME_BYTES: usize = 64;
 
 /// Types that ggml had and gave up: their files are read by nobody any more.
 const DEAD_TYPES: [(u32, &str, &str); 8] = [

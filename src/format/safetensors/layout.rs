@@ -8,20 +8,21 @@
 //! of spaces, and a mapped file then has its first tensor (and, weight matrices being round, most others) on a cache
 //! line, where a vector load does not straddle two and a copy to a device is not split.
 //!
-//! Beside it stands what a checkpoint of several files needs: how tensors are spread over shards, what the shards are
-//! called, and the index that names them.
+//! The same freedom serves a copy by reference: a file system shares blocks between two files only where both have the
+//! bytes at the same place within a block, so a caller can say where within a block the data shall start.
 
-use crate::dtype::{DType, element_count};
+use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::format::{Known, Step};
+use crate::format::layout::{Entry, Laid, end_bytes, refuse_twins};
 use crate::text::grouped;
-use serde_json::{Map, Value, json};
-use std::collections::HashMap;
+use serde_json::Value;
 use std::fmt::Write;
-use std::ops::Range;
 
-/// Data starts at a multiple of this.
+/// Data starts at a multiple of this, unless the caller asks for a place within a block.
 pub const DATA_ALIGNMENT_BYTES: u64 = 64;
+
+/// The blocks of a file system that can share them between files (of btrfs and XFS, on machines with pages of 4 KiB).
+pub const BLOCK_BYTES: u64 = 4096;
 
 /// The longest header that readers take, padding included, without the eight bytes of its length (safetensors 0.8,
 /// `MAX_HEADER_SIZE`).
@@ -40,47 +41,15 @@ const TYPE_ORDER: [DType; 22] = [
     DType::F6E3M2, DType::F6E2M3, DType::F4, DType::Bool,
 ];
 
-/// A tensor to be written.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
-    /// The name. Any text, the empty one included, but not `__metadata__`.
-    pub name: String,
-    /// The element type; one that safetensors has.
-    pub dtype: DType,
-    /// Sizes, outermost first; empty for a scalar.
-    pub shape: Vec<u64>,
-}
-
-impl Entry {
-    /// Bytes of the tensor's data, or why there is no such tensor.
-    pub fn size_bytes(&self) -> Result<u64> {
-        element_count(&self.shape).and_then(|n| self.dtype.size_bytes(n)).ok_or_else(|| {
-            Error::bad_input(format!(
-                "has shape {:?}, which overflows or does not fill whole bytes of `{}`",
-                self.shape, self.dtype
-            ))
-            .tensor(&self.name)
-        })
-    }
-}
-
-/// A file laid out.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Laid {
-    /// The file's first bytes: the length, the JSON, the padding. Data follows at once.
-    pub header: Vec<u8>,
-    /// Where each tensor begins, from the start of the file, in the order the tensors were given in.
-    pub offsets_bytes: Vec<u64>,
-    /// The size of the whole file.
-    pub file_size_bytes: u64,
-}
-
 /// Lays a file out. Refused: two tensors of one name, a type that the format lacks, two metadata entries of one key, a
 /// header over [`HEADER_SIZE_BYTES_MAX`].
 ///
 /// Metadata is written in the order given; none at all leaves `__metadata__` out. (Hugging Face's own files say
 /// `format` = `pt`, and older readers insist on it; that is the caller's to give.)
-pub fn lay_out(tensors: &[Entry], metadata: &[(String, String)]) -> Result<Laid> {
+///
+/// With `phase_bytes` the data starts at a place that is equal to it modulo [`BLOCK_BYTES`]: the start of a source's data
+/// makes every tensor that lies equally far from it lie equally within its blocks.
+pub fn lay_out(tensors: &[Entry], metadata: &[(String, String)], phase_bytes: Option<u64>) -> Result<Laid> {
     let mut order = Vec::with_capacity(tensors.len());
     for (index, tensor) in tensors.iter().enumerate() {
         order.push((rank(tensor)?, tensor.name.as_str(), index));
@@ -88,18 +57,21 @@ pub fn lay_out(tensors: &[Entry], metadata: &[(String, String)]) -> Result<Laid>
     // By bytes of the name, as Rust and the reference compare text.
     order.sort_unstable();
     refuse_twins(tensors)?;
+    if order.iter().any(|&(_, name, _)| name == METADATA_KEY) {
+        return Err(
+            Error::unsupported("has the one name that safetensors keeps for itself").tensor(METADATA_KEY)
+        );
+    }
 
     let mut json = String::with_capacity(64 + tensors.len().saturating_mul(112));
     json.push('{');
     write_metadata(&mut json, metadata)?;
     let mut offsets = vec![0; tensors.len()];
-    let mut end_bytes = 0u64;
+    let mut next_bytes = 0;
     for &(_, name, index) in &order {
         let tensor = &tensors[index];
-        let begin_bytes = end_bytes;
-        end_bytes = begin_bytes.checked_add(tensor.size_bytes()?).ok_or_else(|| {
-            Error::bad_input("ends beyond the largest file there can be").tensor(&tensor.name)
-        })?;
+        let begin_bytes = next_bytes;
+        next_bytes = end_bytes(begin_bytes, tensor.size_bytes()?).map_err(|e| e.tensor(name))?;
         offsets[index] = begin_bytes;
         if json.len() > 1 {
             json.push(',');
@@ -110,43 +82,27 @@ pub fn lay_out(tensors: &[Entry], metadata: &[(String, String)]) -> Result<Laid>
         for (d, size) in tensor.shape.iter().enumerate() {
             let _ = write!(json, "{}{size}", if d > 0 { "," } else { "" });
         }
-        let _ = write!(json, r#"],"data_offsets":[{begin_bytes},{end_bytes}]}}"#);
+        let _ = write!(json, r#"],"data_offsets":[{begin_bytes},{next_bytes}]}}"#);
     }
     json.push('}');
-    finish(json, offsets, end_bytes)
+    finish(&json, offsets, next_bytes, phase_bytes)
 }
 
 /// Reads the header back with our own reader and compares what it finds with what was to be written. To be called before
-/// data follows: an error here is a bug of the writer, and nothing has been spent on it yet.
+/// data follows.
 pub fn check(laid: &Laid, tensors: &[Entry]) -> Result<()> {
-    let bug = |what: String| Error::bug(format!("the header is not what was meant: {what}"));
-    let mut known = Known::of_size(laid.file_size_bytes);
-    known.add(0, laid.header.clone());
-    let Step::Done(part) = super::parse(&known)? else {
-        return Err(bug("it asks for data".into()));
-    };
-    let read: HashMap<&str, _> = part.tensors.iter().map(|t| (t.name.as_str(), t)).collect();
-    if read.len() != tensors.len() {
-        return Err(bug(format!("{} tensors were laid out and {} are read", tensors.len(), read.len())));
-    }
-    for (tensor, &offset_bytes) in tensors.iter().zip(&laid.offsets_bytes) {
-        let same = read.get(tensor.name.as_str()).is_some_and(|t| {
-            t.dtype == tensor.dtype && t.shape == tensor.shape && t.at.span.offset_bytes == offset_bytes
-        });
-        if !same {
-            return Err(bug("it differs".into()).tensor(&tensor.name));
-        }
-    }
-    Ok(())
+    laid.check(tensors, &[], super::parse)
 }
 
 /// Puts the length before the JSON and the padding behind it, and makes the offsets absolute.
-fn finish(json: String, mut offsets: Vec<u64>, data_bytes: u64) -> Result<Laid> {
-    let mut header = Vec::with_capacity(json.len().saturating_add(8 + DATA_ALIGNMENT_BYTES as usize));
-    header.extend([0; 8]);
-    header.extend(json.as_bytes());
-    header.resize(header.len().next_multiple_of(DATA_ALIGNMENT_BYTES as usize), b' ');
-    let start_bytes = header.len() as u64;
+fn finish(json: &str, mut offsets: Vec<u64>, data_bytes: u64, phase_bytes: Option<u64>) -> Result<Laid> {
+    let least_bytes = json.len() as u64 + 8;
+    let start_bytes = match phase_bytes {
+        None => least_bytes.next_multiple_of(DATA_ALIGNMENT_BYTES),
+        Some(phase) => {
+            least_bytes + (phase % BLOCK_BYTES + BLOCK_BYTES - least_bytes % BLOCK_BYTES) % BLOCK_BYTES
+        }
+    };
     let length = start_bytes - 8;
     if length > HEADER_SIZE_BYTES_MAX {
         return Err(Error::unsupported(format!(
@@ -156,15 +112,16 @@ fn finish(json: String, mut offsets: Vec<u64>, data_bytes: u64) -> Result<Laid> 
         ))
         .hint("more shards have shorter headers"));
     }
-    header[..8].copy_from_slice(&length.to_le_bytes());
-    let file_size_bytes = start_bytes
-        .checked_add(data_bytes)
-        .ok_or_else(|| Error::bad_input("the file would be larger than any file can be"))?;
+    let mut header = Vec::with_capacity(start_bytes as usize);
+    header.extend(length.to_le_bytes());
+    header.extend(json.as_bytes());
+    header.resize(start_bytes as usize, b' ');
+    let file_size_bytes = end_bytes(start_bytes, data_bytes)?;
     for offset in &mut offsets {
         // No overflow: each lies before the end, which was just found to fit.
         *offset += start_bytes;
     }
-    Ok(Laid { header, offsets_bytes: offsets, file_size_bytes })
+    Ok(Laid { fixed: vec![(0, header)], offsets_bytes: offsets, file_size_bytes })
 }
 
 fn rank(tensor: &Entry) -> Result<usize> {
@@ -172,20 +129,6 @@ fn rank(tensor: &Entry) -> Result<usize> {
         Error::unsupported(format!("is of type `{}`, which safetensors has not", tensor.dtype))
             .tensor(&tensor.name)
     })
-}
-
-fn refuse_twins(tensors: &[Entry]) -> Result<()> {
-    let mut names: Vec<&str> = tensors.iter().map(|t| t.name.as_str()).collect();
-    names.sort_unstable();
-    if let Some(twins) = names.windows(2).find(|w| w[0] == w[1]) {
-        return Err(Error::bad_input("would be written twice").tensor(twins[0]));
-    }
-    if names.binary_search(&METADATA_KEY).is_ok() {
-        return Err(
-            Error::unsupported("has the one name that safetensors keeps for itself").tensor(METADATA_KEY)
-        );
-    }
-    Ok(())
 }
 
 fn write_metadata(json: &mut String, metadata: &[(String, String)]) -> Result<()> {
@@ -217,77 +160,6 @@ fn quote(json: &mut String, text: &str) {
     let _ = write!(json, "{}", Value::from(text));
 }
 
-/// Spreads tensors over shards in their order: a shard is closed when the next tensor would take its data over
-/// `shard_size_bytes`. A tensor larger than that has a shard of its own. Headers are not counted, as in Hugging Face's
-/// writers. No tensors are one shard without any.
-pub fn split_by_size(sizes_bytes: &[u64], shard_size_bytes: u64) -> Vec<Range<usize>> {
-    let mut shards = Vec::new();
-    let (mut start, mut held_bytes) = (0, 0u64);
-    for (i, &size) in sizes_bytes.iter().enumerate() {
-        if i > start && held_bytes.checked_add(size).is_none_or(|sum| sum > shard_size_bytes) {
-            shards.push(start..i);
-            (start, held_bytes) = (i, 0);
-        }
-        held_bytes = held_bytes.saturating_add(size);
-    }
-    shards.push(start..sizes_bytes.len());
-    shards
-}
-
-/// Spreads tensors over `count` shards in their order, as evenly as whole tensors allow and none of them empty; fewer
-/// shards only where there are fewer tensors.
-pub fn split_by_count(sizes_bytes: &[u64], count: usize) -> Vec<Range<usize>> {
-    let count = count.clamp(1, sizes_bytes.len().max(1));
-    let total: u128 = sizes_bytes.iter().map(|&s| u128::from(s)).sum();
-    let mut shards = Vec::with_capacity(count);
-    let (mut start, mut before) = (0, 0u128);
-    for (i, &size) in sizes_bytes.iter().enumerate() {
-        let closed = shards.len();
-        let goal = total * (closed as u128 + 1) / count as u128;
-        // Close before this tensor if its middle lies beyond the goal, or if the shards left need all that is left.
-        let beyond = before + u128::from(size) / 2 >= goal;
-        let left = sizes_bytes.len() - i;
-        if i > start && closed + 1 < count && (beyond || left < count - closed) {
-            shards.push(start..i);
-            start = i;
-        }
-        before += u128::from(size);
-    }
-    shards.push(start..sizes_bytes.len());
-    shards
-}
-
-/// The name of a shard: `model.safetensors` where there is one only, else `model-00001-of-00003.safetensors`, counting
-/// from one.
-pub fn shard_name(stem: &str, index: usize, count: usize) -> String {
-    match count {
-        1 => format!("{stem}.safetensors"),
-        _ => format!("{stem}-{:05}-of-{count:05}.safetensors", index + 1),
-    }
-}
-
-/// The name of the index that stands beside shards of this stem.
-pub fn index_name(stem: &str) -> String {
-    format!("{stem}.safetensors.index.json")
-}
-
-/// The index of a checkpoint of several files, as Hugging Face's writers make it: sizes, and tensor → file sorted by
-/// tensor.
-pub fn index_json<'a>(
-    total_elements: u64,
-    total_size_bytes: u64,
-    files: impl IntoIterator<Item = (&'a str, &'a str)>,
-) -> String {
-    let mut files: Vec<_> = files.into_iter().collect();
-    files.sort_unstable();
-    let map: Map<String, Value> = files.into_iter().map(|(t, f)| (t.to_owned(), f.into())).collect();
-    let index = json!({
-        "metadata": {"total_parameters": total_elements, "total_size": total_size_bytes},
-        "weight_map": map,
-    });
-    format!("{index:#}\n")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -313,6 +185,7 @@ mod tests {
                 entry("a\"\u{1}é", DType::F32, &[]),
             ],
             &[("format".into(), "pt".into()), ("a".into(), String::new())],
+            None,
         )
         .unwrap();
         let json = concat!(
@@ -321,12 +194,24 @@ mod tests {
             r#""none":{"dtype":"F32","shape":[0],"data_offsets":[4,4]},"#,
             r#""b":{"dtype":"BF16","shape":[2,3],"data_offsets":[4,16]}}"#,
         );
-        assert_eq!(std::str::from_utf8(&laid.header[8..]).unwrap().trim_end_matches(' '), json);
-        let start = laid.header.len() as u64;
+        let [(0, header)] = &laid.fixed[..] else { panic!("{:?}", laid.fixed) };
+        assert_eq!(std::str::from_utf8(&header[8..]).unwrap().trim_end_matches(' '), json);
+        let start = header.len() as u64;
         assert_eq!(start % DATA_ALIGNMENT_BYTES, 0);
-        assert_eq!(laid.header[..8], (start - 8).to_le_bytes());
+        assert_eq!(header[..8], (start - 8).to_le_bytes());
         assert_eq!(laid.offsets_bytes, [start + 4, start + 4, start]);
         assert_eq!(laid.file_size_bytes, start + 16);
+    }
+
+    #[test]
+    fn data_starts_where_in_a_block_it_is_asked_to() {
+        let tensors = [entry("a", DType::F32, &[3])];
+        for phase in [0, 1, 8, 64, 75, 76, 77, 4095, 4096, 5000, u64::MAX] {
+            let laid = lay_out(&tensors, &[], Some(phase)).unwrap();
+            assert_eq!(laid.offsets_bytes[0] % BLOCK_BYTES, phase % BLOCK_BYTES, "{phase}");
+            assert!(laid.offsets_bytes[0] < 2 * BLOCK_BYTES, "{phase}");
+            check(&laid, &tensors).unwrap();
+        }
     }
 
     #[test]
@@ -352,51 +237,26 @@ mod tests {
             (
                 vec![("a", DType::U8, vec![u64::MAX]), ("b", DType::U8, vec![1])],
                 vec![],
+                "tensor `a` ends beyond",
+            ),
+            (
+                vec![("a", DType::U8, vec![i64::MAX as u64]), ("b", DType::U8, vec![1])],
+                vec![],
                 "tensor `b` ends beyond",
             ),
-            (vec![("a", DType::U8, vec![u64::MAX])], vec![], "the file would be larger than any file can be"),
+            (
+                vec![("a", DType::U8, vec![i64::MAX as u64])],
+                vec![],
+                "ends beyond the largest file there can be",
+            ),
             (vec![], vec![("k", "1"), ("k", "2")], "the metadata key `k` would be written twice"),
         ] {
             let tensors: Vec<_> = tensors.into_iter().map(|(n, d, s)| entry(n, d, &s)).collect();
             let metadata: Vec<_> = metadata.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
-            let error = lay_out(&tensors, &metadata).unwrap_err().to_string();
+            let error = lay_out(&tensors, &metadata, None).unwrap_err().to_string();
             assert!(error.contains(said), "{error}\nexpected: {said}");
         }
-        let long = lay_out(&[], &[("k".into(), "x".repeat(100_000_000))]).unwrap_err();
+        let long = lay_out(&[], &[("k".into(), "x".repeat(100_000_000))], None).unwrap_err();
         assert!(long.to_string().starts_with("the header would take 100,000,"), "{long}");
-    }
-
-    #[test]
-    #[allow(clippy::single_range_in_vec_init)] // one shard is a vector of one range
-    fn shards() {
-        for (sizes, limit, expected) in [
-            (&[][..], 10, vec![0..0]),
-            (&[4, 4, 4, 4], 8, vec![0..2, 2..4]),
-            (&[4, 4, 4, 4], 9, vec![0..2, 2..4]),
-            (&[20, 1, 1, 20], 8, vec![0..1, 1..3, 3..4]),
-            (&[u64::MAX, u64::MAX], u64::MAX, vec![0..1, 1..2]),
-        ] {
-            assert_eq!(split_by_size(sizes, limit), expected, "{sizes:?} by {limit}");
-        }
-        for (sizes, count, expected) in [
-            (&[][..], 3, vec![0..0]),
-            (&[1, 1], 3, vec![0..1, 1..2]),
-            (&[4, 4, 4, 4], 2, vec![0..2, 2..4]),
-            (&[100, 1, 1], 3, vec![0..1, 1..2, 2..3]),
-            (&[1, 1, 100], 3, vec![0..1, 1..2, 2..3]),
-            (&[0, 0, 0], 2, vec![0..1, 1..3]),
-            (&[1, 9, 1, 9, 1, 9], 3, vec![0..2, 2..4, 4..6]),
-        ] {
-            assert_eq!(split_by_count(sizes, count), expected, "{sizes:?} in {count}");
-        }
-        assert_eq!(shard_name("model", 0, 1), "model.safetensors");
-        assert_eq!(shard_name("model", 1, 12), "model-00002-of-00012.safetensors");
-    }
-
-    #[test]
-    fn an_index_is_sorted() {
-        let index = index_json(3, 6, [("b", "y"), ("a", "x")]);
-        let expected = "{\n  \"metadata\": {\n    \"total_parameters\": 3,\n    \"total_size\": 6\n  },\n  \"weight_map\": {\n    \"a\": \"x\",\n    \"b\": \"y\"\n  }\n}\n";
-        assert_eq!(index, expected);
     }
 }

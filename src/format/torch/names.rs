@@ -194,6 +194,11 @@ pub(super) fn find(module: &[u8], name: &[u8]) -> Option<Row> {
     TABLE.iter().find(|(m, n, _)| *m == module && *n == name).map(|&(.., row)| row)
 }
 
+/// The class of storages of this type, in the module `torch`; types that came after storages lost their types have none.
+pub(super) fn storage_class(dtype: DType) -> Option<&'static str> {
+    STORAGES.iter().find(|row| row.1 == dtype).map(|row| row.0)
+}
+
 /// What to do about a name that is refused, where it is plain how it came there.
 pub(super) fn hint(module: &[u8]) -> Option<&'static str> {
     let whole_module = module.starts_with(b"torch.nn.modules") || module == b"__main__";

@@ -15,14 +15,14 @@ use crate::text::{Shown, grouped};
 use std::collections::HashMap;
 use std::ops::Range;
 
-const END: &[u8; 4] = b"PK\x05\x06";
+pub(super) const END: &[u8; 4] = b"PK\x05\x06";
 const END_BYTES: u64 = 22;
-const END64: &[u8; 4] = b"PK\x06\x06";
+pub(super) const END64: &[u8; 4] = b"PK\x06\x06";
 const END64_BYTES: u64 = 56;
-const LOCATOR64: &[u8; 4] = b"PK\x06\x07";
+pub(super) const LOCATOR64: &[u8; 4] = b"PK\x06\x07";
 const LOCATOR64_BYTES: u64 = 20;
-const CENTRAL: &[u8; 4] = b"PK\x01\x02";
-const LOCAL: &[u8; 4] = b"PK\x03\x04";
+pub(super) const CENTRAL: &[u8; 4] = b"PK\x01\x02";
+pub(super) const LOCAL: &[u8; 4] = b"PK\x03\x04";
 const LOCAL_BYTES: u64 = 30;
 /// The most that may stand from the 64-bit end record to the end: a comment is at most 65,535 bytes.
 const TAIL_BYTES: u64 = END64_BYTES + LOCATOR64_BYTES + END_BYTES + 0xffff;
