@@ -200,8 +200,8 @@ pub struct Plan {
     pub chat_template: Option<String>,
     /// What a person should know.
     pub notes: Vec<String>,
-    /// Files beside the weights that do not travel, and why.
-    pub files_left_out: Vec<(String, u64, &'static str)>,
+    /// Files beside the weights that do not travel: a line for each reason.
+    pub files_left_out: Vec<String>,
     companions: Vec<Companion>,
     hash: String,
 }
@@ -393,5 +393,6 @@ fn beside(out: &Path) -> &Path {
 /// Every file that is read, by its path, and the directory that was named.
 fn inputs(model: &Model) -> Vec<PathBuf> {
     let files = model.files.iter().filter_map(|f| f.as_local().map(|l| l.path().to_owned()));
-    files.chain(model.directory.clone()).collect()
+    let directory = model.place.directory().filter(|_| !model.is_file);
+    files.chain(directory.map(Path::to_owned)).collect()
 }

@@ -7,7 +7,7 @@ use super::{Options, draft};
 use crate::checkpoint::Container;
 use crate::error::{Error, Result};
 use crate::open::Model;
-use crate::transform::companions::{self, Context, File, is_of_a_model, is_worth_listing, module_folders};
+use crate::transform::companions::{Context, File, is_of_a_model, is_worth_listing, module_folders, sort};
 use serde_json::Value as Json;
 use std::fmt;
 
@@ -33,8 +33,10 @@ impl fmt::Debug for Companion {
 /// Everything beside the weights.
 #[derive(Default)]
 pub(super) struct Companions {
+    /// Written.
     pub(super) files: Vec<Companion>,
-    pub(super) left_out: Vec<(String, u64, &'static str)>,
+    /// What stays behind, a line for each reason.
+    pub(super) left_out: Vec<String>,
 }
 
 /// What travels and what is made.
@@ -57,38 +59,31 @@ pub(super) fn travelling(
         return Ok(all);
     }
     all.files.extend(draft.texts.iter().map(|(name, bytes)| made(name, bytes.clone())));
-    if draft::is_gguf(model) {
-        return Ok(all);
-    }
-    let listed = match model.directory {
-        Some(_) => model.files_beside(&is_worth_listing)?,
-        // A file was named: beside it may lie anything, so only what a model's loaders look for, and only where there is
-        // a model's config.
-        None if model.has("config.json") => {
-            model.entries.iter().filter(|e| !e.is_directory && is_of_a_model(&e.name)).cloned().collect()
-        }
-        None => Vec::new(),
-    };
-    let listed: Vec<File> =
-        listed.into_iter().map(|e| File { name: e.name, size_bytes: e.size_bytes }).collect();
+    let listed = model.files_beside(&|folder| !model.is_file && is_worth_listing(folder))?;
+    let listed: Vec<File> = listed
+        .into_iter()
+        // Beside a file that was named, only what a model's loaders look for is surely its own.
+        .filter(|e| !model.is_file || !draft::is_gguf(model) && is_of_a_model(&e.name))
+        .map(|e| File { name: e.name, size_bytes: e.size_bytes })
+        .collect();
     let read: Vec<String> = model.table.files.iter().map(|f| f.name.clone()).collect();
-    let written: Vec<String> =
-        files.files.iter().map(|f| &f.name).chain(all.files.iter().map(|c| &c.name)).cloned().collect();
+    let mut written: Vec<String> = files.files.iter().map(|f| f.name.clone()).collect();
+    written.extend(all.files.iter().map(|c| c.name.clone()));
+    if draft.config.dequantised {
+        written.push("hf_quant_config.json".into());
+    }
     let modules = match model.companion("modules.json", JSON_BYTES_MAX)? {
-        // Whoever runs the model will say what is wrong with it.
-        Some(bytes) => serde_json::from_slice(&bytes).map(|json| module_folders(&json)).unwrap_or_default(),
+        Some(bytes) => serde_json::from_slice(&bytes).map_or(Vec::new(), |m| module_folders(&m)),
         None => Vec::new(),
     };
-    let sorted = companions::sort(&listed, &Context { read: &read, written: &written, modules: &modules });
+    let sorted = sort(&listed, &Context { read: &read, written: &written, modules: &modules });
+    all.left_out = sorted.left_lines();
     for File { name, size_bytes } in sorted.travel {
-        let bytes = edited(model, draft, &name)?;
-        all.files.push(match bytes {
+        let edited = edited(model, draft, &name)?;
+        all.files.push(match edited {
             Some(bytes) => made(&name, bytes),
             None => Companion { name, size_bytes, made: None },
         });
-    }
-    for (why, files) in sorted.left.into_iter().filter(|(why, _)| why.is_news()) {
-        all.left_out.extend(files.into_iter().map(|f| (f.name, f.size_bytes, why.text())));
     }
     Ok(all)
 }

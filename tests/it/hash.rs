@@ -289,8 +289,8 @@ fn model_of(path: &Path, tensors: Vec<Tensor>) -> Model {
         files: vec![Arc::new(file)],
         place: Arc::new(LocalPlace::new(path.parent().unwrap())),
         entries: Vec::new(),
-        directory: None,
         commit: None,
+        is_file: false,
     }
 }
 

@@ -315,8 +315,8 @@ fn a_gguf_speaks_for_itself() {
         files: vec![],
         place: std::sync::Arc::new(place),
         entries,
-        directory: None,
         commit: None,
+        is_file: false,
     };
     let report = hoist::inspect::inspect(&model, &Options::default()).unwrap();
     let d = &report.description;

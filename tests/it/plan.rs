@@ -66,8 +66,8 @@ pub fn model(tensors: Vec<Tensor>, files: Vec<Arc<dyn ReadAt>>) -> Model {
         files,
         place,
         entries: Vec::new(),
-        directory: None,
         commit: None,
+        is_file: false,
     }
 }
 
