@@ -14,6 +14,7 @@
 mod blocks;
 mod cli;
 mod companions;
+mod convert_kill;
 mod cuda;
 mod doctor;
 mod gguf;

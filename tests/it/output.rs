@@ -4,7 +4,7 @@ use hoist::sink::file::{Copied, Existing, FileSink};
 use hoist::sink::output::hash::{
     BLOCK_BYTES, FileHash, Hash, block_count, block_hash, block_range, combine, hash_block, hash_file,
 };
-use hoist::sink::output::{Begin, DirectoryOut, FileOut, Identity, Out, Stamp, begin, check};
+use hoist::sink::output::{Begin, DirectoryOut, FileOut, Identity, Out, Stamp, begin, check, kept_bytes};
 use hoist::source::local::LocalFile;
 use hoist::source::{ReadAt, Temper};
 use hoist::{Error, ErrorKind};
@@ -512,7 +512,11 @@ fn finished_files_are_kept_if_they_are_still_whole() {
         drop((unfinished, out));
         assert!(!target.exists());
         spoil(&place.path().join(".out.hoist"));
+        let same = identity(plan);
+        let b = Begin { target: &target, force: false, inputs: &[], identity: &same, directory: true };
+        let foretold = kept_bytes(&b).unwrap();
         let out = directory(&target, "", plan);
+        assert_eq!(foretold, out.kept_bytes(), "{what}");
         for (name, bytes) in [("a", &b"AAAA"[..]), ("sub/b", b"BBBBBBBB"), ("c", b"cc")] {
             assert!(!out.finished(name, 1 + bytes.len() as u64).unwrap(), "{what}: {name} of another size");
             let is_kept = out.finished(name, bytes.len() as u64).unwrap();
