@@ -15,6 +15,7 @@ mod blocks;
 mod cli;
 mod cuda;
 mod doctor;
+mod families;
 mod gguf;
 mod hash;
 mod hostile;
