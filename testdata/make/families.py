@@ -27,6 +27,7 @@ import argparse
 import base64
 import collections
 import functools
+import hashlib
 import json
 import os
 import pathlib
@@ -139,7 +140,7 @@ GPT4O = (r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}
          r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
          r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+")
 CASED = r"\p{Lu}\p{Ll}\p{Lt}"      # what the engine's deepseek-llm spells out range by range
-DEEPSEEK3 = (r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"
+DEEPSEEK3 = (r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"""
              r"| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
 
 
@@ -156,7 +157,8 @@ def tokenizer_table():
         "llama-bpe": (lambda: after(split(GPT4 % "{1,3}")), {"add_bos": True, "ignore_merges": True}),
         "smaug-bpe": (lambda: after(split(GPT4 % "{1,3}")), {}),
         "dbrx": (lambda: after(split(GPT4 % "{1,3}")), {}),
-        "qwen2": (lambda: after(split(GPT4 % "")), {"nfc": True}),
+        "qwen2": (lambda: after(split(GPT4 % "")), {"nfc": True, "specials": ("<|endoftext|>", "<|im_start|>", "<|im_end|>"), "bos": None,
+                                                    "cls": "Qwen2Tokenizer", "pad": "<|endoftext|>"}),
         "starcoder": (digits, {}),
         "refact": (digits, {}),
         "deepseek-llm": (lambda: after(
@@ -197,7 +199,8 @@ def save_fast(t, out, cls="PreTrainedTokenizerFast", template=None, **config):
     (out / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": cls, "model_max_length": 4096, **config}, indent=1) + "\n")
 
 
-def byte_bpe(out, splitting, specials, bos="", eos="", add_bos=False, ignore_merges=False, nfc=False, roberta=False):
+def byte_bpe(out, splitting, specials, bos="", eos="", add_bos=False, ignore_merges=False, nfc=False, roberta=False,
+             cls="PreTrainedTokenizerFast", pad=None):
     from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers as pre, processors, trainers
     import texts
 
@@ -224,7 +227,7 @@ def byte_bpe(out, splitting, specials, bos="", eos="", add_bos=False, ignore_mer
     if add_bos:
         t.post_processor = processors.TemplateProcessing(
             single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, t.token_to_id(bos))])
-    save_fast(t, out, bos_token=bos, eos_token=eos, add_bos_token=add_bos, template="file" if nfc or ignore_merges else "config")
+    save_fast(t, out, cls, bos_token=bos, eos_token=eos, pad_token=pad, add_bos_token=add_bos, template="file" if nfc or ignore_merges else "config")
 
 
 def train_sentencepiece(target, **options):
@@ -499,9 +502,11 @@ def quantised(config):
 
 
 def v3_config(c):
-    """transformers' key for the layers after the last is not the published one."""
+    """The published keys that transformers 5 names otherwise or does without."""
     c = dict(c)
     c["num_nextn_predict_layers"] = c.pop("num_mtp_layers", 1)
+    if c["model_type"] == "deepseek_v3":
+        c |= {"scoring_func": "sigmoid", "topk_method": "noaux_tc"}
     return c
 
 
@@ -527,12 +532,18 @@ def table():
     mixtral = ll(num_hidden_layers=1, num_local_experts=4, num_experts_per_tok=2, sliding_window=None)
     qwen3moe = bp(num_hidden_layers=1, intermediate_size=512, head_dim=32, num_experts=6, num_experts_per_tok=2, moe_intermediate_size=256,
                   norm_topk_prob=True)
+    # The engine takes a model for the one without q_lora by its 27 layers.
+    lite = bp(**MLA, **DEEP) | dict(topk_method="greedy", routed_scaling_factor=1.0, norm_topk_prob=False, num_hidden_layers=27, hidden_size=64,
+                                    intermediate_size=64, num_attention_heads=2, num_key_value_heads=2, kv_lora_rank=32, qk_nope_head_dim=16,
+                                    v_head_dim=16, first_k_dense_replace=26, moe_intermediate_size=32)
     v2 = bp(**MLA, **DEEP) | dict(topk_method="greedy", routed_scaling_factor=1.5, norm_topk_prob=False)
     v3 = bp(**MLA, **DEEP) | dict(q_lora_rank=48, routed_scaling_factor=2.5, norm_topk_prob=True, n_group=2, topk_group=1,
                                   rope_parameters={**YARN, "mscale": 1.0, "mscale_all_dim": 1.0, "beta_fast": 32, "beta_slow": 1})
     g3 = {**B, **GE, **TIED, "num_hidden_layers": 6, "hidden_size": 64, "head_dim": 32, "query_pre_attn_scalar": 32, "sliding_window": 8}
+    # `truncate` is false as published. The engine does not know it and rounds the two bounds of yarn's ramp: with this base both lie outside
+    # the dimensions, where rounding does not matter.
     oss = bp(hidden_size=64, intermediate_size=96, head_dim=32, num_local_experts=4, num_experts_per_tok=2, sliding_window=8,
-             rope_parameters={**YARN, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False})
+             rope_parameters={**YARN, "rope_theta": 3.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False})
     l4 = bp(num_hidden_layers=4, head_dim=32, intermediate_size=96, intermediate_size_mlp=256, num_local_experts=4, num_experts_per_tok=1,
             interleave_moe_layer_step=2, use_qk_norm=True, attn_temperature_tuning=True, attention_chunk_size=64, floor_scale=64,
             rope_parameters=LLAMA3)
@@ -574,7 +585,9 @@ def table():
         "gemma3-vision-v5": F("Gemma3ForConditionalGeneration", "Gemma3Config", "gemma-spm", gelu=True, text_config=g3, vision_config=vision,
                               mm_tokens_per_image=4, image_token_index=7, boi_token_index=5, eoi_token_index=6),
         "phi3": F("Phi3ForCausalLM", "Phi3Config", "phi3-spm", original_max_position_embeddings=256, **phi),
-        "phi3-longrope": F("Phi3ForCausalLM", "Phi3Config", "phi3-spm", **phi, original_max_position_embeddings=64, rope_parameters=dict(
+        "phi3-longrope": F("Phi3ForCausalLM", "Phi3Config", "phi3-spm", **{**phi, "max_position_embeddings": 1024},
+                           # The engine takes contexts in multiples of 256, and the long factors beyond the original length.
+                           original_max_position_embeddings=256, rope_parameters=dict(
             rope_type="longrope", rope_theta=10000.0, short_factor=factors(1.0, 0.02), long_factor=factors(1.1, 0.25))),
         "gpt2": F("GPT2LMHeadModel", "GPT2Config", "gpt-2", "f32", gelu=True, vocab_size=VOCAB, n_positions=64, n_embd=64, n_layer=2, n_head=2,
                   n_ctx=64, **BP),
@@ -585,7 +598,7 @@ def table():
         "smollm3": F("SmolLM3ForCausalLM", "SmolLM3Config", "smaug-bpe", no_rope_layer_interval=4,
                      **bp(**TIED, num_hidden_layers=4, hidden_size=64, pad_token_id=VOCAB - 1)),
         "deepseek_v2": F("DeepseekV2ForCausalLM", "DeepseekV2Config", "deepseek-llm", q_lora_rank=48, **v2),
-        "deepseek_v2-lite": F("DeepseekV2ForCausalLM", "DeepseekV2Config", "deepseek-llm", q_lora_rank=None, **v2),
+        "deepseek_v2-lite": F("DeepseekV2ForCausalLM", "DeepseekV2Config", "deepseek-llm", q_lora_rank=None, **lite),
         "deepseek_v3": F("DeepseekV3ForCausalLM", "DeepseekV3Config", "deepseek-v3", dialect=v3_config,
                          disk=also(f32_for("e_score_correction_bias"), mtp_layer(2, 1, 128)), **v3),
         "deepseek_v3-fp8": F("DeepseekV3ForCausalLM", "DeepseekV3Config", "deepseek-v3", dialect=lambda c: quantised(
@@ -845,8 +858,6 @@ def make_specs(names):
 
 # ---------------------------------------------------------------- goldens
 def digest(data):
-    import hashlib
-
     return hashlib.sha256(data).hexdigest()[:16]
 
 
@@ -903,7 +914,10 @@ def make_goldens(names, keep=None):
             model_dir = write(name, tmp)
             ids = input_ids(name)
             got = answer(load_model(families[name], model_dir, tmp), ids).float()
-            golden = {"versions": versions(), "answer": {
+            source = hashlib.sha256()
+            for row in spec["tensors"]:
+                source.update(values(*row).tobytes())
+            golden = {"versions": versions(), "source": source.hexdigest()[:16], "answer": {
                 "of": "logits" if got.shape[-1] >= VOCAB else "hidden", "shape": list(got.shape), "input_ids": ids.tolist(),
                 "last_position_f32_base64": base64.b64encode(got[:, -1].contiguous().numpy().tobytes()).decode()}}
             via = families[name].via

@@ -20,6 +20,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -77,7 +78,7 @@ def compare_gguf(name, theirs, ours, show):
         x, y = keys_a.get(key), keys_b.get(key)
         if x == y or any(re.fullmatch(f, name) and re.fullmatch(k, key) and test(x, y) for f, k, test, _ in ALLOWED):
             continue
-        lines.append(f"key {key}: expected {x}, found {y}")
+        lines.append(f"key {key}: expected {x}, found {y}{first_item(theirs, ours, key) if x and y else ''}")
     for tensor in sorted(a.keys() | b.keys()):
         x, y = a.get(tensor), b.get(tensor)
         if x is None or y is None:
@@ -89,6 +90,17 @@ def compare_gguf(name, theirs, ours, show):
     if len(rows_b) != len(b):
         lines.append("a tensor's name is there twice")
     return lines
+
+
+def first_item(theirs, ours, key):
+    """Where two arrays part."""
+    import gguf
+
+    x, y = (gguf.GGUFReader(str(f)).get_field(key).contents() for f in (theirs, ours))
+    if not (isinstance(x, list) and isinstance(y, list)):
+        return ""
+    at = [i for i, (a, b) in enumerate(zip(x, y)) if a != b]
+    return f"; {len(at)} items differ, first at {at[0]}: expected {x[at[0]]!r}, found {y[at[0]]!r}" if at else ""
 
 
 def first_difference(theirs, ours, tensor):
@@ -159,6 +171,8 @@ def check_back(name, family, gguf, out, expected, ids, source, tmp, show):
     from safetensors import safe_open
     from tokenizers import Tokenizer
 
+    out.parent.mkdir(exist_ok=True)
+    shutil.rmtree(out, ignore_errors=True)
     hoist("convert", gguf, "-o", out)
     back = {}
     for f in sorted(out.glob("*.safetensors")):
@@ -248,8 +262,8 @@ def check(name, family, root, use_reference, show):
         for t in dict.fromkeys(("f32", family.dtype)):
             try:
                 done.append(f"{check_back(name, family, ours / f'{name}.{t}.gguf', root / 'back' / f'{name}.{t}', expected, ids, source, tmp, show):.0e}")
-            except Miss as e:
-                misses.append(str(e))
+            except Exception as e:
+                misses.append(str(e) if isinstance(e, Miss) else f"back from {t}: {type(e).__name__}: {e}")
         cells["back"] = " ".join(done) or "–"
     return cells, misses
 

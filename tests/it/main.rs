@@ -17,6 +17,7 @@ mod companions;
 mod convert_kill;
 mod cuda;
 mod doctor;
+mod families;
 mod gguf;
 mod hash;
 mod hostile;
