@@ -7,6 +7,7 @@
 //! Standard output carries what was asked for, through [`output::Out`]; all else goes to standard error. A panic is a
 //! bug: it says so in one line and exits with 1, never with 101.
 
+mod convert;
 mod doctor;
 mod inspect;
 mod load;
@@ -44,6 +45,8 @@ enum Command {
     Inspect(inspect::Args),
     /// Streams all tensors to a GPU or to host memory and says how fast
     Load(load::Args),
+    /// Any of safetensors, PyTorch .bin and GGUF into any other, with configs and tokenizers
+    Convert(convert::Args),
     /// What this machine can do, and what limits a load here
     Doctor(doctor::Args),
     /// Makes a model of a given shape, for tests and benchmarks
@@ -56,6 +59,7 @@ impl Command {
         match self {
             Command::Inspect(args) => inspect::run(args, common),
             Command::Load(args) => load::run(args, common),
+            Command::Convert(args) => convert::run(args, common),
             Command::Doctor(args) => doctor::run(args, common),
             Command::Synth(args) => synth::run(args, common),
         }

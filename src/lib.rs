@@ -44,6 +44,7 @@
 
 pub mod buf;
 pub mod checkpoint;
+pub mod convert;
 pub mod doctor;
 pub mod dtype;
 pub mod error;

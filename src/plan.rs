@@ -11,6 +11,7 @@
 
 mod gather;
 mod units;
+pub mod weave;
 
 pub use units::Units;
 

@@ -5,6 +5,8 @@
 //! address; else into a slot, through the page cache where it holds the bytes and around it where it does not.
 
 pub mod job;
+pub mod make;
+pub mod weave;
 mod worker;
 
 use crate::buf::Slot;

@@ -8,6 +8,7 @@ pub mod cuda;
 pub mod device;
 pub mod file;
 pub mod host;
+pub mod output;
 
 use crate::buf::Slot;
 use crate::error::Result;

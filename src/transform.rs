@@ -1,8 +1,13 @@
 //! Transforms: recipes over the table, and what is known of model families. Facts live in rows.
 
 pub mod arch;
+pub mod block;
 pub mod cast;
+pub mod companions;
 pub mod config;
+pub mod gather;
 pub mod recipe;
 pub mod select;
+pub mod values;
 pub mod view;
+pub mod vocab;

@@ -4,17 +4,51 @@
 use super::Model;
 use crate::checkpoint::Container;
 use crate::error::{Error, Result};
+use crate::source::Entry;
 use crate::text::grouped;
 use crate::transform::config::Description;
 use serde_json::Value;
 
 /// The most bytes of a config that are read.
 const CONFIG_BYTES_MAX: u64 = 8 << 20;
+/// Folders in folders.
+const FOLDER_DEPTH_MAX: usize = 8;
+/// Files beside the weights.
+const ENTRIES_MAX: usize = 10_000;
 
 impl Model {
     /// Whether a file of this name lies beside the weights.
     pub fn has(&self, name: &str) -> bool {
         self.entries.iter().any(|e| e.name == name && !e.is_directory)
+    }
+
+    /// Every file of the model's place, its subfolders' too, by its path in it; bounded in depth and number.
+    ///
+    /// # Errors
+    /// What listing says; unsupported where there are more than anything that is a model has.
+    pub fn all_entries(&self) -> Result<Vec<Entry>> {
+        let mut files = Vec::new();
+        let mut folders: Vec<(Entry, usize)> = Vec::new();
+        let mut sort = |entries: Vec<Entry>, depth: usize, folders: &mut Vec<(Entry, usize)>| {
+            for entry in entries {
+                match entry.is_directory {
+                    true if depth < FOLDER_DEPTH_MAX => folders.push((entry, depth)),
+                    true => {}
+                    false => files.push(entry),
+                }
+            }
+            files.len()
+        };
+        sort(self.entries.clone(), 0, &mut folders);
+        while let Some((folder, depth)) = folders.pop() {
+            let count = sort(self.place.list(&folder.name)?, depth + 1, &mut folders);
+            if count + folders.len() > ENTRIES_MAX {
+                return Err(Error::unsupported(format!("more than {ENTRIES_MAX} files beside the weights"))
+                    .hint("--only-model leaves them where they are"));
+            }
+        }
+        files.sort();
+        Ok(files)
     }
 
     /// The bytes of a file beside the weights, `None` where there is none.

@@ -8,9 +8,13 @@
 //! language model sits (`model.`, `transformer.`) is dropped before the rows are asked. All rows are expanded once into
 //! a map, so that a name costs one look-up, whatever the number of rows.
 
+pub mod families;
 mod gguf;
 mod hf;
+pub mod keys;
+pub mod model_config;
 pub mod parallel;
+pub mod translate;
 
 use std::collections::HashMap;
 use std::sync::LazyLock;

@@ -5,9 +5,21 @@
 //! nearest, ties to even, once; a NaN stays a NaN with its sign and its upper payload bits, made quiet (bf16 to f32 keeps
 //! every bit; the one NaN of the fnuz types becomes the plain positive one); a finite value that rounds to infinity is
 //! counted, and becomes the largest finite value if saturation is asked for.
+//!
+//! Types of eight bits, which only the CPU casts to, add three: a NaN becomes the type's NaN of all ones with its sign
+//! (fnuz: its only one), as torch has it; e4m3 and the fnuz types have no infinity, so what is too large for them, an
+//! infinity included, is counted and becomes that NaN, or the largest finite value if saturation is asked for; what
+//! rounds to zero in a fnuz type loses its sign.
+//!
+//! The loops are plain ones over branch-free integer arithmetic (`cast/number.rs`), which the compiler vectorises for
+//! any target. Their sums wrap, because a check for overflow would keep it from that.
+
+mod number;
+
+pub(crate) use number::{f16_to_f32, f32_to_f16};
 
 use crate::dtype::{Class, DType};
-use half::f16;
+use number::{E4M3, E4M3_FNUZ, E5M2, E5M2_FNUZ, Wide};
 
 /// Float types that a cast can start from.
 pub const SOURCES: &[DType] = &[
@@ -21,20 +33,30 @@ pub const SOURCES: &[DType] = &[
     DType::F8E5M2FNUZ,
 ];
 
-/// Float types that a cast can end in.
+/// Float types that a cast can end in on every device: those that models compute in.
 pub const TARGETS: &[DType] = &[DType::F32, DType::F16, DType::BF16];
 
-/// Whether there is a kernel from one type to the other.
+/// Float types that a cast can end in on the CPU only: those that files are made small with.
+pub const SMALL_TARGETS: &[DType] = &[DType::F8E4M3, DType::F8E5M2, DType::F8E4M3FNUZ, DType::F8E5M2FNUZ];
+
+/// Whether every device has a kernel from one type to the other.
 pub fn is_supported(from: DType, to: DType) -> bool {
     from != to && SOURCES.contains(&from) && TARGETS.contains(&to)
 }
 
+/// Whether [`cast`] has a kernel from one type to the other.
+pub fn can_cast(from: DType, to: DType) -> bool {
+    from != to && SOURCES.contains(&from) && (TARGETS.contains(&to) || SMALL_TARGETS.contains(&to))
+}
+
 /// Casts `source` into `target`, element by element; both hold whole elements and as many of them. Returns how many
-/// finite values became infinite, or would have: with `saturate` they become the largest finite value.
-///
-/// # Panics
-/// Never for a pair that [`is_supported`]; other pairs leave `target` untouched.
+/// finite values became infinite, or would have: with `saturate` they become the largest finite value. (For types
+/// without infinity: how many values became a NaN that were none.) A pair that [`can_cast`] denies leaves `target`
+/// untouched.
 pub fn cast(from: DType, to: DType, source: &[u8], target: &mut [u8], saturate: bool) -> u64 {
+    if !can_cast(from, to) {
+        return 0;
+    }
     match from {
         // The pairs that models really use, written so that the compiler vectorises them.
         DType::BF16 if to == DType::F32 => each(
@@ -43,33 +65,49 @@ pub fn cast(from: DType, to: DType, source: &[u8], target: &mut [u8], saturate: 
             |b: [u8; 2]| u16::from_le_bytes(b),
             |x| ((u32::from(x) << 16).to_le_bytes(), 0),
         ),
-        DType::F64 => to_each(source, target, f64::from_le_bytes, to, saturate),
-        DType::F32 => to_each(source, target, f32::from_le_bytes, to, saturate),
-        DType::F16 => to_each(source, target, |b| f16_to_f32(u16::from_le_bytes(b)), to, saturate),
-        DType::BF16 => {
-            to_each(source, target, |b| f32::from_bits(u32::from(u16::from_le_bytes(b)) << 16), to, saturate)
+        DType::F64 => to_each(source, target, |b| Wide::Double(f64::from_le_bytes(b)), to, saturate),
+        DType::F32 => to_each(source, target, |b| Wide::Single(f32::from_le_bytes(b)), to, saturate),
+        DType::F16 => {
+            to_each(source, target, |b| Wide::Single(f16_to_f32(u16::from_le_bytes(b))), to, saturate)
         }
-        DType::F8E4M3 => to_each(source, target, |[b]: [u8; 1]| f8_e4m3(b), to, saturate),
-        DType::F8E5M2 => to_each(source, target, |[b]: [u8; 1]| f16_to_f32(u16::from(b) << 8), to, saturate),
-        DType::F8E4M3FNUZ => to_each(source, target, |[b]: [u8; 1]| f8_fnuz(b, 3, 8), to, saturate),
-        DType::F8E5M2FNUZ => to_each(source, target, |[b]: [u8; 1]| f8_fnuz(b, 2, 16), to, saturate),
+        DType::BF16 => to_each(
+            source,
+            target,
+            |b| Wide::Single(f32::from_bits(u32::from(u16::from_le_bytes(b)) << 16)),
+            to,
+            saturate,
+        ),
+        DType::F8E4M3 => from_f8(source, target, |b| E4M3.widen(b), to, saturate),
+        // e5m2 is the upper half of f16.
+        DType::F8E5M2 => from_f8(source, target, |b| f16_to_f32(u16::from(b) << 8), to, saturate),
+        DType::F8E4M3FNUZ => from_f8(source, target, |b| E4M3_FNUZ.widen(b), to, saturate),
+        DType::F8E5M2FNUZ => from_f8(source, target, |b| E5M2_FNUZ.widen(b), to, saturate),
         _ => 0,
     }
 }
 
+#[inline(always)]
+fn from_f8(source: &[u8], target: &mut [u8], widen: impl Fn(u8) -> f32, to: DType, saturate: bool) -> u64 {
+    to_each(source, target, |[b]: [u8; 1]| Wide::Single(widen(b)), to, saturate)
+}
+
 /// Chooses the narrowing kernel.
 #[inline(always)]
-fn to_each<const A: usize, X: Into<Wide>>(
+fn to_each<const A: usize>(
     source: &[u8],
     target: &mut [u8],
-    read: impl Fn([u8; A]) -> X,
+    read: impl Fn([u8; A]) -> Wide,
     to: DType,
     saturate: bool,
 ) -> u64 {
     match to {
-        DType::F32 => each(source, target, read, |x: X| narrow_f32(x.into(), saturate)),
-        DType::F16 => each(source, target, read, |x: X| narrow_f16(x.into(), saturate)),
-        DType::BF16 => each(source, target, read, |x: X| narrow_bf16(x.into(), saturate)),
+        DType::F32 => each(source, target, read, |x| number::narrow_f32(x, saturate)),
+        DType::F16 => each(source, target, read, |x| number::narrow_f16(x, saturate)),
+        DType::BF16 => each(source, target, read, |x| number::narrow_bf16(x, saturate)),
+        DType::F8E4M3 => each(source, target, read, |x| E4M3.narrow(x, saturate)),
+        DType::F8E5M2 => each(source, target, read, |x| E5M2.narrow(x, saturate)),
+        DType::F8E4M3FNUZ => each(source, target, read, |x| E4M3_FNUZ.narrow(x, saturate)),
+        DType::F8E5M2FNUZ => each(source, target, read, |x| E5M2_FNUZ.narrow(x, saturate)),
         _ => 0,
     }
 }
@@ -91,116 +129,11 @@ fn each<const A: usize, const B: usize, X>(
         for (&x, y) in source.iter().zip(target) {
             let (bytes, overflow) = convert(read(x));
             *y = bytes;
-            block += overflow;
+            block = block.wrapping_add(overflow);
         }
         overflows += u64::from(block);
     }
     overflows
-}
-
-/// Exact; the payload of a NaN is kept and made quiet.
-#[inline(always)]
-fn f16_to_f32(bits: u16) -> f32 {
-    f16::from_bits(bits).to_f32()
-}
-
-/// e4m3fn: exponent bias 7, no infinity, NaN where all bits below the sign are ones.
-#[inline(always)]
-fn f8_e4m3(bits: u8) -> f32 {
-    let sign = u32::from(bits & 0x80) << 24;
-    if bits & 0x7f == 0x7f {
-        return f32::from_bits(sign | 0x7ff0_0000);
-    }
-    // The seven bits placed at f32's exponent have the wrong bias; multiplying by 2^120 puts that right, for normal and
-    // subnormal numbers alike.
-    let magnitude = f32::from_bits(u32::from(bits & 0x7f) << 20) * f32::from_bits((127 + 120) << 23);
-    f32::from_bits(magnitude.to_bits() | sign)
-}
-
-/// The `fnuz` kinds: no infinity, no negative zero, whose pattern is the only NaN. `bias` is one more than in the plain
-/// kinds.
-#[inline(always)]
-fn f8_fnuz(bits: u8, mantissa_bits: u32, bias: u32) -> f32 {
-    if bits == 0x80 {
-        return f32::from_bits(0x7fc0_0000);
-    }
-    let sign = u32::from(bits & 0x80) << 24;
-    let placed = f32::from_bits(u32::from(bits & 0x7f) << (23 - mantissa_bits));
-    let magnitude = placed * f32::from_bits((127 + 127 - bias) << 23);
-    f32::from_bits(magnitude.to_bits() | sign)
-}
-
-/// A source value: an f32, or an f64 that is rounded once only.
-#[derive(Clone, Copy)]
-enum Wide {
-    Single(f32),
-    Double(f64),
-}
-
-impl From<f32> for Wide {
-    #[inline(always)]
-    fn from(x: f32) -> Wide {
-        Wide::Single(x)
-    }
-}
-
-impl From<f64> for Wide {
-    #[inline(always)]
-    fn from(x: f64) -> Wide {
-        Wide::Double(x)
-    }
-}
-
-/// f64 → f32 rounded to odd: a second rounding to a type at least two bits narrower is then correct.
-#[inline(always)]
-fn to_odd(x: f64) -> f32 {
-    let nearest = x as f32;
-    let back = f64::from(nearest);
-    if back == x || x.is_nan() || nearest.to_bits() & 1 == 1 {
-        return nearest;
-    }
-    // Inexact and even: the odd neighbour on the side of x. An infinity's neighbour is the largest finite value.
-    let bits = nearest.to_bits();
-    let toward_zero = back.abs() > x.abs();
-    f32::from_bits(if toward_zero { bits - 1 } else { bits + 1 })
-}
-
-#[inline(always)]
-fn narrow_f32(x: Wide, saturate: bool) -> ([u8; 4], u32) {
-    let (y, finite) = match x {
-        Wide::Single(x) => return (x.to_le_bytes(), 0),
-        Wide::Double(x) => (x as f32, x.is_finite()),
-    };
-    let overflow = finite && y.is_infinite();
-    let y = if overflow && saturate { f32::MAX.copysign(y) } else { y };
-    (y.to_le_bytes(), overflow.into())
-}
-
-#[inline(always)]
-fn narrow_f16(x: Wide, saturate: bool) -> ([u8; 2], u32) {
-    let x = match x {
-        Wide::Single(x) => x,
-        Wide::Double(x) => to_odd(x),
-    };
-    let y = f16::from_f32(x).to_bits();
-    let overflow = x.is_finite() && y & 0x7fff == 0x7c00;
-    let y = if overflow && saturate { y - 1 } else { y };
-    (y.to_le_bytes(), overflow.into())
-}
-
-#[inline(always)]
-fn narrow_bf16(x: Wide, saturate: bool) -> ([u8; 2], u32) {
-    let x = match x {
-        Wide::Single(x) => x,
-        Wide::Double(x) => to_odd(x),
-    };
-    let bits = x.to_bits();
-    let rounded = (bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16) as u16;
-    let quiet = (bits >> 16) as u16 | 0x40;
-    let y = if x.is_nan() { quiet } else { rounded };
-    let overflow = x.is_finite() && y & 0x7fff == 0x7f80;
-    let y = if overflow && saturate { y - 1 } else { y };
-    (y.to_le_bytes(), overflow.into())
 }
 
 /// How to make plain bytes of an odd block of elements: which elements, in which order, and what to do to each.
@@ -323,7 +256,7 @@ fn negate(dtype: DType, number: &mut [u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use half::bf16;
+    use half::{bf16, f16};
 
     /// The nearest of all 16-bit patterns, ties to the even one; infinity counts as the next power of two. (half's own
     /// `from_f64` drops the lower half of the f64 and so misses values just above a tie.)

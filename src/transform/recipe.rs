@@ -86,6 +86,8 @@ pub struct Output {
     pub shape: Vec<u64>,
     /// What it is made of, in its row-major order.
     pub parts: Vec<Part>,
+    /// Written as this type instead, if every number survives it.
+    pub narrow: Option<DType>,
 }
 
 /// Elements that follow each other in an output.
@@ -113,6 +115,9 @@ pub struct Recipe {
     pub values: Vec<Value>,
     /// What is written, in the file's order.
     pub outputs: Vec<Output>,
+    /// Pairs of values, by their places, that must be found equal: the first is left out because it is said to be the
+    /// second.
+    pub equal: Vec<(usize, usize)>,
     /// Tensors of the source that are not written, and why.
     pub left_out: Vec<LeftOut>,
     /// What a person should know.

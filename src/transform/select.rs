@@ -43,13 +43,22 @@ impl Selection {
     /// # Errors
     /// Not found, where one of the patterns matches no tensor or nothing is left.
     pub fn pick(&self, table: &Checkpoint) -> Result<Vec<usize>> {
+        self.pick_names(table.tensors.iter().map(|t| t.name.as_str()))
+    }
+
+    /// The same of any list of names.
+    ///
+    /// # Errors
+    /// As [`Selection::pick`].
+    pub fn pick_names<'a>(&self, names: impl IntoIterator<Item = &'a str>) -> Result<Vec<usize>> {
         let mut used = vec![false; self.include.len() + self.exclude.len()];
         let mut picked = Vec::new();
-        for (i, tensor) in table.tensors.iter().enumerate() {
+        let mut total = 0;
+        for (i, name) in names.into_iter().enumerate() {
             let mut any = |patterns: &[GlobMatcher], first: usize| {
                 let mut any = false;
                 for (n, pattern) in patterns.iter().enumerate() {
-                    if pattern.is_match(&tensor.name) {
+                    if pattern.is_match(name) {
                         used[first + n] = true;
                         any = true;
                     }
@@ -61,10 +70,10 @@ impl Selection {
             if taken && !left {
                 picked.push(i);
             }
+            total = i + 1;
         }
         let patterns = self.include.iter().chain(&self.exclude);
         if let Some((pattern, _)) = patterns.zip(&used).find(|(_, used)| !**used) {
-            let total = table.tensors.len();
             return Err(Error::not_found(format!(
                 "the pattern `{}` matches none of the {total} tensors",
                 Shown(pattern.glob().glob())

@@ -11,6 +11,7 @@
     clippy::type_complexity
 )]
 
+mod blocks;
 mod cli;
 mod cuda;
 mod doctor;
@@ -23,8 +24,10 @@ mod layout;
 mod load;
 mod naive;
 mod open;
+mod output;
 mod parallel;
 mod plan;
 mod safetensors;
 mod synth;
 mod torch;
+mod weave;

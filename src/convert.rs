@@ -1,0 +1,393 @@
+//! Converting: any of safetensors, PyTorch `.bin` and GGUF into any other, with what a model needs beside its tensors.
+//!
+//! ```no_run
+//! let model = hoist::open::open("testdata/rustdoc-llama-6m", &Default::default())?;
+//! let options = hoist::convert::Options::new("rustdoc.gguf");
+//! let summary = hoist::convert::convert(model, options).wait()?;
+//! println!("{} bytes in {} files", summary.file_bytes, summary.files);
+//! # hoist::Result::Ok(())
+//! ```
+//!
+//! A conversion is decided before the first byte moves. [`Plan::new`] drafts what will be written (`convert/draft.rs`:
+//! which tensors under which names, of which type, made of what; keys, configs, tokenizers), lays it out into files
+//! (`convert/files.rs`), and knows then how many bytes, how much disk and memory it takes; what can be refused is refused
+//! there. Carrying it out (`convert/write.rs`) decides nothing any more.
+
+mod companions;
+mod draft;
+mod examine;
+mod files;
+mod to_gguf;
+mod to_hf;
+mod write;
+
+pub use draft::Renaming;
+pub use files::FilePlan;
+
+use crate::checkpoint::{Container, MetaValue};
+use crate::dtype::DType;
+use crate::error::{Error, Result};
+use crate::machine;
+use crate::open::Model;
+use crate::plan::weave::{self, Limits};
+use crate::run::job::Job;
+use crate::sink::file::free_bytes;
+use crate::sink::output::{self, Begin, Identity};
+use crate::transform::recipe::{LeftOut, Recipe};
+use companions::{Companion, Companions};
+use draft::Draft;
+use std::path::{Path, PathBuf};
+
+/// Memory that a conversion takes where nobody says otherwise.
+pub const MEMORY_BYTES: u64 = 512 << 20;
+/// The least that it can work with.
+const MEMORY_BYTES_MIN: u64 = 64 << 20;
+/// What the process needs besides tasks in flight: code, tables, the allocator's slack.
+const RESERVE_BYTES: u64 = 48 << 20;
+/// Bytes of a shard where nobody says otherwise, as the Hub's own tools have it.
+pub const SHARD_BYTES: u64 = 5_000_000_000;
+
+/// What to convert into, and how.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Where to: a file by its extension (`.safetensors`, `.bin`, `.pt`, `.pth`, `.gguf`), else a directory.
+    pub out: PathBuf,
+    /// The container; by `out`'s extension where it is not said, else safetensors.
+    pub to: Option<Container>,
+    /// Element type of the weights; the source's own where it is not said.
+    pub dtype: Option<DType>,
+    /// Patterns of names to take; all where there is none. Names are the source's, but for a translation between Hugging
+    /// Face's and GGUF's, where they are those that are written.
+    pub include: Vec<String>,
+    /// Patterns of names to leave out.
+    pub exclude: Vec<String>,
+    /// Names changed by a regular expression, one after the other.
+    pub renames: Vec<Renaming>,
+    /// Bytes of a shard at most (safetensors, PyTorch). Makes `out` a directory.
+    pub shard_bytes: Option<u64>,
+    /// Bytes of a file at most (GGUF). Makes `out` a directory.
+    pub split_bytes: Option<u64>,
+    /// Tensors of a file at most (GGUF). Makes `out` a directory.
+    pub split_tensors: Option<usize>,
+    /// Tensors of a GGUF begin at multiples of this.
+    pub alignment: u32,
+    /// Numbers too large become the largest there is, instead of an error.
+    pub saturate: bool,
+    /// Replace what is there.
+    pub force: bool,
+    /// Weights only, nothing that lies beside them.
+    pub only_model: bool,
+    /// Tensors under their own names into a container that wants others. No engine runs it.
+    pub raw: bool,
+    /// llama.cpp's name for how a tokenizer splits text, where hoist is not to find it out.
+    pub tokenizer_pre: Option<String>,
+    /// Keys to set in a GGUF.
+    pub meta: Vec<(String, MetaValue)>,
+    /// Keys to leave out of a GGUF.
+    pub unset: Vec<String>,
+    /// A chat template to put into a GGUF.
+    pub chat_template: Option<PathBuf>,
+    /// A directory whose tokenizer goes into a GGUF.
+    pub tokenizer_from: Option<PathBuf>,
+    /// The most memory.
+    pub memory_bytes: u64,
+    /// Workers; as many as pay off where it is not said.
+    pub threads: Option<usize>,
+}
+
+impl Options {
+    /// Into `out`, as it is.
+    pub fn new(out: impl Into<PathBuf>) -> Options {
+        Options {
+            out: out.into(),
+            to: None,
+            dtype: None,
+            include: Vec::new(),
+            exclude: Vec::new(),
+            renames: Vec::new(),
+            shard_bytes: None,
+            split_bytes: None,
+            split_tensors: None,
+            alignment: 32,
+            saturate: false,
+            force: false,
+            only_model: false,
+            raw: false,
+            tokenizer_pre: None,
+            meta: Vec::new(),
+            unset: Vec::new(),
+            chat_template: None,
+            tokenizer_from: None,
+            memory_bytes: MEMORY_BYTES,
+            threads: None,
+        }
+    }
+
+    /// The container that will be written.
+    pub fn container(&self) -> Container {
+        self.to.or_else(|| by_extension(&self.out)).unwrap_or(Container::Safetensors)
+    }
+
+    /// Whether `out` is a directory.
+    pub fn makes_directory(&self) -> bool {
+        let split = self.shard_bytes.is_some() || self.split_bytes.is_some() || self.split_tensors.is_some();
+        split
+            || (by_extension(&self.out).is_none()
+                && !(self.container() == Container::Gguf && self.to.is_none()))
+    }
+
+    fn check(&self) -> Result<()> {
+        let gguf = self.container() == Container::Gguf;
+        if self.memory_bytes < MEMORY_BYTES_MIN {
+            return Err(Error::usage(format!(
+                "a conversion needs at least {} of memory",
+                crate::text::bytes(MEMORY_BYTES_MIN)
+            )));
+        }
+        if self.shard_bytes == Some(0) || self.split_bytes == Some(0) || self.split_tensors == Some(0) {
+            return Err(Error::usage("files of nothing hold nothing"));
+        }
+        let mut wrong: Vec<(&str, bool)> = vec![("--shard-size", gguf && self.shard_bytes.is_some())];
+        wrong.extend([
+            ("--split-max-size", !gguf && self.split_bytes.is_some()),
+            ("--split-max-tensors", !gguf && self.split_tensors.is_some()),
+            ("--tokenizer-pre", !gguf && self.tokenizer_pre.is_some()),
+            ("--meta", !gguf && !self.meta.is_empty()),
+            ("--unset", !gguf && !self.unset.is_empty()),
+            ("--chat-template", !gguf && self.chat_template.is_some()),
+            ("--tokenizer-from", !gguf && self.tokenizer_from.is_some()),
+        ]);
+        if let Some((flag, _)) = wrong.iter().find(|(_, is)| *is) {
+            let hint = if gguf { "--split-max-size is GGUF's" } else { "they are for GGUF: --to gguf" };
+            return Err(Error::usage(format!("{flag} means nothing for {}", self.container())).hint(hint));
+        }
+        Ok(())
+    }
+}
+
+fn by_extension(path: &Path) -> Option<Container> {
+    let extension = path.extension()?.to_str()?.to_ascii_lowercase();
+    Some(match extension.as_str() {
+        "safetensors" => Container::Safetensors,
+        "bin" | "pt" | "pth" => Container::Torch,
+        "gguf" => Container::Gguf,
+        _ => return None,
+    })
+}
+
+/// What will be written, and what it takes.
+#[derive(Debug)]
+pub struct Plan {
+    /// What it is written in.
+    pub container: Container,
+    /// Whether OUT is a directory.
+    pub directory: bool,
+    /// The tensors.
+    pub recipe: Recipe,
+    /// The files that hold them.
+    pub files: Vec<FilePlan>,
+    /// Bytes of the source's tensors.
+    pub source_bytes: u64,
+    /// Bytes of all files, companions included.
+    pub file_bytes: u64,
+    /// Bytes that are copied as they are, file to file.
+    pub copied_bytes: u64,
+    /// What the output's file system has left.
+    pub free_bytes: Option<u64>,
+    /// The tokenizer that was put in, in a few words.
+    pub vocabulary: Option<String>,
+    /// Where the chat template came from.
+    pub chat_template: Option<String>,
+    /// What a person should know.
+    pub notes: Vec<String>,
+    /// Files beside the weights that do not travel, and why.
+    pub files_left_out: Vec<(String, u64, &'static str)>,
+    companions: Vec<Companion>,
+    hash: String,
+}
+
+/// How many tensors, and of how many bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Sum {
+    /// Tensors.
+    pub count: usize,
+    /// Their bytes.
+    pub size_bytes: u64,
+}
+
+impl Plan {
+    /// Decides everything that can be decided without writing. Reads headers and companions; of the weights only what a
+    /// decision hangs on (whether a tied head equals its embedding, whether small tensors fit a narrower type).
+    ///
+    /// # Errors
+    /// `Usage`: options that do not go together. `Unsupported`: an unknown family or tokenizer, a type that the container
+    /// has not. `BadInput`: tensors missing, too many, or of the wrong shape; an output that is there and is to be kept.
+    /// `NoSpace`: a disk too small. `NotFound`: a pattern that matches nothing, no config.
+    pub fn new(model: &Model, options: &Options) -> Result<Plan> {
+        options.check()?;
+        let container = options.container();
+        let directory = options.makes_directory();
+        let draft = Draft::new(model, options, container)?;
+        let source_bytes = model.table.totals().size_bytes;
+        let files = files::lay_out(model, &draft, options, container, directory)?;
+        let companions = match directory {
+            true => companions::travelling(model, &draft, options, container, &files)?,
+            false => Companions::default(),
+        };
+        let files = files.files;
+        let mut file_bytes = files.iter().fold(0u64, |sum, f| sum.saturating_add(f.laid.file_size_bytes));
+        file_bytes = companions.files.iter().fold(file_bytes, |sum, c| sum.saturating_add(c.size_bytes));
+        let hash = files::hash(&draft, &files, &companions.files, options);
+        let mut plan = Plan {
+            container,
+            directory,
+            source_bytes,
+            file_bytes,
+            copied_bytes: 0,
+            free_bytes: free_bytes(beside(&options.out)),
+            vocabulary: draft.vocabulary,
+            chat_template: draft.chat_template,
+            notes: draft.notes,
+            files_left_out: companions.left_out,
+            companions: companions.files,
+            recipe: draft.recipe,
+            files,
+            hash,
+        };
+        plan.notes.append(&mut plan.recipe.notes);
+        let limits = Limits::within(options.memory_bytes);
+        for output in &plan.recipe.outputs {
+            // What cannot be made is refused now.
+            drop(weave::tasks(&model.table, &plan.recipe, output, &limits)?);
+            if weave::copies(&model.table, &plan.recipe, output) {
+                plan.copied_bytes += output.size_bytes()?;
+            }
+        }
+        let identity = plan.identity(model)?;
+        let inputs = inputs(model);
+        output::check(&Begin {
+            target: &options.out,
+            force: options.force,
+            inputs: &inputs,
+            identity: &identity,
+            directory,
+        })?;
+        if let Some(free) = plan.free_bytes
+            && free < plan.file_bytes
+        {
+            return Err(Error::new(
+                crate::ErrorKind::NoSpace,
+                format!(
+                    "the disk has {} free, and this writes {}",
+                    crate::text::bytes(free),
+                    crate::text::bytes(plan.file_bytes)
+                ),
+            )
+            .file(options.out.display().to_string()));
+        }
+        Ok(plan)
+    }
+
+    /// Tensors of each type, most bytes first.
+    pub fn dtypes(&self) -> Vec<(DType, Sum)> {
+        let mut sums: Vec<(DType, Sum)> = Vec::new();
+        for output in &self.recipe.outputs {
+            let size_bytes = output.size_bytes().unwrap_or(0);
+            match sums.iter_mut().find(|(d, _)| *d == output.dtype) {
+                Some((_, sum)) => {
+                    sum.count += 1;
+                    sum.size_bytes = sum.size_bytes.saturating_add(size_bytes);
+                }
+                None => sums.push((output.dtype, Sum { count: 1, size_bytes })),
+            }
+        }
+        sums.sort_by_key(|(_, sum)| std::cmp::Reverse(sum.size_bytes));
+        sums
+    }
+
+    /// Tensors of the source that are not written, by reason.
+    pub fn left_out(&self) -> Vec<(&'static str, Vec<&LeftOut>)> {
+        let mut groups: Vec<(&'static str, Vec<&LeftOut>)> = Vec::new();
+        for one in &self.recipe.left_out {
+            match groups.iter_mut().find(|(why, _)| *why == one.why) {
+                Some((_, list)) => list.push(one),
+                None => groups.push((one.why, vec![one])),
+            }
+        }
+        groups
+    }
+
+    /// What is written beside the weights.
+    pub fn companion_names(&self) -> impl Iterator<Item = &str> {
+        self.companions.iter().map(|c| c.name.as_str())
+    }
+
+    fn identity(&self, model: &Model) -> Result<Identity> {
+        write::identity(model, &self.hash)
+    }
+}
+
+/// What was written.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Summary {
+    /// Where it is.
+    pub out: PathBuf,
+    /// What it is written in.
+    pub container: Container,
+    /// Tensors.
+    pub tensors: usize,
+    /// Files, companions included.
+    pub files: usize,
+    /// Files that an earlier run had finished.
+    pub kept_files: usize,
+    /// Bytes of all files.
+    pub file_bytes: u64,
+    /// Bytes of the tensors.
+    pub tensor_bytes: u64,
+    /// Bytes of the source's tensors.
+    pub source_bytes: u64,
+    /// Wall-clock seconds, the sync to disk included.
+    pub seconds: f64,
+    /// CPU seconds of this process.
+    pub cpu_seconds: Option<f64>,
+    /// Workers.
+    pub threads: usize,
+    /// Numbers that became the largest there is (only with `saturate`), by tensor.
+    pub saturated: Vec<(String, u64)>,
+    /// Numbers of offset norms that do not come back exactly, by tensor.
+    pub inexact: Vec<(String, u64)>,
+    /// What a person should know.
+    pub notes: Vec<String>,
+}
+
+/// Workers that pay off: one or two more than cores hides what waits for the disk, and more than eight wait for each
+/// other in the file system.
+pub fn default_threads() -> usize {
+    (machine::core_count() + 1).clamp(2, 8)
+}
+
+/// Plans and converts.
+pub fn convert(model: Model, options: Options) -> Job<Summary> {
+    Job::start("convert", false, move |control| {
+        let plan = Plan::new(&model, &options)?;
+        write::write(&model, &options, plan, control)
+    })
+}
+
+/// Carries a plan out.
+pub fn carry_out(model: Model, options: Options, plan: Plan, trace: bool) -> Job<Summary> {
+    Job::start("convert", trace, move |control| write::write(&model, &options, plan, control))
+}
+
+/// The directory that an output stands in.
+fn beside(out: &Path) -> &Path {
+    match out.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// Every file that is read, by its path.
+fn inputs(model: &Model) -> Vec<PathBuf> {
+    model.files.iter().filter_map(|f| f.as_local().map(|l| l.path().to_owned())).collect()
+}

@@ -1,0 +1,199 @@
+//! Carrying a plan out: weights by the workers, companions after them, and then the output gets its name.
+
+use super::companions::Companion;
+use super::{Options, Plan, RESERVE_BYTES, Summary, default_threads, inputs};
+use crate::error::{Error, Result};
+use crate::machine;
+use crate::open::Model;
+use crate::plan::weave::Limits;
+use crate::run::job::Control;
+use crate::run::make::Losses;
+use crate::run::weave::{self, Files, Target, Weave};
+use crate::sink::file::FileSink;
+use crate::sink::output::hash::{Hash, block_hash, combine};
+use crate::sink::output::{Begin, DirectoryOut, Identity, Out, Stamp, begin};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+/// What a companion is read in: a block of its hash.
+const BLOCK_BYTES: u64 = crate::sink::output::hash::BLOCK_BYTES;
+
+/// What a run makes, and of what.
+pub(super) fn identity(model: &Model, hash: &str) -> Result<Identity> {
+    let mut sources = Vec::with_capacity(model.files.len());
+    for (file, source) in model.table.files.iter().zip(&model.files) {
+        if let Some(local) = source.as_local() {
+            sources.push(Stamp::of(file.name.as_str(), local.file())?);
+        }
+    }
+    Ok(Identity { plan_hash: hash.to_owned(), sources })
+}
+
+/// The files of the plan in their output.
+struct Writing<'a> {
+    plan: &'a Plan,
+    out: &'a Out,
+    kept: AtomicUsize,
+    /// A finished single file, until it gets its name.
+    single: Mutex<Option<FileSink>>,
+}
+
+impl Files for Writing<'_> {
+    fn open(&self, target: usize) -> Result<Option<FileSink>> {
+        let file = &self.plan.files[target];
+        let size = file.laid.file_size_bytes;
+        let sink = match self.out {
+            Out::File(out) => out.create(size)?,
+            Out::Directory(out) => {
+                if out.finished(&file.name, size)? {
+                    self.kept.fetch_add(1, Ordering::Relaxed);
+                    return Ok(None);
+                }
+                out.create(&file.name, size)?
+            }
+        };
+        for (at, bytes) in &file.laid.fixed {
+            sink.write_all_at(bytes, *at)?;
+        }
+        Ok(Some(sink))
+    }
+
+    fn seal(&self, target: usize, sink: &FileSink, checksums: &[u32]) -> Result<()> {
+        let Some(torch) = &self.plan.files[target].torch else { return Ok(()) };
+        for (at, bytes) in torch.seal(checksums)? {
+            sink.write_all_at(&bytes, at)?;
+        }
+        Ok(())
+    }
+
+    fn close(&self, target: usize, sink: FileSink, hashes: &[u64]) -> Result<()> {
+        let file = &self.plan.files[target];
+        match self.out {
+            // A single file gets its name when the source is known to have stood still.
+            Out::File(_) => {
+                *self.single.lock().unwrap_or_else(PoisonError::into_inner) = Some(sink);
+                Ok(())
+            }
+            Out::Directory(out) => {
+                sink.finish()?;
+                out.record(&file.name, file.laid.file_size_bytes, combine(hashes))
+            }
+        }
+    }
+}
+
+/// Carries the plan out.
+pub(super) fn write(model: &Model, options: &Options, plan: Plan, control: &Control) -> Result<Summary> {
+    let started = Instant::now();
+    let cpu = machine::cpu_time();
+    let identity = plan.identity(model)?;
+    let inputs = inputs(model);
+    let out = begin(&Begin {
+        target: &options.out,
+        force: options.force,
+        inputs: &inputs,
+        identity: &identity,
+        directory: plan.directory,
+    })?;
+    let targets: Vec<Target> = plan.files.iter().map(|f| f.target(plan.directory)).collect();
+    let written = targets.iter().flat_map(|t| &t.outputs);
+    let tensor_bytes = written.map(|&o| plan.recipe.outputs[o].size_bytes()).sum::<Result<u64>>()?;
+    control.plan(format!("{} tensors", plan.recipe.outputs.len()), tensor_bytes);
+    let threads = options.threads.unwrap_or_else(default_threads).clamp(1, 256);
+    let memory_bytes = options.memory_bytes - RESERVE_BYTES.min(options.memory_bytes / 2);
+    let run = Weave {
+        model,
+        recipe: &plan.recipe,
+        limits: Limits::within(memory_bytes),
+        memory_bytes,
+        threads,
+        saturate: options.saturate,
+    };
+    let writing = Writing { plan: &plan, out: &out, kept: AtomicUsize::new(0), single: Default::default() };
+    let losses = weave::weave(&run, &targets, &writing, control)?;
+    let Writing { kept, single, .. } = writing;
+    for file in &model.files {
+        if let Some(local) = file.as_local() {
+            local.check_unchanged()?;
+        }
+    }
+    let mut notes = plan.notes.clone();
+    notes.extend(out.notes().iter().cloned());
+    let file_count = plan.files.len() + plan.companions.len();
+    match out {
+        Out::File(_out) => {
+            let sink = single.into_inner().unwrap_or_else(PoisonError::into_inner);
+            sink.ok_or_else(|| Error::bug("the output was never closed"))?.finish()?;
+        }
+        Out::Directory(out) => {
+            for companion in &plan.companions {
+                if control.is_stopped() {
+                    return Err(Error::new(crate::ErrorKind::Signal(2), "cancelled"));
+                }
+                place(model, &out, companion)?;
+            }
+            notes.extend(out.finish()?);
+        }
+    }
+    let of = |count: fn(&Losses) -> u64| -> Vec<(String, u64)> {
+        plan.recipe
+            .outputs
+            .iter()
+            .zip(&losses)
+            .filter(|(_, l)| count(l) > 0)
+            .map(|(o, l)| (o.name.clone(), count(l)))
+            .collect()
+    };
+    let cpu_seconds = machine::cpu_time().zip(cpu).map(|(now, then)| now.saturating_sub(then).as_secs_f64());
+    Ok(Summary {
+        out: options.out.clone(),
+        container: plan.container,
+        tensors: plan.recipe.outputs.len(),
+        files: file_count,
+        kept_files: kept.into_inner(),
+        file_bytes: plan.file_bytes,
+        tensor_bytes,
+        source_bytes: plan.source_bytes,
+        seconds: started.elapsed().as_secs_f64(),
+        cpu_seconds,
+        threads,
+        saturated: of(|l| l.overflows),
+        inexact: of(|l| l.inexact),
+        notes,
+    })
+}
+
+/// Writes one companion, or keeps the one that an earlier run wrote.
+fn place(model: &Model, out: &DirectoryOut, companion: &Companion) -> Result<()> {
+    let Companion { name, size_bytes, made } = companion;
+    if out.finished(name, *size_bytes)? {
+        return Ok(());
+    }
+    let sink = out.create(name, *size_bytes)?;
+    let mut hashes = Vec::new();
+    match made {
+        Some(bytes) => {
+            sink.write_all_at(bytes, 0)?;
+            hashes.extend(bytes.chunks(BLOCK_BYTES as usize).map(block_hash));
+        }
+        None => {
+            let source = model.place.open(name)?;
+            if source.size_bytes() != *size_bytes {
+                return Err(Error::bad_input("changed while the model was read").file(name.as_str()));
+            }
+            let mut buffer = vec![0; (*size_bytes).min(BLOCK_BYTES) as usize];
+            let mut at = 0;
+            while at < *size_bytes {
+                let piece = &mut buffer[..(*size_bytes - at).min(BLOCK_BYTES) as usize];
+                source.read_exact_at(piece, at).map_err(|e| e.file(name.as_str()))?;
+                sink.write_all_at(piece, at)?;
+                hashes.push(block_hash(piece));
+                at += piece.len() as u64;
+            }
+        }
+    }
+    sink.finish()?;
+    let hash: Hash = combine(&hashes);
+    out.record(name, *size_bytes, hash)
+}

@@ -1,0 +1,202 @@
+//! One worker's hands: reads what a task needs, puts it in order, turns it into what is written. The pieces of memory are
+//! kept from task to task, so that nothing is allocated where bytes move.
+
+use crate::dtype::DType;
+use crate::error::{Error, Result};
+use crate::plan::weave::{Decode, Make};
+use crate::source::ReadAt;
+use crate::transform::block;
+use crate::transform::cast;
+use crate::transform::gather::{gather, gather_bytes};
+use std::sync::Arc;
+
+/// What happened to numbers on their way.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Losses {
+    /// Finite numbers that the target cannot hold.
+    pub overflows: u64,
+    /// Numbers that an addition could not be undone for: (x + a) − a is not x.
+    pub inexact: u64,
+}
+
+impl Losses {
+    /// Both together.
+    pub fn and(self, other: Losses) -> Losses {
+        Losses { overflows: self.overflows + other.overflows, inexact: self.inexact + other.inexact }
+    }
+}
+
+/// A worker's memory.
+#[derive(Debug, Default)]
+pub struct Hands {
+    read: Vec<u8>,
+    fixed: Vec<u8>,
+    blocks: Vec<u8>,
+    numbers: Vec<f32>,
+    picked: Vec<f32>,
+    made: Vec<u8>,
+}
+
+/// Grown on demand and never cleared: every byte that is used was written before.
+fn sized<T: Copy + Default>(memory: &mut Vec<T>, count: usize) -> &mut [T] {
+    if memory.len() < count {
+        memory.resize(count, T::default());
+    }
+    &mut memory[..count]
+}
+
+/// More than this is given back after the task that needed it.
+const KEPT_BYTES: usize = 16 << 20;
+
+impl Hands {
+    /// Makes a task's bytes. Files in the order of the table.
+    pub fn make<'a>(
+        &'a mut self,
+        make: &'a Make,
+        files: &[Arc<dyn ReadAt>],
+        saturate: bool,
+    ) -> Result<(&'a [u8], Losses)> {
+        self.forget();
+        let size: u64 = make.reads.iter().map(|r| r.size_bytes).sum();
+        let read = sized(&mut self.read, size as usize);
+        let mut at = 0;
+        for one in &make.reads {
+            let file = files.get(one.file.index()).ok_or_else(|| Error::bug("a task reads no file"))?;
+            let into = &mut read[at..at + one.size_bytes as usize];
+            file.read_exact_at(into, one.offset_bytes)
+                .map_err(|e| if e.offset_bytes().is_some() { e } else { e.at(one.offset_bytes) })?;
+            at += one.size_bytes as usize;
+        }
+        let mut bytes: &[u8] = &read[..];
+        if let Some((made, range)) = &make.made {
+            bytes = made.get(range.clone()).ok_or_else(|| Error::bug("a made value ends early"))?;
+        }
+        if let Some(fix) = &make.fix {
+            let into = sized(&mut self.fixed, fix.size_bytes() as usize);
+            fix.apply(bytes, into);
+            bytes = into;
+        }
+        let count = make.count as usize;
+        let to_bytes = make.to.size_bytes(make.count).unwrap_or(0) as usize;
+        // As it is, or one cast.
+        if let Decode::As(from) = make.decode
+            && make.add == 0.0
+        {
+            if from == make.to {
+                let Some(pick) = &make.pick else { return Ok((bytes, Losses::default())) };
+                let made = sized(&mut self.made, to_bytes);
+                gather_bytes(bytes, pick, from.facts().block_bytes as usize, made);
+                return Ok((made, Losses::default()));
+            }
+            if make.pick.is_none() && cast::is_supported(from, make.to) {
+                let made = sized(&mut self.made, to_bytes);
+                let overflows = cast::cast(from, make.to, bytes, made, saturate);
+                return Ok((made, Losses { overflows, inexact: 0 }));
+            }
+        }
+        if let Decode::Mx { nibbles_bytes } = make.decode
+            && make.to == DType::MXFP4
+        {
+            let (nibbles, scales) = bytes.split_at_checked(nibbles_bytes).ok_or_else(short)?;
+            return match &make.pick {
+                None => {
+                    let made = sized(&mut self.made, to_bytes);
+                    block::repack_mx(nibbles, scales, made);
+                    Ok((made, Losses::default()))
+                }
+                Some(pick) => {
+                    let blocks = sized(&mut self.blocks, scales.len() * 17);
+                    block::repack_mx(nibbles, scales, blocks);
+                    let made = sized(&mut self.made, to_bytes);
+                    gather_bytes(blocks, pick, 17, made);
+                    Ok((made, Losses::default()))
+                }
+            };
+        }
+        decode(&make.decode, bytes, &mut self.numbers)?;
+        let numbers = match &make.pick {
+            None => self.numbers.get_mut(..count).ok_or_else(short)?,
+            Some(pick) => {
+                let picked = sized(&mut self.picked, count);
+                gather(&self.numbers, pick, picked);
+                picked
+            }
+        };
+        let mut losses = Losses::default();
+        if make.add != 0.0 {
+            for x in numbers.iter_mut() {
+                let sum = *x + make.add;
+                losses.inexact += u64::from(sum - make.add != *x && !x.is_nan());
+                *x = sum;
+            }
+        }
+        let made = sized(&mut self.made, to_bytes);
+        let bytes: &[u8] = bytemuck::cast_slice(numbers);
+        if make.to == DType::F32 {
+            made.copy_from_slice(bytes);
+        } else if block::can_encode(make.to) {
+            losses.overflows = block::encode(make.to, numbers, made);
+        } else {
+            losses.overflows = cast::cast(DType::F32, make.to, bytes, made, saturate);
+        }
+        Ok((made, losses))
+    }
+
+    /// Gives back what only a large matrix needed.
+    fn forget(&mut self) {
+        for memory in [&mut self.read, &mut self.fixed, &mut self.blocks, &mut self.made] {
+            if memory.len() > KEPT_BYTES {
+                *memory = Vec::new();
+            }
+        }
+        for memory in [&mut self.numbers, &mut self.picked] {
+            if memory.len() * 4 > KEPT_BYTES {
+                *memory = Vec::new();
+            }
+        }
+    }
+}
+
+fn short() -> Error {
+    Error::bug("a task read less than it decodes")
+}
+
+/// Fills `numbers` from the front.
+fn decode(how: &Decode, bytes: &[u8], numbers: &mut Vec<f32>) -> Result<()> {
+    match *how {
+        Decode::As(from) => {
+            let facts = from.facts();
+            let count = bytes.len() / facts.block_bytes as usize * facts.block_elements as usize;
+            widen(from, bytes, sized(numbers, count))
+        }
+        Decode::Mx { nibbles_bytes } => {
+            let (nibbles, scales) = bytes.split_at_checked(nibbles_bytes).ok_or_else(short)?;
+            block::decode_mx(nibbles, scales, sized(numbers, nibbles_bytes * 2));
+            Ok(())
+        }
+        Decode::Scaled { codes, scales: of, codes_bytes, first, columns, block_rows, block_columns } => {
+            let (codes_at, scales_at) = bytes.split_at_checked(codes_bytes).ok_or_else(short)?;
+            let count = codes_bytes / codes.facts().block_bytes as usize;
+            let mut scales = vec![0.0; scales_at.len() / of.facts().block_bytes as usize];
+            widen(of, scales_at, &mut scales)?;
+            let numbers = sized(numbers, count);
+            widen(codes, codes_at, numbers)?;
+            block::scale(numbers, first, columns, block_rows, block_columns, &scales);
+            Ok(())
+        }
+    }
+}
+
+/// Any type that has numbers to f32.
+fn widen(from: DType, bytes: &[u8], numbers: &mut [f32]) -> Result<()> {
+    if block::can_decode(from) {
+        block::decode(from, bytes, numbers);
+    } else if from == DType::F32 {
+        bytemuck::cast_slice_mut(numbers).copy_from_slice(bytes);
+    } else if cast::is_supported(from, DType::F32) {
+        cast::cast(from, DType::F32, bytes, bytemuck::cast_slice_mut(numbers), false);
+    } else {
+        return Err(Error::bug(format!("no numbers in `{from}`")));
+    }
+    Ok(())
+}

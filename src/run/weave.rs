@@ -1,0 +1,498 @@
+//! Carries a conversion out: workers take tasks in the order of the files, make their bytes, write them where they belong.
+//!
+//! One queue gives out everything there is to do, and what finishes a file (its checksums, the hash of what was written)
+//! comes from the same queue before the next file's tasks, so that a file is complete as early as it can be and the
+//! others' work goes on meanwhile. A worker does one task from reading to writing; with a few of them reads, arithmetic
+//! and writes overlap, and what is in flight is bounded by [`Weave::memory_bytes`].
+
+use super::job::Control;
+use super::make::{Hands, Losses};
+use crate::error::{Error, ErrorKind, Result};
+use crate::open::Model;
+use crate::plan::weave::{Limits, Make, Task, Work, tasks};
+use crate::sink::file::FileSink;
+use crate::sink::output::hash::{BLOCK_BYTES as HASH_BLOCK_BYTES, block_hash};
+use crate::transform::recipe::Recipe;
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+/// Bytes that one piece of hashing reads.
+const HASH_CHORE_BYTES: u64 = 8 * HASH_BLOCK_BYTES;
+/// The disk is told to begin when so much has been written.
+const WRITEBACK_BYTES: u64 = 8 << 20;
+/// What a copy through user space reads at once.
+const COPY_BUFFER_BYTES: usize = 1 << 20;
+
+/// What is carried out, and with what.
+pub struct Weave<'a> {
+    /// The source.
+    pub model: &'a Model,
+    /// What is made of it.
+    pub recipe: &'a Recipe,
+    /// How large tasks are.
+    pub limits: Limits,
+    /// Memory for all tasks in flight.
+    pub memory_bytes: u64,
+    /// Workers.
+    pub threads: usize,
+    /// Whether a number too large becomes the largest there is, instead of an error.
+    pub saturate: bool,
+}
+
+/// One file to be written.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// Its tensors, by their place in the recipe's outputs.
+    pub outputs: Vec<usize>,
+    /// Where each begins in the file.
+    pub offsets_bytes: Vec<u64>,
+    /// The file's size.
+    pub size_bytes: u64,
+    /// Whether the CRC-32 of each tensor is wanted.
+    pub checksums: bool,
+    /// Whether the hashes of the file's blocks are wanted.
+    pub hashes: bool,
+}
+
+/// What the caller does with each file. All are called from workers; for one file in this order.
+pub trait Files: Sync {
+    /// Begins the file of this number; `None` where it is there already.
+    fn open(&self, target: usize) -> Result<Option<FileSink>>;
+
+    /// Writes what follows from the data: CRC-32s of its tensors, in their order.
+    fn seal(&self, target: usize, sink: &FileSink, checksums: &[u32]) -> Result<()>;
+
+    /// Everything has been written; the hashes of the blocks where they are wanted.
+    fn close(&self, target: usize, sink: FileSink, hashes: &[u64]) -> Result<()>;
+}
+
+/// A file on its way.
+struct File {
+    target: usize,
+    /// Until it is closed.
+    sink: RwLock<Option<FileSink>>,
+    /// Tasks given out and not done, and one while there are more to come.
+    open_count: AtomicUsize,
+    /// CRC-32 of each task: the tensor's place in the target, its offset there, its size.
+    checksums: Mutex<Vec<(usize, u64, u64, u32)>>,
+    hashes: Mutex<Vec<u64>>,
+    hash_count: AtomicUsize,
+    flushed_bytes: AtomicU64,
+}
+
+/// Something to do.
+enum Chore {
+    Make { file: Arc<File>, place: usize, task: Task },
+    Hash { file: Arc<File>, first: u64 },
+}
+
+/// Tasks of one output that are still to come.
+type Tasks<'a> = std::iter::Peekable<Box<dyn Iterator<Item = Task> + Send + 'a>>;
+
+/// What there is to do, in order.
+struct Queue<'a> {
+    target: usize,
+    place: usize,
+    file: Option<Arc<File>>,
+    tasks: Option<Tasks<'a>>,
+    urgent: VecDeque<Chore>,
+    closed_count: usize,
+}
+
+struct Shared<'a> {
+    weave: &'a Weave<'a>,
+    targets: &'a [Target],
+    files: &'a dyn Files,
+    queue: Mutex<Queue<'a>>,
+    changed: Condvar,
+    budget: Budget,
+    losses: Vec<Mutex<Losses>>,
+    control: &'a Control,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Makes and writes all targets. Returns what was lost in each of the recipe's outputs.
+pub fn weave(
+    weave: &Weave<'_>,
+    targets: &[Target],
+    files: &dyn Files,
+    control: &Control,
+) -> Result<Vec<Losses>> {
+    let shared = Shared {
+        weave,
+        targets,
+        files,
+        queue: Mutex::new(Queue {
+            target: 0,
+            place: 0,
+            file: None,
+            tasks: None,
+            urgent: VecDeque::new(),
+            closed_count: 0,
+        }),
+        changed: Condvar::new(),
+        budget: Budget {
+            left: Mutex::new(weave.memory_bytes),
+            total: weave.memory_bytes,
+            changed: Condvar::new(),
+        },
+        losses: weave.recipe.outputs.iter().map(|_| Mutex::default()).collect(),
+        control,
+    };
+    super::parallel("convert", weave.threads, control, |index| {
+        let mut hands = Hands::default();
+        let mut buffer = Vec::new();
+        while !control.is_stopped() {
+            let Some(chore) = shared.next()? else { break };
+            match chore {
+                Chore::Make { file, place, task } => {
+                    shared.carry_out(index, &mut hands, &mut buffer, &file, place, &task)?;
+                    shared.done(file)?;
+                }
+                Chore::Hash { file, first } => shared.hash(index, &mut buffer, file, first)?,
+            }
+        }
+        Ok(())
+    })?;
+    Ok(shared.losses.into_iter().map(|l| l.into_inner().unwrap_or_else(PoisonError::into_inner)).collect())
+}
+
+impl<'a> Shared<'a> {
+    /// The next thing to do; begins files and ends them on the way.
+    fn next(&self) -> Result<Option<Chore>> {
+        loop {
+            let mut queue = lock(&self.queue);
+            if let Some(chore) = queue.urgent.pop_front() {
+                return Ok(Some(chore));
+            }
+            let Some(target) = self.targets.get(queue.target) else {
+                // Files that are still being written may yet need to be hashed.
+                if queue.closed_count == self.targets.len() || self.control.is_stopped() {
+                    return Ok(None);
+                }
+                let wait = Duration::from_millis(100);
+                drop(self.changed.wait_timeout(queue, wait).unwrap_or_else(PoisonError::into_inner));
+                continue;
+            };
+            let Some(file) = queue.file.clone() else {
+                let index = queue.target;
+                match self.files.open(index)? {
+                    Some(sink) => queue.file = Some(Arc::new(File::new(index, sink, target))),
+                    None => {
+                        let bytes = target.outputs.iter().map(|&o| self.weave.recipe.outputs[o].size_bytes());
+                        self.control.moved(bytes.sum::<Result<u64>>()?);
+                        queue.target += 1;
+                        queue.closed_count += 1;
+                    }
+                }
+                continue;
+            };
+            let place = queue.place;
+            if let Some(tasks) = &mut queue.tasks {
+                if let Some(task) = next_of(tasks, self.weave.limits.copy_bytes) {
+                    file.open_count.fetch_add(1, Ordering::Relaxed);
+                    return Ok(Some(Chore::Make { file, place, task }));
+                }
+                queue.tasks = None;
+                queue.place += 1;
+                continue;
+            }
+            match target.outputs.get(place) {
+                Some(&output) => {
+                    let Weave { model, recipe, limits, .. } = self.weave;
+                    let output = &recipe.outputs[output];
+                    let all = tasks(&model.table, recipe, output, limits)?;
+                    let all: Box<dyn Iterator<Item = Task> + Send> = Box::new(all);
+                    queue.tasks = Some(all.peekable());
+                }
+                None => {
+                    queue.file = None;
+                    queue.target += 1;
+                    queue.place = 0;
+                    drop(queue);
+                    self.done(file)?;
+                }
+            }
+        }
+    }
+
+    /// One task of a file is done, or the last was given out; after both the file is finished.
+    fn done(&self, file: Arc<File>) -> Result<()> {
+        if file.open_count.fetch_sub(1, Ordering::AcqRel) != 1 {
+            return Ok(());
+        }
+        let target = &self.targets[file.target];
+        let checksums = file.checksums(target.outputs.len());
+        file.with(|sink| self.files.seal(file.target, sink, &checksums))?;
+        if !target.hashes || target.size_bytes == 0 {
+            return self.close(&file);
+        }
+        let blocks = target.size_bytes.div_ceil(HASH_BLOCK_BYTES);
+        lock(&file.hashes).resize(blocks as usize, 0);
+        let count = target.size_bytes.div_ceil(HASH_CHORE_BYTES);
+        file.hash_count.store(count as usize, Ordering::Release);
+        let mut queue = lock(&self.queue);
+        for first in 0..count {
+            queue.urgent.push_back(Chore::Hash { file: file.clone(), first: first * HASH_CHORE_BYTES });
+        }
+        self.changed.notify_all();
+        Ok(())
+    }
+
+    fn close(&self, file: &File) -> Result<()> {
+        let hashes = std::mem::take(&mut *lock(&file.hashes));
+        let sink = file.sink.write().unwrap_or_else(PoisonError::into_inner).take();
+        let sink = sink.ok_or_else(|| Error::bug("a file is closed twice"))?;
+        self.files.close(file.target, sink, &hashes)?;
+        lock(&self.queue).closed_count += 1;
+        self.changed.notify_all();
+        Ok(())
+    }
+
+    /// Hashes some blocks of what was written.
+    fn hash(&self, worker: usize, buffer: &mut Vec<u8>, file: Arc<File>, first: u64) -> Result<()> {
+        let started = Instant::now();
+        let end = (first + HASH_CHORE_BYTES).min(self.targets[file.target].size_bytes);
+        buffer.resize(HASH_BLOCK_BYTES as usize, 0);
+        let mut at = first;
+        while at < end {
+            let size = HASH_BLOCK_BYTES.min(end - at);
+            let block = &mut buffer[..size as usize];
+            file.with(|sink| sink.read_exact_at(block, at))?;
+            if let Some(place) = lock(&file.hashes).get_mut((at / HASH_BLOCK_BYTES) as usize) {
+                *place = block_hash(block);
+            }
+            at += size;
+        }
+        self.control.span(worker, "hash", file.target as u32, first, end - first, started);
+        if file.hash_count.fetch_sub(1, Ordering::AcqRel) == 1 {
+            return self.close(&file);
+        }
+        Ok(())
+    }
+
+    /// One task, from reading to writing.
+    fn carry_out(
+        &self,
+        worker: usize,
+        hands: &mut Hands,
+        buffer: &mut Vec<u8>,
+        file: &File,
+        place: usize,
+        task: &Task,
+    ) -> Result<()> {
+        let target = &self.targets[file.target];
+        let output = target.outputs[place];
+        let started = Instant::now();
+        let at = target.offsets_bytes[place] + task.offset_bytes;
+        let name = &self.weave.recipe.outputs[output].name;
+        let tables = &self.weave.model.table.files;
+        match &task.work {
+            Work::Copy { file: source, offset_bytes } => {
+                self.copy(buffer, file, place, task, source.index(), *offset_bytes, at).map_err(|e| {
+                    match tables.get(source.index()) {
+                        Some(from) if e.file_name().is_none() => e.file(&from.name).tensor(name),
+                        _ => e.tensor(name),
+                    }
+                })?;
+                self.control.span(worker, "copy", source.0, *offset_bytes, task.size_bytes, started);
+            }
+            Work::Make(make) => {
+                let held = self.budget.take(make, self.control)?;
+                let source = make.reads.first().and_then(|r| tables.get(r.file.index()));
+                let (bytes, losses) =
+                    hands.make(make, &self.weave.model.files, self.weave.saturate).map_err(|e| {
+                        let e = e.tensor(name);
+                        match source {
+                            Some(from) if e.file_name().is_none() => e.file(&from.name),
+                            _ => e,
+                        }
+                    })?;
+                if losses.overflows > 0 && !self.weave.saturate {
+                    return Err(too_large(losses.overflows, make).tensor(name));
+                }
+                file.write(bytes, at)?;
+                if target.checksums {
+                    file.note_checksum(place, task.offset_bytes, bytes);
+                }
+                if losses != Losses::default() {
+                    let mut sum = lock(&self.losses[output]);
+                    *sum = sum.and(losses);
+                }
+                drop(held);
+                self.control.span(worker, "make", file.target as u32, at, task.size_bytes, started);
+            }
+        }
+        self.control.moved(task.size_bytes);
+        Ok(())
+    }
+
+    /// Bytes of the source as they are: without passing through here where the system can and nobody needs to see them.
+    #[allow(clippy::too_many_arguments)]
+    fn copy(
+        &self,
+        buffer: &mut Vec<u8>,
+        file: &File,
+        place: usize,
+        task: &Task,
+        source: usize,
+        offset_bytes: u64,
+        at: u64,
+    ) -> Result<()> {
+        let checksums = self.targets[file.target].checksums;
+        let source = self.weave.model.files.get(source).ok_or_else(|| Error::bug("a copy of no file"))?;
+        if buffer.len() < COPY_BUFFER_BYTES {
+            buffer.resize(COPY_BUFFER_BYTES, 0);
+        }
+        if !checksums {
+            file.with(|sink| {
+                sink.copy_range(
+                    &**source,
+                    offset_bytes,
+                    at,
+                    task.size_bytes,
+                    &mut buffer[..COPY_BUFFER_BYTES],
+                )
+            })?;
+            file.flush(at + task.size_bytes);
+            return Ok(());
+        }
+        let mut done = 0;
+        while done < task.size_bytes {
+            let size = (task.size_bytes - done).min(COPY_BUFFER_BYTES as u64) as usize;
+            let piece = &mut buffer[..size];
+            source.read_exact_at(piece, offset_bytes + done)?;
+            file.write(piece, at + done)?;
+            file.note_checksum(place, task.offset_bytes + done, piece);
+            done += size as u64;
+        }
+        Ok(())
+    }
+}
+
+/// The next task, joined to those that go on where it ends: small tensors that lie side by side in both files.
+fn next_of(tasks: &mut Tasks<'_>, copy_bytes: u64) -> Option<Task> {
+    let mut task = tasks.next()?;
+    while let Work::Copy { file, offset_bytes } = task.work
+        && task.size_bytes < copy_bytes
+    {
+        let end = offset_bytes + task.size_bytes;
+        let goes_on = |next: &Task| {
+            next.offset_bytes == task.offset_bytes + task.size_bytes
+                && matches!(next.work, Work::Copy { file: f, offset_bytes: o } if f == file && o == end)
+        };
+        match tasks.next_if(goes_on) {
+            Some(next) => task.size_bytes += next.size_bytes,
+            None => break,
+        }
+    }
+    Some(task)
+}
+
+/// What does not fit its type.
+fn too_large(count: u64, make: &Make) -> Error {
+    let many =
+        if count == 1 { "a value".to_owned() } else { format!("{} values", crate::text::grouped(count)) };
+    Error::bad_input(format!("has {many} too large for `{}`", make.to))
+        .hint("bf16 holds the same range as f32; --saturate takes the largest value there is")
+}
+
+impl File {
+    fn new(target: usize, sink: FileSink, of: &Target) -> File {
+        let checksums = Mutex::new(Vec::with_capacity(if of.checksums { of.outputs.len() } else { 0 }));
+        File {
+            target,
+            sink: RwLock::new(Some(sink)),
+            open_count: AtomicUsize::new(1),
+            checksums,
+            hashes: Mutex::default(),
+            hash_count: AtomicUsize::new(0),
+            flushed_bytes: AtomicU64::new(0),
+        }
+    }
+
+    fn with<T>(&self, work: impl FnOnce(&FileSink) -> Result<T>) -> Result<T> {
+        let sink = self.sink.read().unwrap_or_else(PoisonError::into_inner);
+        work(sink.as_ref().ok_or_else(|| Error::bug("a file is used after it was closed"))?)
+    }
+
+    fn write(&self, bytes: &[u8], at: u64) -> Result<()> {
+        self.with(|sink| sink.write_all_at(bytes, at))?;
+        self.flush(at + bytes.len() as u64);
+        Ok(())
+    }
+
+    /// Lets the disk begin with what was written up to `end`, as files are written from front to back; waiting for it is
+    /// left to the end. What other workers are still writing before it is found by the sync.
+    fn flush(&self, end: u64) {
+        let flushed = self.flushed_bytes.load(Ordering::Relaxed);
+        if end.saturating_sub(flushed) >= WRITEBACK_BYTES
+            && self.flushed_bytes.compare_exchange(flushed, end, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        {
+            let _ = self.with(|sink| {
+                sink.start_writeback(flushed, end - flushed);
+                Ok(())
+            });
+        }
+    }
+
+    fn note_checksum(&self, place: usize, offset_bytes: u64, bytes: &[u8]) {
+        let crc = crc32fast::hash(bytes);
+        lock(&self.checksums).push((place, offset_bytes, bytes.len() as u64, crc));
+    }
+
+    /// CRC-32 of each tensor from those of its pieces.
+    fn checksums(&self, count: usize) -> Vec<u32> {
+        let mut pieces = std::mem::take(&mut *lock(&self.checksums));
+        pieces.sort_unstable();
+        let mut sums = vec![crc32fast::Hasher::new(); count];
+        for (place, _, size, crc) in pieces {
+            if let Some(sum) = sums.get_mut(place) {
+                sum.combine(&crc32fast::Hasher::new_with_initial_len(crc, size));
+            }
+        }
+        sums.into_iter().map(crc32fast::Hasher::finalize).collect()
+    }
+}
+
+/// Memory for tasks in flight.
+struct Budget {
+    left: Mutex<u64>,
+    total: u64,
+    changed: Condvar,
+}
+
+/// Memory taken from a budget; given back when dropped.
+struct Held<'a> {
+    budget: &'a Budget,
+    bytes: u64,
+}
+
+impl Budget {
+    /// Waits until there is room. A task larger than all of it gets all of it.
+    fn take(&self, make: &Make, control: &Control) -> Result<Held<'_>> {
+        let bytes = make.memory_bytes().min(self.total);
+        let mut left = lock(&self.left);
+        while *left < bytes {
+            if control.is_stopped() {
+                return Err(Error::new(ErrorKind::Signal(2), "cancelled"));
+            }
+            let wait = Duration::from_millis(100);
+            left = self.changed.wait_timeout(left, wait).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        *left -= bytes;
+        Ok(Held { budget: self, bytes })
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        *lock(&self.budget.left) += self.bytes;
+        self.budget.changed.notify_all();
+    }
+}

@@ -1,0 +1,143 @@
+//! What a family needs, held against what there is.
+
+use super::names::{Side, biases, filled};
+use crate::error::{Error, Result};
+use crate::transform::arch::families::{Ends, Family, Need, Row, Sizes, Way};
+use std::collections::HashMap;
+
+/// Whether each layer has what it must have, and nothing is in some layers that belongs into all. `made` are the names
+/// of the tensors that the values make: of a GGUF where the values are a checkpoint's (`side`), and the reverse.
+pub(super) fn check(
+    family: &'static Family,
+    sizes: &Sizes,
+    side: Side,
+    made: &HashMap<String, usize>,
+    head_needed: bool,
+) -> Result<()> {
+    let (target, other) = match side {
+        Side::Hf => (Side::Gguf, Way::Back),
+        Side::Gguf => (Side::Hf, Way::In),
+    };
+    let rows: Vec<&'static Row> = family.rows().filter(|row| row.way != other).collect();
+    let needs = Needs { side, target, made, rows };
+    needs.whole(head_needed)?;
+    // Ends at the first layer that lacks something, so it is as long as there are tensors, whatever a config says.
+    for layer in 0..sizes.layers {
+        needs.layer(layer)?;
+    }
+    needs.alike(sizes)
+}
+
+struct Needs<'a> {
+    /// What the values are.
+    side: Side,
+    target: Side,
+    made: &'a HashMap<String, usize>,
+    rows: Vec<&'static Row>,
+}
+
+impl Needs<'_> {
+    fn has(&self, row: &Row, bias: bool, layer: Option<u64>) -> bool {
+        // One tensor an expert on the target's side: whether they are all there is known from the stack that they come
+        // from.
+        self.made.contains_key(&filled(row, self.target, bias, layer, Some(0)))
+    }
+
+    fn missing(&self, row: &Row, bias: bool, layer: Option<u64>) -> Error {
+        let name = filled(row, self.side, bias, layer, Some(0));
+        Error::bad_input(format!("the model has no tensor `{name}`"))
+            .detail("the file is not whole, or the model is of another family than it says")
+    }
+
+    /// Tensors that the model has once.
+    fn whole(&self, head_needed: bool) -> Result<()> {
+        for row in self.rows.iter().filter(|row| !in_layers(row)) {
+            let needed = match row.need {
+                Need::Must => true,
+                Need::Head => head_needed,
+                _ => false,
+            };
+            if needed && !self.has(row, false, None) {
+                let error = self.missing(row, false, None);
+                return Err(match row.need {
+                    Need::Head => {
+                        error.hint("the config says that it is not the embedding: `tie_word_embeddings`")
+                    }
+                    _ => error,
+                });
+            }
+            if needed && row.ends == Ends::Bias && !self.has(row, true, None) {
+                return Err(self.missing(row, true, None));
+            }
+        }
+        Ok(())
+    }
+
+    /// Tensors of one layer.
+    fn layer(&self, layer: u64) -> Result<()> {
+        let at = Some(layer);
+        // Of each choice the set that the layer has.
+        let mut chosen: [Option<u8>; 4] = [None; 4];
+        for row in self.rows.iter().filter(|row| in_layers(row)) {
+            let Need::OneOf { choice, set } = row.need else { continue };
+            let Some(slot) = chosen.get_mut(usize::from(choice)) else { continue };
+            if !self.has(row, false, at) || *slot == Some(set) {
+                continue;
+            }
+            if slot.is_some() {
+                let name = filled(row, self.target, false, at, Some(0));
+                return Err(Error::bad_input(format!(
+                    "layer {layer} has two forms of one part, and `{name}` is of the second"
+                )));
+            }
+            *slot = Some(set);
+        }
+        for row in self.rows.iter().filter(|row| in_layers(row) && row.way == Way::Both) {
+            let needed = match row.need {
+                Need::Must => true,
+                Need::OneOf { choice, set } => match chosen.get(usize::from(choice)) {
+                    Some(Some(chosen)) => *chosen == set,
+                    // Nothing of any set: the first is named.
+                    _ => true,
+                },
+                _ => false,
+            };
+            for bias in biases(row.ends).filter(|&bias| !bias || row.ends == Ends::Bias) {
+                if needed && !self.has(row, bias, at) {
+                    return Err(self.missing(row, bias, at));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What may be there is in all layers or in none: engines ask once for the whole model.
+    fn alike(&self, sizes: &Sizes) -> Result<()> {
+        for row in self.rows.iter().filter(|row| in_layers(row) && row.way == Way::Both) {
+            let bias = match (row.need, row.ends) {
+                (_, Ends::MayBias) => true,
+                (Need::May, _) => false,
+                _ => continue,
+            };
+            let (mut with, mut without) = (false, None);
+            for layer in 0..sizes.layers {
+                let at = Some(layer);
+                if bias && !self.has(row, false, at) {
+                    continue;
+                }
+                match self.has(row, bias, at) {
+                    true => with = true,
+                    false => without = at,
+                }
+            }
+            if with && without.is_some() {
+                return Err(self.missing(row, bias, without).hint("other layers have it"));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn in_layers(row: &Row) -> bool {
+    row.gguf.contains('#')
+}

@@ -1,0 +1,174 @@
+//! Blocks of numbers: ggml's block types and OCP microscaling, to f32 and from it.
+//!
+//! A row a type says how its blocks are read and, where we write it, made; the kinds of packing have a file each, with
+//! `decode` beside `encode`. Layouts are those of `ggml-common.h`; the arithmetic is that of the reference
+//! (`ggml-quants.c` without contraction, gguf-py), in its order, so that every number is equal to the last bit. Only
+//! the payload and sign of a NaN (from a NaN or infinite scale) are left open.
+//!
+//! Kernels take arrays of one block's size. So nothing in them can reach outside a block whatever the bytes are, and the
+//! compiler sees loops of fixed length, which it vectorises.
+
+mod bits;
+mod fp4;
+mod iq;
+mod iq4;
+mod k;
+mod q4;
+mod q5;
+mod q8;
+mod scaled;
+
+pub use fp4::{decode_mx, repack_mx};
+pub use scaled::scale;
+
+use crate::dtype::DType;
+use crate::transform::cast;
+
+/// How one type's blocks are read and made.
+struct Row {
+    dtype: DType,
+    decode: fn(&[u8], &mut [f32]),
+    encode: Option<fn(&[f32], &mut [u8]) -> u64>,
+}
+
+const fn reads(dtype: DType, decode: fn(&[u8], &mut [f32])) -> Row {
+    Row { dtype, decode, encode: None }
+}
+
+#[rustfmt::skip]
+const ROWS: &[Row] = &[
+    Row {
+        dtype: DType::Q8_0,
+        decode: |b, x| each(b, x, q8::decode_0),
+        encode: Some(|x, b| each_encoded(x, b, q8::encode_0)),
+    },
+    reads(DType::Q4_0,   |b, x| each(b, x, q4::decode_0)),
+    reads(DType::Q4_1,   |b, x| each(b, x, q4::decode_1)),
+    reads(DType::Q5_0,   |b, x| each(b, x, q5::decode_0)),
+    reads(DType::Q5_1,   |b, x| each(b, x, q5::decode_1)),
+    reads(DType::Q8_1,   |b, x| each(b, x, q8::decode_1)),
+    reads(DType::Q2K,    |b, x| each(b, x, k::decode_2)),
+    reads(DType::Q3K,    |b, x| each(b, x, k::decode_3)),
+    reads(DType::Q4K,    |b, x| each(b, x, k::decode_4)),
+    reads(DType::Q5K,    |b, x| each(b, x, k::decode_5)),
+    reads(DType::Q6K,    |b, x| each(b, x, k::decode_6)),
+    reads(DType::Q8K,    |b, x| each(b, x, q8::decode_k)),
+    reads(DType::IQ2XXS, |b, x| each(b, x, iq::decode_2xxs)),
+    reads(DType::IQ2XS,  |b, x| each(b, x, iq::decode_2xs)),
+    reads(DType::IQ2S,   |b, x| each(b, x, iq::decode_2s)),
+    reads(DType::IQ3XXS, |b, x| each(b, x, iq::decode_3xxs)),
+    reads(DType::IQ3S,   |b, x| each(b, x, iq::decode_3s)),
+    reads(DType::IQ1S,   |b, x| each(b, x, iq::decode_1s)),
+    reads(DType::IQ1M,   |b, x| each(b, x, iq::decode_1m)),
+    reads(DType::IQ4NL,  |b, x| each(b, x, iq4::decode_nl)),
+    reads(DType::IQ4XS,  |b, x| each(b, x, iq4::decode_xs)),
+    reads(DType::TQ1_0,  |b, x| each(b, x, bits::decode_ternary_1)),
+    reads(DType::TQ2_0,  |b, x| each(b, x, bits::decode_ternary_2)),
+    reads(DType::Q1_0,   |b, x| each(b, x, bits::decode_1)),
+    reads(DType::Q2_0,   |b, x| each(b, x, bits::decode_2)),
+    reads(DType::MXFP4,  |b, x| each(b, x, fp4::decode_mxfp4)),
+    reads(DType::NVFP4,  |b, x| each(b, x, fp4::decode_nvfp4)),
+];
+
+fn row(dtype: DType) -> Option<&'static Row> {
+    ROWS.iter().find(|row| row.dtype == dtype)
+}
+
+/// Whether blocks of this type can be turned into numbers: every block type of ggml.
+pub fn can_decode(dtype: DType) -> bool {
+    row(dtype).is_some()
+}
+
+/// Whether numbers can be turned into blocks of this type.
+pub fn can_encode(dtype: DType) -> bool {
+    row(dtype).is_some_and(|row| row.encode.is_some())
+}
+
+/// Decodes whole blocks: `n × block_bytes` bytes into `n × block_elements` numbers. The whole blocks that both hold are
+/// decoded; a type that [`can_decode`] denies leaves `out` untouched.
+pub fn decode(dtype: DType, blocks: &[u8], out: &mut [f32]) {
+    if let Some(row) = row(dtype) {
+        (row.decode)(blocks, out);
+    }
+}
+
+/// Encodes whole blocks: `n × block_elements` numbers into `n × block_bytes` bytes. Returns how many finite numbers lie
+/// in blocks whose scale does not fit its type: such a block holds no finite number, as does one that was given a NaN
+/// or an infinity, which is not counted. A type that [`can_encode`] denies leaves `out` untouched.
+pub fn encode(dtype: DType, numbers: &[f32], out: &mut [u8]) -> u64 {
+    row(dtype).and_then(|row| row.encode).map_or(0, |encode| encode(numbers, out))
+}
+
+/// Carries `one` over the blocks of `B` bytes and `N` numbers.
+#[inline(always)]
+fn each<const B: usize, const N: usize>(
+    blocks: &[u8],
+    out: &mut [f32],
+    one: impl Fn(&[u8; B], &mut [f32; N]),
+) {
+    for (block, out) in blocks.as_chunks().0.iter().zip(out.as_chunks_mut().0) {
+        one(block, out);
+    }
+}
+
+#[inline(always)]
+fn each_encoded<const N: usize, const B: usize>(
+    numbers: &[f32],
+    out: &mut [u8],
+    one: impl Fn(&[f32; N], &mut [u8; B]) -> u64,
+) -> u64 {
+    numbers.as_chunks().0.iter().zip(out.as_chunks_mut().0).map(|(x, block)| one(x, block)).sum()
+}
+
+/// The f16 at byte `at` of a block. `at` is a constant of the layout.
+#[inline(always)]
+fn half<const B: usize>(block: &[u8; B], at: usize) -> f32 {
+    cast::f16_to_f32(u16::from_le_bytes([block[at], block[at + 1]]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dtype::Class;
+
+    #[test]
+    fn every_block_type_has_its_row_and_size() {
+        for &dtype in DType::ALL {
+            let facts = dtype.facts();
+            assert_eq!(can_decode(dtype), facts.class == Class::Block, "{dtype}");
+            assert!(ROWS.iter().filter(|r| r.dtype == dtype).count() <= 1, "{dtype}");
+            if !can_decode(dtype) {
+                continue;
+            }
+            // One block of the facts' size fills exactly the facts' number of elements, and one byte less none.
+            let (bytes, elements) = (facts.block_bytes as usize, facts.block_elements as usize);
+            let mut out = vec![9e9; elements * 2];
+            decode(dtype, &vec![0x5a; bytes], &mut out);
+            assert!(out[..elements].iter().all(|&x| x != 9e9), "{dtype}");
+            assert!(out[elements..].iter().all(|&x| x == 9e9), "{dtype}");
+            out.fill(9e9);
+            decode(dtype, &vec![0x5a; bytes - 1], &mut out);
+            decode(dtype, &vec![0x5a; bytes], &mut out[..elements - 1]);
+            assert!(out.iter().all(|&x| x == 9e9), "{dtype}");
+        }
+    }
+
+    #[test]
+    fn no_bytes_make_a_decoder_panic() {
+        let mut state = 1u64;
+        for row in ROWS {
+            let facts = row.dtype.facts();
+            for fill in [0x00, 0x7f, 0x80, 0xff] {
+                let mut out = vec![0.0; facts.block_elements as usize];
+                decode(row.dtype, &vec![fill; facts.block_bytes as usize], &mut out);
+            }
+            let mut bytes = vec![0; facts.block_bytes as usize * 64];
+            for byte in &mut bytes {
+                state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+                *byte = (state >> 56) as u8;
+            }
+            let mut out = vec![0.0; facts.block_elements as usize * 64];
+            decode(row.dtype, &bytes, &mut out);
+        }
+    }
+}
