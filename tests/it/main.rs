@@ -14,6 +14,7 @@
 mod blocks;
 mod cli;
 mod cuda;
+mod diff;
 mod doctor;
 mod gguf;
 mod hash;
