@@ -200,8 +200,8 @@ pub struct Plan {
     pub chat_template: Option<String>,
     /// What a person should know.
     pub notes: Vec<String>,
-    /// Files beside the weights that do not travel, and why.
-    pub files_left_out: Vec<(String, u64, &'static str)>,
+    /// Files beside the weights that do not travel: a line for each reason.
+    pub files_left_out: Vec<String>,
     companions: Vec<Companion>,
     hash: String,
 }

@@ -54,6 +54,8 @@ pub struct Model {
     pub entries: Vec<Entry>,
     /// The commit, for a repo from the hub's cache.
     pub commit: Option<String>,
+    /// Whether a file was named and not its folder: then what lies beside it may have nothing to do with it.
+    pub is_file: bool,
 }
 
 /// Opens what `model` names.
@@ -129,8 +131,9 @@ fn open_file(path: &Path, options: &Options) -> Result<Model> {
             found.notes.push(note);
         }
     }
+    let is_file = !is_index(&file_name);
     let model = Directory { path: parent.to_owned(), name: file_name, ..Directory::default() };
-    found.into_model(model, place, entries)
+    found.into_model(model, place, entries, is_file)
 }
 
 /// A place in which one file was named by the user, which may be a link to anywhere.
@@ -167,7 +170,13 @@ struct Found {
 }
 
 impl Found {
-    fn into_model(self, directory: Directory, place: Arc<LocalPlace>, entries: Vec<Entry>) -> Result<Model> {
+    fn into_model(
+        self,
+        directory: Directory,
+        place: Arc<LocalPlace>,
+        entries: Vec<Entry>,
+        is_file: bool,
+    ) -> Result<Model> {
         let mut table = Checkpoint::default();
         let mut files = Vec::with_capacity(self.opened.len());
         for (prefix, Opened { name, file, mut part }) in self.opened {
@@ -180,7 +189,8 @@ impl Found {
         }
         table.notes.extend(self.notes);
         table.check_names()?;
-        Ok(Model { name: directory.name, table, files, place, entries, commit: directory.commit })
+        let Directory { name, commit, .. } = directory;
+        Ok(Model { name, table, files, place, entries, commit, is_file })
     }
 }
 
@@ -190,7 +200,7 @@ fn open_directory(directory: Directory, options: &Options) -> Result<Model> {
     let mut found = Found::default();
     let result = open_weights_of(&*place, &directory, &entries, &mut found);
     result.map_err(|e| e.file(directory.name.clone()))?;
-    found.into_model(directory, place, entries)
+    found.into_model(directory, place, entries, false)
 }
 
 fn open_weights_of(

@@ -233,18 +233,7 @@ fn plan_lines(plan: &Plan, options: &Options, verbose: bool) -> Vec<String> {
             names.join(", ")
         ));
     }
-    if !plan.files_left_out.is_empty() {
-        let size: u64 = plan.files_left_out.iter().map(|f| f.1).sum();
-        let shown = plan.files_left_out.iter().take(if verbose { usize::MAX } else { 3 });
-        let names: Vec<String> = shown.map(|(name, _, why)| format!("{} ({why})", Shown(name))).collect();
-        let more = if names.len() < plan.files_left_out.len() { ", …" } else { "" };
-        lines.push(format!(
-            "       left out: {} of {}: {}{more}",
-            plural(plan.files_left_out.len(), "file"),
-            bytes(size),
-            names.join(", ")
-        ));
-    }
+    lines.extend(plan.files_left_out.iter().map(|line| format!("       left out: {line}")));
     if verbose {
         for file in &plan.files {
             lines.push(format!(
@@ -311,11 +300,6 @@ fn planned(plan: &Plan, options: &Options, warnings: &[String]) -> Value {
         .collect();
     let left_out: Vec<Value> =
         plan.recipe.left_out.iter().map(|l| json!({ "name": l.name, "why": l.why })).collect();
-    let files_left_out: Vec<Value> = plan
-        .files_left_out
-        .iter()
-        .map(|(name, size, why)| json!({ "name": name, "bytes": size, "why": why }))
-        .collect();
     json!({
         "out": options.out.display().to_string(),
         "container": plan.container.to_string(),
@@ -333,7 +317,7 @@ fn planned(plan: &Plan, options: &Options, warnings: &[String]) -> Value {
         "tokenizer": plan.vocabulary,
         "chat_template": plan.chat_template,
         "left_out": left_out,
-        "files_left_out": files_left_out,
+        "files_left_out": plan.files_left_out,
         "notes": plan.notes,
         "warnings": warnings,
     })

@@ -7,7 +7,7 @@ use super::{Options, draft};
 use crate::checkpoint::Container;
 use crate::error::{Error, Result};
 use crate::open::Model;
-use crate::transform::companions::{Travel, decide};
+use crate::transform::companions::{Context, File, is_of_a_model, is_worth_listing, module_folders, sort};
 use serde_json::Value as Json;
 use std::fmt;
 
@@ -33,8 +33,10 @@ impl fmt::Debug for Companion {
 /// Everything beside the weights.
 #[derive(Default)]
 pub(super) struct Companions {
+    /// Written.
     pub(super) files: Vec<Companion>,
-    pub(super) left_out: Vec<(String, u64, &'static str)>,
+    /// What stays behind, a line for each reason.
+    pub(super) left_out: Vec<String>,
 }
 
 /// What travels and what is made.
@@ -57,28 +59,31 @@ pub(super) fn travelling(
         return Ok(all);
     }
     all.files.extend(draft.texts.iter().map(|(name, bytes)| made(name, bytes.clone())));
-    if draft::is_gguf(model) {
-        return Ok(all);
+    let listed = model.files_beside(&|folder| !model.is_file && is_worth_listing(folder))?;
+    let listed: Vec<File> = listed
+        .into_iter()
+        // Beside a file that was named, only what a model's loaders look for is surely its own.
+        .filter(|e| !model.is_file || !draft::is_gguf(model) && is_of_a_model(&e.name))
+        .map(|e| File { name: e.name, size_bytes: e.size_bytes })
+        .collect();
+    let read: Vec<String> = model.table.files.iter().map(|f| f.name.clone()).collect();
+    let mut written: Vec<String> = files.files.iter().map(|f| f.name.clone()).collect();
+    written.extend(all.files.iter().map(|c| c.name.clone()));
+    if draft.config.dequantised {
+        written.push("hf_quant_config.json".into());
     }
-    let source = model.table.files.first().map_or(Container::Safetensors, |f| f.container);
-    let weights: Vec<&str> = model.table.files.iter().map(|f| f.name.as_str()).collect();
-    for entry in model.all_entries()? {
-        let taken = |name: &str| {
-            files.files.iter().any(|f| f.name == name) || all.files.iter().any(|c| c.name == name)
-        };
-        if weights.contains(&entry.name.as_str()) || taken(&entry.name) {
-            continue;
-        }
-        match decide(&entry.name, entry.size_bytes, source, container) {
-            Travel::Copy => {
-                let edited = edited(model, draft, &entry.name)?;
-                all.files.push(match edited {
-                    Some(bytes) => made(&entry.name, bytes),
-                    None => Companion { name: entry.name, size_bytes: entry.size_bytes, made: None },
-                });
-            }
-            Travel::Stay(why) => all.left_out.push((entry.name, entry.size_bytes, why)),
-        }
+    let modules = match model.companion("modules.json", JSON_BYTES_MAX)? {
+        Some(bytes) => serde_json::from_slice(&bytes).map_or(Vec::new(), |m| module_folders(&m)),
+        None => Vec::new(),
+    };
+    let sorted = sort(&listed, &Context { read: &read, written: &written, modules: &modules });
+    all.left_out = sorted.left_lines();
+    for File { name, size_bytes } in sorted.travel {
+        let edited = edited(model, draft, &name)?;
+        all.files.push(match edited {
+            Some(bytes) => made(&name, bytes),
+            None => Companion { name, size_bytes, made: None },
+        });
     }
     Ok(all)
 }

@@ -10,7 +10,7 @@ use crate::run::job::Control;
 use crate::run::make::Losses;
 use crate::run::weave::{self, Files, Target, Weave};
 use crate::sink::file::FileSink;
-use crate::sink::output::hash::{Hash, block_hash, combine};
+use crate::sink::output::hash::{block_hash, combine};
 use crate::sink::output::{Begin, DirectoryOut, Identity, Out, Stamp, begin};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -131,7 +131,7 @@ pub(super) fn write(model: &Model, options: &Options, plan: Plan, control: &Cont
                 if control.is_stopped() {
                     return Err(Error::new(crate::ErrorKind::Signal(2), "cancelled"));
                 }
-                place(model, &out, companion)?;
+                place(model, &out, companion, control)?;
             }
             notes.extend(out.finish()?);
         }
@@ -164,36 +164,42 @@ pub(super) fn write(model: &Model, options: &Options, plan: Plan, control: &Cont
     })
 }
 
+/// Files up to this size are written in one go and synced with the folder.
+const SMALL_BYTES_MAX: u64 = 64 << 20;
+
 /// Writes one companion, or keeps the one that an earlier run wrote.
-fn place(model: &Model, out: &DirectoryOut, companion: &Companion) -> Result<()> {
+fn place(model: &Model, out: &DirectoryOut, companion: &Companion, control: &Control) -> Result<()> {
     let Companion { name, size_bytes, made } = companion;
+    if let Some(bytes) = made {
+        return out.write(name, bytes);
+    }
+    let in_file = |e: Error| if e.file_name().is_some() { e } else { e.file(name.as_str()) };
+    let source = model.place.open(name)?;
+    if source.size_bytes() != *size_bytes {
+        return Err(in_file(Error::bad_input("changed while the model was read")));
+    }
+    if *size_bytes <= SMALL_BYTES_MAX {
+        let mut bytes = vec![0; *size_bytes as usize];
+        source.read_exact_at(&mut bytes, 0).map_err(in_file)?;
+        return out.write(name, &bytes);
+    }
     if out.finished(name, *size_bytes)? {
         return Ok(());
     }
     let sink = out.create(name, *size_bytes)?;
     let mut hashes = Vec::new();
-    match made {
-        Some(bytes) => {
-            sink.write_all_at(bytes, 0)?;
-            hashes.extend(bytes.chunks(BLOCK_BYTES as usize).map(block_hash));
+    let mut buffer = vec![0; BLOCK_BYTES as usize];
+    let mut at = 0;
+    while at < *size_bytes {
+        if control.is_stopped() {
+            return Err(Error::new(crate::ErrorKind::Signal(2), "cancelled"));
         }
-        None => {
-            let source = model.place.open(name)?;
-            if source.size_bytes() != *size_bytes {
-                return Err(Error::bad_input("changed while the model was read").file(name.as_str()));
-            }
-            let mut buffer = vec![0; (*size_bytes).min(BLOCK_BYTES) as usize];
-            let mut at = 0;
-            while at < *size_bytes {
-                let piece = &mut buffer[..(*size_bytes - at).min(BLOCK_BYTES) as usize];
-                source.read_exact_at(piece, at).map_err(|e| e.file(name.as_str()))?;
-                sink.write_all_at(piece, at)?;
-                hashes.push(block_hash(piece));
-                at += piece.len() as u64;
-            }
-        }
+        let piece = &mut buffer[..(*size_bytes - at).min(BLOCK_BYTES) as usize];
+        source.read_exact_at(piece, at).map_err(in_file)?;
+        sink.write_all_at(piece, at)?;
+        hashes.push(block_hash(piece));
+        at += piece.len() as u64;
     }
     sink.finish()?;
-    let hash: Hash = combine(&hashes);
-    out.record(name, *size_bytes, hash)
+    out.record(name, *size_bytes, combine(&hashes))
 }

@@ -11,44 +11,54 @@ use serde_json::Value;
 
 /// The most bytes of a config that are read.
 const CONFIG_BYTES_MAX: u64 = 8 << 20;
-/// Folders in folders.
-const FOLDER_DEPTH_MAX: usize = 8;
-/// Files beside the weights.
-const ENTRIES_MAX: usize = 10_000;
+
+/// The most files and folders of a model's folder that are listed: a home directory named by mistake is refused, not
+/// walked through.
+const LISTED_MAX: usize = 20_000;
+
+/// The most folders one in another; a link to the folder that it lies in has no end.
+const DEPTH_MAX: usize = 16;
 
 impl Model {
-    /// Whether a file of this name lies beside the weights.
-    pub fn has(&self, name: &str) -> bool {
-        self.entries.iter().any(|e| e.name == name && !e.is_directory)
-    }
-
-    /// Every file of the model's place, its subfolders' too, by its path in it; bounded in depth and number.
+    /// All files of the model's place, folders included, sorted by name; `enter` says into which folders to look.
     ///
     /// # Errors
-    /// What listing says; unsupported where there are more than anything that is a model has.
-    pub fn all_entries(&self) -> Result<Vec<Entry>> {
+    /// Unsupported: more files, or deeper folders, than a model has. What listing gives.
+    pub fn files_beside(&self, enter: &dyn Fn(&str) -> bool) -> Result<Vec<Entry>> {
         let mut files = Vec::new();
-        let mut folders: Vec<(Entry, usize)> = Vec::new();
-        let mut sort = |entries: Vec<Entry>, depth: usize, folders: &mut Vec<(Entry, usize)>| {
-            for entry in entries {
-                match entry.is_directory {
-                    true if depth < FOLDER_DEPTH_MAX => folders.push((entry, depth)),
-                    true => {}
-                    false => files.push(entry),
-                }
+        let mut left: Vec<Entry> = self.entries.clone();
+        let mut seen_count = left.len();
+        while let Some(entry) = left.pop() {
+            if !entry.is_directory {
+                files.push(entry);
+                continue;
             }
-            files.len()
-        };
-        sort(self.entries.clone(), 0, &mut folders);
-        while let Some((folder, depth)) = folders.pop() {
-            let count = sort(self.place.list(&folder.name)?, depth + 1, &mut folders);
-            if count + folders.len() > ENTRIES_MAX {
-                return Err(Error::unsupported(format!("more than {ENTRIES_MAX} files beside the weights"))
-                    .hint("--only-model leaves them where they are"));
+            if !enter(&entry.name) {
+                continue;
             }
+            if entry.name.matches('/').count() >= DEPTH_MAX {
+                let message = format!("lies {DEPTH_MAX} folders deep, and holds more");
+                return Err(Error::unsupported(message).file(entry.name).hint(
+                    "is there a link to a folder above it? --only-model leaves everything beside the weights",
+                ));
+            }
+            let inside = self.place.list(&entry.name)?;
+            seen_count = seen_count.saturating_add(inside.len());
+            if seen_count > LISTED_MAX {
+                let message = format!("holds more than {} files and folders", grouped(LISTED_MAX as u64));
+                return Err(Error::unsupported(message)
+                    .file(self.name.clone())
+                    .hint("--only-model leaves everything beside the weights"));
+            }
+            left.extend(inside);
         }
         files.sort();
         Ok(files)
+    }
+
+    /// Whether a file of this name lies beside the weights.
+    pub fn has(&self, name: &str) -> bool {
+        self.entries.iter().any(|e| e.name == name && !e.is_directory)
     }
 
     /// The bytes of a file beside the weights, `None` where there is none.

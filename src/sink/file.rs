@@ -196,7 +196,7 @@ impl FileSink {
     fn not_written(&self, offset_bytes: u64, e: io::Error) -> Error {
         let error = Error::io("cannot be written", e).at(offset_bytes).file(shown(&self.temporary.target));
         match error.kind() {
-            ErrorKind::NoSpace => error.hint("free some space, or write elsewhere; nothing was left behind"),
+            ErrorKind::NoSpace => error.hint("free some space, or write elsewhere"),
             _ => error,
         }
     }
@@ -528,7 +528,6 @@ mod tests {
             let (one, two) = (temporary_name(OsStr::new(name)), temporary_name(OsStr::new(name)));
             assert!(one.len() <= 255 && one != two, "{one:?} {two:?}");
             let first = name.chars().next().unwrap();
-            let one = one.into_string().unwrap();
             assert!(is_temporary_name(&one, OsStr::new(name)), "{one:?}");
             assert!(!is_temporary_name(&one, OsStr::new("y")), "{one:?}");
             let one = one.into_string().unwrap();

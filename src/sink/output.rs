@@ -34,6 +34,7 @@ use hash::Hash;
 use journal::{FINISHED_NAME, Journal, Record, Records};
 use lock::Lock;
 use place::Standing;
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -189,7 +190,7 @@ fn begin_at(b: &Begin<'_>, place: PathBuf, shown: &str) -> Result<Out> {
             (journal, Records::new())
         }
     };
-    let state = Mutex::new(State { journal, kept, done: Records::new() });
+    let state = Mutex::new(State { journal, kept, done: Records::new(), unsynced: BTreeSet::new() });
     let replaces = !matches!(standing, Standing::Absent);
     Ok(Out::Directory(DirectoryOut {
         ground,
@@ -279,6 +280,8 @@ struct State {
     kept: Records,
     /// Finished files of this output.
     done: Records,
+    /// Those of them that are not on the disk yet, nor in the journal.
+    unsynced: BTreeSet<String>,
 }
 
 /// A file that an earlier run finished, to be checked before it is kept.
@@ -346,6 +349,34 @@ impl DirectoryOut {
     /// # Errors
     /// A name that leads outside or is hoist's own; as [`FileSink::create`].
     pub fn create(&self, name: &str, size_bytes: u64) -> Result<FileSink> {
+        let path = self.path_for(name)?;
+        FileSink::create(&path, size_bytes, Existing::Replace)
+    }
+
+    /// Writes a small file whole: one sync at the end in place of four now. The next run would make it again.
+    ///
+    /// # Errors
+    /// As [`DirectoryOut::create`].
+    pub fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        let path = self.path_for(name)?;
+        let fail = |e| Error::io("cannot be written", e).file(shown(&path));
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(fail(e)),
+            _ => {}
+        }
+        let mut file = File::create_new(&path).map_err(fail)?;
+        io::Write::write_all(&mut file, bytes).map_err(fail)?;
+        let blocks: Vec<u64> = bytes.chunks(hash::BLOCK_BYTES as usize).map(hash::block_hash).collect();
+        let mut state = self.state();
+        state
+            .done
+            .insert(name.to_owned(), Record { size_bytes: bytes.len() as u64, hash: hash::combine(&blocks) });
+        state.unsynced.insert(name.to_owned());
+        Ok(())
+    }
+
+    /// Where a file of the output is built, its folders made; whatever was known of it is no longer so.
+    fn path_for(&self, name: &str) -> Result<PathBuf> {
         check_relative(name)?;
         let odd = |part: &str| part.is_empty() || part == "." || part == "..";
         if name == FINISHED_NAME || name.split('/').any(odd) {
@@ -361,8 +392,8 @@ impl DirectoryOut {
         let mut state = self.state();
         state.kept.remove(name);
         state.done.remove(name);
-        drop(state);
-        FileSink::create(&self.tree.join(name), size_bytes, Existing::Replace)
+        state.unsynced.remove(name);
+        Ok(self.tree.join(name))
     }
 
     /// Notes a finished file in the journal. When this comes back, the next run will find it, whatever happens.
@@ -380,7 +411,12 @@ impl DirectoryOut {
     /// How many files a next run could keep.
     pub fn finished_count(&self) -> usize {
         let state = self.state();
-        state.kept.len() + state.done.len()
+        state.kept.len() + state.done.len().saturating_sub(state.unsynced.len())
+    }
+
+    /// Bytes of an earlier run's files that have not been asked for yet: the disk holds them already.
+    pub fn kept_bytes(&self) -> u64 {
+        self.state().kept.values().fold(0, |sum, r| sum.saturating_add(r.size_bytes))
     }
 
     /// Writes `.hoist.json`, brings everything to the disk, and gives the directory its name; what was there is removed
@@ -407,6 +443,10 @@ impl DirectoryOut {
         }
         let json = journal::finished_json(plan_hash, &done);
         write_file(&tree.join(FINISHED_NAME), json.as_bytes(), Existing::Replace)?;
+        for name in &self.state().unsynced {
+            let sync = || File::open(tree.join(name))?.sync_all();
+            sync().map_err(|e| Error::io("cannot be brought to the disk", e).file(name.as_str()))?;
+        }
         for folder in journal::folders_of(&done) {
             sync_directory(&tree.join(folder))?;
         }

@@ -19,7 +19,7 @@ mod number;
 pub(crate) use number::{f16_to_f32, f32_to_f16};
 
 use crate::dtype::{Class, DType};
-use number::{E4M3, E4M3_FNUZ, E5M2, E5M2_FNUZ, Wide};
+use number::{E4M3, E4M3_FNUZ, E5M2, E5M2_FNUZ, F8_VALUES, F8S};
 
 /// Float types that a cast can start from.
 pub const SOURCES: &[DType] = &[
@@ -58,37 +58,88 @@ pub fn cast(from: DType, to: DType, source: &[u8], target: &mut [u8], saturate: 
         return 0;
     }
     match from {
-        // The pairs that models really use, written so that the compiler vectorises them.
-        DType::BF16 if to == DType::F32 => each(
-            source,
-            target,
-            |b: [u8; 2]| u16::from_le_bytes(b),
-            |x| ((u32::from(x) << 16).to_le_bytes(), 0),
-        ),
-        DType::F64 => to_each(source, target, |b| Wide::Double(f64::from_le_bytes(b)), to, saturate),
-        DType::F32 => to_each(source, target, |b| Wide::Single(f32::from_le_bytes(b)), to, saturate),
-        DType::F16 => {
-            to_each(source, target, |b| Wide::Single(f16_to_f32(u16::from_le_bytes(b))), to, saturate)
+        DType::F64 if to == DType::F32 => f64_to_f32(source, target, saturate),
+        // What is rounded to odd first is rounded but once in the end.
+        DType::F64 => {
+            to_each(source, target, Read::new(NONE, |b| number::to_odd(f64::from_le_bytes(b))), to, saturate)
         }
-        DType::BF16 => to_each(
-            source,
-            target,
-            |b| Wide::Single(f32::from_bits(u32::from(u16::from_le_bytes(b)) << 16)),
-            to,
-            saturate,
-        ),
-        DType::F8E4M3 => from_f8(source, target, |b| E4M3.widen(b), to, saturate),
-        // e5m2 is the upper half of f16.
-        DType::F8E5M2 => from_f8(source, target, |b| f16_to_f32(u16::from(b) << 8), to, saturate),
-        DType::F8E4M3FNUZ => from_f8(source, target, |b| E4M3_FNUZ.widen(b), to, saturate),
-        DType::F8E5M2FNUZ => from_f8(source, target, |b| E5M2_FNUZ.widen(b), to, saturate),
+        DType::F32 => to_each(source, target, Read::new(ANY, f32::from_le_bytes), to, saturate),
+        DType::BF16 if to == DType::F16 => bf16_to_f16(source, target, saturate),
+        DType::BF16 => to_each(source, target, Read::new(ANY, bf16_to_f32), to, saturate),
+        DType::F16 => {
+            let plain = |b| number::finite_f16_to_f32(u16::from_le_bytes(b));
+            let full = |b| f16_to_f32(u16::from_le_bytes(b));
+            to_each(source, target, Read { limit: number::ABOVE_F16, plain, full }, to, saturate)
+        }
+        DType::F8E4M3 => from_table(source, target, &F8_VALUES[E4M3], to, saturate),
+        DType::F8E5M2 => from_table(source, target, &F8_VALUES[E5M2], to, saturate),
+        DType::F8E4M3FNUZ => from_table(source, target, &F8_VALUES[E4M3_FNUZ], to, saturate),
+        DType::F8E5M2FNUZ => from_table(source, target, &F8_VALUES[E5M2_FNUZ], to, saturate),
         _ => 0,
     }
 }
 
-#[inline(always)]
-fn from_f8(source: &[u8], target: &mut [u8], widen: impl Fn(u8) -> f32, to: DType, saturate: bool) -> u64 {
-    to_each(source, target, |[b]: [u8; 1]| Wide::Single(widen(b)), to, saturate)
+fn bf16_to_f32(bytes: [u8; 2]) -> f32 {
+    f32::from_bits(u32::from(u16::from_le_bytes(bytes)) << 16)
+}
+
+/// The cast that most models want has a way of its own, without f32: twice as many elements in a vector. Groups that
+/// hold what is not normal in f16 go the other one.
+fn bf16_to_f16(source: &[u8], target: &mut [u8], saturate: bool) -> u64 {
+    let with_care = |source: &[[u8; 2]], target: &mut [[u8; 2]]| {
+        let read = Read::new(ANY, bf16_to_f32);
+        to_each(source.as_flattened(), target.as_flattened_mut(), read, DType::F16, saturate)
+    };
+    let (sources, source_rest) = source.as_chunks::<2>().0.as_chunks::<GROUP>();
+    let (targets, target_rest) = target.as_chunks_mut::<2>().0.as_chunks_mut::<GROUP>();
+    let mut overflows = 0u64;
+    for (source, target) in sources.iter().zip(targets) {
+        let mut odd = 0;
+        for (&x, y) in source.iter().zip(target.iter_mut()) {
+            let (half, is_odd) = number::normal_bf16_to_f16(u16::from_le_bytes(x));
+            *y = half.to_le_bytes();
+            odd |= is_odd;
+        }
+        if odd != 0 {
+            overflows += with_care(source, target);
+        }
+    }
+    overflows + with_care(source_rest, target_rest)
+}
+
+fn f64_to_f32(source: &[u8], target: &mut [u8], saturate: bool) -> u64 {
+    let mut overflows = 0;
+    for (&x, y) in source.as_chunks().0.iter().zip(target.as_chunks_mut().0) {
+        let x = f64::from_le_bytes(x);
+        let narrow = x as f32;
+        let overflow = x.is_finite() && narrow.is_infinite();
+        *y = if overflow && saturate { f32::MAX.copysign(narrow) } else { narrow }.to_le_bytes();
+        overflows += u64::from(overflow);
+    }
+    overflows
+}
+
+/// A limit that every magnitude is below, a NaN's too.
+const ANY: u32 = 1 << 31;
+/// A limit that no magnitude is below.
+const NONE: u32 = 0;
+
+/// How a source's elements become f32: `plain` is right wherever what it gives has a magnitude with bits below `limit`,
+/// and gives others a magnitude that is not; `full` is always right.
+struct Read<P, F> {
+    limit: u32,
+    plain: P,
+    full: F,
+}
+
+impl<F: Copy> Read<F, F> {
+    fn new(limit: u32, read: F) -> Read<F, F> {
+        Read { limit, plain: read, full: read }
+    }
+}
+
+fn from_table(source: &[u8], target: &mut [u8], values: &[f32; 256], to: DType, saturate: bool) -> u64 {
+    to_each(source, target, Read::new(ANY, |[b]: [u8; 1]| values[usize::from(b)]), to, saturate)
 }
 
 /// Chooses the narrowing kernel.
@@ -96,44 +147,82 @@ fn from_f8(source: &[u8], target: &mut [u8], widen: impl Fn(u8) -> f32, to: DTyp
 fn to_each<const A: usize>(
     source: &[u8],
     target: &mut [u8],
-    read: impl Fn([u8; A]) -> Wide,
+    read: Read<impl Fn([u8; A]) -> f32, impl Fn([u8; A]) -> f32>,
     to: DType,
     saturate: bool,
 ) -> u64 {
     match to {
-        DType::F32 => each(source, target, read, |x| number::narrow_f32(x, saturate)),
-        DType::F16 => each(source, target, read, |x| number::narrow_f16(x, saturate)),
-        DType::BF16 => each(source, target, read, |x| number::narrow_bf16(x, saturate)),
-        DType::F8E4M3 => each(source, target, read, |x| E4M3.narrow(x, saturate)),
-        DType::F8E5M2 => each(source, target, read, |x| E5M2.narrow(x, saturate)),
-        DType::F8E4M3FNUZ => each(source, target, read, |x| E4M3_FNUZ.narrow(x, saturate)),
-        DType::F8E5M2FNUZ => each(source, target, read, |x| E5M2_FNUZ.narrow(x, saturate)),
+        DType::F32 => each(source, target, read, ANY, f32::to_le_bytes, |x| (x.to_le_bytes(), 0)),
+        DType::F16 => {
+            let plain = |x| number::ordinary_f32_to_f16(x).to_le_bytes();
+            each(source, target, read, number::ABOVE_F16, plain, |x| number::narrow_f16(x, saturate))
+        }
+        DType::BF16 => {
+            let plain = |x| number::ordinary_f32_to_bf16(x).to_le_bytes();
+            each(source, target, read, number::ABOVE_BF16, plain, |x| number::narrow_bf16(x, saturate))
+        }
+        DType::F8E4M3 => to_f8::<A, E4M3>(source, target, read, saturate),
+        DType::F8E5M2 => to_f8::<A, E5M2>(source, target, read, saturate),
+        DType::F8E4M3FNUZ => to_f8::<A, E4M3_FNUZ>(source, target, read, saturate),
+        DType::F8E5M2FNUZ => to_f8::<A, E5M2_FNUZ>(source, target, read, saturate),
         _ => 0,
     }
 }
 
-/// Reads, converts and writes each element; sums the overflows.
+/// The type is a parameter of the compiler's, so that each has a loop of its own.
 #[inline(always)]
-fn each<const A: usize, const B: usize, X>(
+fn to_f8<const A: usize, const KIND: usize>(
     source: &[u8],
     target: &mut [u8],
-    read: impl Fn([u8; A]) -> X,
-    convert: impl Fn(X) -> ([u8; B], u32),
+    read: Read<impl Fn([u8; A]) -> f32, impl Fn([u8; A]) -> f32>,
+    saturate: bool,
 ) -> u64 {
-    let (source, _) = source.as_chunks::<A>();
-    let (target, _) = target.as_chunks_mut::<B>();
-    let mut overflows = 0u64;
-    // Blocks bound the 32-bit counter, which keeps the inner loop as narrow as the data.
-    for (source, target) in source.chunks(1 << 16).zip(target.chunks_mut(1 << 16)) {
-        let mut block = 0u32;
+    let above = const { F8S[KIND].above };
+    let plain = |x| [F8S[KIND].ordinary(x)];
+    each(source, target, read, above, plain, |x| F8S[KIND].narrow(x, saturate))
+}
+
+/// Elements that are looked at together.
+const GROUP: usize = 16;
+
+/// Reads, converts and writes each element; sums the overflows. A group whose magnitudes are all below `limit` is done
+/// the plain way, which knows no overflow, infinity or NaN; all groups of a model's weights are such. The few others are
+/// done again in full.
+#[inline(always)]
+fn each<const A: usize, const B: usize>(
+    source: &[u8],
+    target: &mut [u8],
+    read: Read<impl Fn([u8; A]) -> f32, impl Fn([u8; A]) -> f32>,
+    limit: u32,
+    plain: impl Fn(f32) -> [u8; B],
+    full: impl Fn(f32) -> ([u8; B], u32),
+) -> u64 {
+    let limit = limit.min(read.limit);
+    let in_full = |source: &[[u8; A]], target: &mut [[u8; B]]| {
+        let mut overflows = 0u32;
         for (&x, y) in source.iter().zip(target) {
-            let (bytes, overflow) = convert(read(x));
+            let (bytes, overflow) = full((read.full)(x));
             *y = bytes;
-            block = block.wrapping_add(overflow);
+            overflows = overflows.wrapping_add(overflow);
         }
-        overflows += u64::from(block);
+        u64::from(overflows)
+    };
+    let (sources, source_rest) = source.as_chunks::<A>().0.as_chunks::<GROUP>();
+    let (targets, target_rest) = target.as_chunks_mut::<B>().0.as_chunks_mut::<GROUP>();
+    let mut overflows = 0u64;
+    for (source, target) in sources.iter().zip(targets) {
+        // The sign bit stays while each magnitude less the limit is negative.
+        let mut below = ANY;
+        for (&x, y) in source.iter().zip(target.iter_mut()) {
+            let x = (read.plain)(x);
+            below &= (x.to_bits() & !ANY).wrapping_sub(limit);
+            *y = plain(x);
+        }
+        if below & ANY == 0 {
+            overflows += in_full(source, target);
+        }
     }
-    overflows
+    overflows + in_full(source_rest, target_rest)
 }
 
 /// How to make plain bytes of an odd block of elements: which elements, in which order, and what to do to each.

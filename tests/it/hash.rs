@@ -290,6 +290,7 @@ fn model_of(path: &Path, tensors: Vec<Tensor>) -> Model {
         place: Arc::new(LocalPlace::new(path.parent().unwrap())),
         entries: Vec::new(),
         commit: None,
+        is_file: false,
     }
 }
 

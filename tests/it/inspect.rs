@@ -316,6 +316,7 @@ fn a_gguf_speaks_for_itself() {
         place: std::sync::Arc::new(place),
         entries,
         commit: None,
+        is_file: false,
     };
     let report = hoist::inspect::inspect(&model, &Options::default()).unwrap();
     let d = &report.description;

@@ -13,6 +13,7 @@
 
 mod blocks;
 mod cli;
+mod companions;
 mod cuda;
 mod diff;
 mod doctor;
@@ -20,6 +21,7 @@ mod gguf;
 mod hash;
 mod hostile;
 mod inspect;
+mod keys;
 mod layering;
 mod layout;
 mod load;
@@ -31,4 +33,5 @@ mod plan;
 mod safetensors;
 mod synth;
 mod torch;
+mod values;
 mod weave;

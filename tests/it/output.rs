@@ -616,9 +616,27 @@ fn names_of_files_in_an_output() {
     for name in ["x", ".x", "a/.hoist.json", "ä/層", "..x/y"] {
         put(&out, name, b"x").unwrap();
     }
+    // A small file, written twice and over another.
+    for (name, bytes) in [("x", "small"), ("small/x", "1"), ("small/x", "22")] {
+        out.write(name, bytes.as_bytes()).unwrap();
+    }
     // A file where a folder must be.
     assert!(out.create("x/y", 1).is_err());
+    assert!(out.write("x/y", b"").is_err() && out.write("../x", b"").is_err());
     out.finish().unwrap();
+    let target = place.path().join("out");
+    assert_eq!(fs::read(target.join("x")).unwrap(), b"small");
+    assert_eq!(fs::read(target.join("small/x")).unwrap(), b"22");
+    let json: serde_json::Value =
+        serde_json::from_slice(&fs::read(target.join(".hoist.json")).unwrap()).unwrap();
+    let small = json["files"].as_array().unwrap().iter().find(|f| f["name"] == "small/x").unwrap();
+    assert_eq!(small["xxh3"], hash_of(b"22").to_string());
+    // Nothing but small files: nothing to go on from.
+    let out = directory(&place.path().join("out2"), "", "p");
+    out.write("config.json", b"{}").unwrap();
+    assert_eq!(out.finished_count(), 0);
+    drop(out);
+    assert_eq!(fs::read_dir(place.path()).unwrap().count(), 1);
 }
 
 #[test]
@@ -858,42 +876,57 @@ fn killed_program() {
     let out = directory(target, "", &version.to_string());
     for n in 0..KILLED_FILES {
         let (name, bytes) = (format!("sub/{n}"), killed_bytes(version, n));
-        if !out.finished(&name, bytes.len() as u64).unwrap() {
+        if n == 0 {
+            out.write(&name, &bytes).unwrap();
+        } else if !out.finished(&name, bytes.len() as u64).unwrap() {
             put(&out, &name, &bytes).unwrap();
         }
     }
     out.finish().unwrap();
 }
 
+/// The test above as a program of its own, writing version `version` at `target`; `before` is what runs it.
+fn killed_command(before: &[&str], version: u8, target: &Path) -> Command {
+    let me = std::env::current_exe().unwrap();
+    let mut command = match before {
+        [] => Command::new(&me),
+        [first, rest @ ..] => {
+            let mut command = Command::new(first);
+            command.args(rest).arg(&me);
+            command
+        }
+    };
+    command
+        .args(["output::killed_program", "--exact", "--ignored"])
+        .env("HOIST_TEST_KILLED_PROGRAM", format!("{version} {}", target.display()))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    command
+}
+
+/// The version that is at `target`, every byte of it looked at.
+fn killed_standing(target: &Path) -> Option<u8> {
+    let Ok(json) = fs::read(target.join(".hoist.json")) else {
+        assert!(!target.exists(), "OUT is there without its journal");
+        return None;
+    };
+    let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
+    let version: u8 = json["plan"].as_str().unwrap().parse().unwrap();
+    let mut expected = vec![".hoist.json".to_string(), "sub/".into()];
+    for n in 0..KILLED_FILES {
+        assert!(fs::read(target.join(format!("sub/{n}"))).unwrap() == killed_bytes(version, n));
+        expected.push(format!("sub/{n}"));
+    }
+    assert_eq!(names(target), expected);
+    Some(version)
+}
+
 #[test]
 fn killed_at_any_moment() {
     let place = tempfile::tempdir().unwrap();
     let target = place.path().join("out");
-    let start = |version: u8| {
-        Command::new(std::env::current_exe().unwrap())
-            .args(["output::killed_program", "--exact", "--ignored"])
-            .env("HOIST_TEST_KILLED_PROGRAM", format!("{version} {}", target.display()))
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap()
-    };
-    // The version that is at OUT, every byte of it looked at.
-    let standing = || -> Option<u8> {
-        let found = fs::read(target.join(".hoist.json")).ok();
-        let Some(json) = found else {
-            assert!(!target.exists(), "OUT is there without its journal");
-            return None;
-        };
-        let json: serde_json::Value = serde_json::from_slice(&json).unwrap();
-        let version: u8 = json["plan"].as_str().unwrap().parse().unwrap();
-        let mut expected = vec![".hoist.json".to_string(), "sub/".into()];
-        for n in 0..KILLED_FILES {
-            assert!(fs::read(target.join(format!("sub/{n}"))).unwrap() == killed_bytes(version, n));
-            expected.push(format!("sub/{n}"));
-        }
-        assert_eq!(names(&target), expected);
-        Some(version)
-    };
+    let start = |version: u8| killed_command(&[], version, &target).spawn().unwrap();
+    let standing = || killed_standing(&target);
     let started = Instant::now();
     assert!(start(0).wait().unwrap().success());
     let whole = started.elapsed();
@@ -921,4 +954,66 @@ fn killed_at_any_moment() {
     let beside: Vec<_> = fs::read_dir(place.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(beside, ["out"], "something is left beside it");
     assert!(started.elapsed() < Duration::from_secs(120));
+}
+
+/// The n-th of each kind of call fails, for n = 1, 2, 3 … until a run passes clean.
+#[test]
+fn each_failing_call_is_an_error_and_harms_nothing() {
+    let usable =
+        Command::new("strace").args(["-f", "-o", "/dev/null", "true"]).stderr(Stdio::null()).status();
+    if !usable.is_ok_and(|s| s.success()) {
+        eprintln!("SKIPPED: no strace that may trace here, so failing system calls are not tested");
+        return;
+    }
+    // The call, its error, and whether a run may end well all the same.
+    let rows: &[(&str, &str, bool)] = &[
+        ("fsync", "EIO", false),
+        ("fdatasync", "EIO", false),
+        ("fallocate", "ENOSPC", false),
+        ("fallocate", "EOPNOTSUPP", true),
+        ("pwrite64", "EIO", false),
+        ("rename", "EIO", false),
+        ("renameat2", "EIO", false),
+        ("renameat2", "EINVAL", true),
+        ("mkdir", "EACCES", false),
+        // What cannot be removed at the end stays, and the next run removes it.
+        ("unlinkat", "EACCES", true),
+        ("flock", "EIO", true),
+    ];
+    let place = tempfile::tempdir().unwrap();
+    let target = place.path().join("out");
+    let mut version = 1;
+    assert!(killed_command(&[], version, &target).status().unwrap().success());
+    for (call, errno, may_pass) in rows {
+        let mut failed = 0;
+        for n in 1.. {
+            let next = version % 200 + 1;
+            let (trace, inject) = (format!("trace={call}"), format!("inject={call}:error={errno}:when={n}"));
+            let log = place.path().join("log");
+            let strace = ["strace", "-f", "-qq", "-o", log.to_str().unwrap(), "-e", &trace, "-e", &inject];
+            let passed = killed_command(&strace, next, &target).status().unwrap().success();
+            let injected = fs::read_to_string(&log).unwrap().contains("(INJECTED)");
+            fs::remove_file(&log).unwrap();
+            let now = killed_standing(&target).unwrap();
+            assert!(now == version || now == next, "{call} {n}: {now}");
+            if passed {
+                assert_eq!(now, next, "{call} {n}: passed without a new output");
+            }
+            if !injected {
+                assert!(passed, "{call} {n}: failed by itself");
+                break;
+            }
+            failed += usize::from(!passed);
+            assert!(!passed || *may_pass, "{call} {n}: its error {errno} was not noticed");
+            // And the way out is to run again.
+            assert!(killed_command(&[], next, &target).status().unwrap().success(), "{call} {n}: rerun");
+            assert_eq!(killed_standing(&target), Some(next));
+            let beside: Vec<_> =
+                fs::read_dir(place.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+            assert_eq!(beside, ["out"], "{call} {n}: something is left beside it");
+            version = next;
+        }
+        version = killed_standing(&target).unwrap();
+        assert!(failed > 0 || *may_pass, "{call} was never called");
+    }
 }

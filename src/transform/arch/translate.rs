@@ -28,7 +28,6 @@ struct Draft {
     row: &'static Row,
     bias: bool,
     layer: Option<u64>,
-    expert: Option<u64>,
     /// With the place of each among the parts.
     parts: Vec<(u64, Part)>,
     /// The shape of the tensor; while it is being stacked that of one expert.
@@ -46,6 +45,13 @@ struct Order {
     value: usize,
     expert: Option<u64>,
     row: usize,
+}
+
+/// Where a value belongs.
+struct Place {
+    hits: Vec<Hit>,
+    layer: Option<u64>,
+    expert: Option<u64>,
 }
 
 /// The walk of one way.
@@ -164,7 +170,7 @@ impl Walk<'_> {
     }
 
     /// The rows of a value, or nothing where it is left out.
-    fn look_up(&mut self, at: usize) -> Result<Option<(Vec<Hit>, Option<u64>, Option<u64>)>> {
+    fn look_up(&mut self, at: usize) -> Result<Option<Place>> {
         let value = &self.out.values[at];
         // A value is named after its weights; what it looks like on disk decides the row.
         let packed = match &value.source {
@@ -177,16 +183,16 @@ impl Walk<'_> {
             .as_deref()
             .and_then(|name| self.index.find(name))
             .or_else(|| self.index.find(&value.name))
-            .map(|f| (f.hits.to_vec(), f.layer, f.expert));
-        if let Some((hits, layer, expert)) = found
-            && layer.is_none_or(|n| n < self.sizes.layers)
+            .map(|f| Place { hits: f.hits.to_vec(), layer: f.layer, expert: f.expert });
+        if let Some(place) = found
+            && place.layer.is_none_or(|n| n < self.sizes.layers)
         {
-            if hits.iter().any(|hit| hit.row.need == Need::Head) && self.tied {
+            if place.hits.iter().any(|hit| hit.row.need == Need::Head) && self.tied {
                 self.head = Some(at);
                 self.leave_out(at, names::TIED);
                 return Ok(None);
             }
-            return Ok(Some((hits, layer, expert)));
+            return Ok(Some(place));
         }
         if let Some(why) = names::left_out(&value.name, self.family, self.side) {
             self.leave_out(at, why);
@@ -214,12 +220,12 @@ impl Walk<'_> {
 
     /// A checkpoint's tensor.
     fn take_hf(&mut self, at: usize) -> Result<()> {
-        let Some((hits, layer, expert)) = self.look_up(at)? else { return Ok(()) };
+        let Some(Place { hits, layer, expert }) = self.look_up(at)? else { return Ok(()) };
         let mxfp4 = matches!(self.out.values[at].source, Source::Mxfp4 { .. });
         for hit in hits {
             let view = self.out.values[at].view()?;
             let task = self.task(&hit);
-            let (view, shape) = task.into_gguf(view)?;
+            let (view, shape) = task.to_gguf(view)?;
             let part = Part { add: task.offset(), ..Part::new(at, view) };
             let stacked = hit.row.map == Map::Stacked;
             let place = if stacked { expert.unwrap_or(0) } else { 0 };
@@ -228,14 +234,14 @@ impl Walk<'_> {
             }
             let order = Order { stage: u8::from(!mxfp4), value: at, expert: None, row: hit.number };
             let name = filled(hit.row, Side::Gguf, hit.bias, layer, None);
-            self.put(name, &hit, layer, None, shape, 0, order, (place, part))?;
+            self.put(name, &hit, layer, (shape, 0), order, (place, part))?;
         }
         Ok(())
     }
 
     /// A GGUF's tensor.
     fn take_gguf(&mut self, at: usize) -> Result<()> {
-        let Some((hits, layer, expert)) = self.look_up(at)? else { return Ok(()) };
+        let Some(Place { hits, layer, expert }) = self.look_up(at)? else { return Ok(()) };
         for hit in hits {
             let mut view = self.out.values[at].view()?;
             let dims = dims(hit.row, hit.bias);
@@ -247,46 +253,38 @@ impl Walk<'_> {
             check_dims(self.sizes, dims, &view.shape, None)?;
             let task = self.task(&hit);
             let add = -task.offset();
-            let back = task.into_hf(view)?;
+            let back = task.to_hf(view)?;
             for piece in back.pieces {
                 let expert = piece.expert.or(expert);
                 let part = Part { add: if add == 0.0 { 0.0 } else { add }, ..Part::new(at, piece.view) };
                 let order = Order { stage: 1, value: at, expert, row: hit.number };
                 let name = filled(hit.row, Side::Hf, hit.bias, layer, expert);
                 let shape = back.shape.clone();
-                self.put(name, &hit, layer, expert, shape, back.zero_rows, order, (piece.place, part))?;
+                self.put(name, &hit, layer, (shape, back.zero_rows), order, (piece.place, part))?;
             }
         }
         Ok(())
     }
 
     /// Adds a part to the tensor `name`, which begins to be gathered with its first.
-    #[allow(clippy::too_many_arguments)] // what a draft is made of
     fn put(
         &mut self,
         name: String,
         hit: &Hit,
         layer: Option<u64>,
-        expert: Option<u64>,
-        shape: Vec<u64>,
-        zero_rows: u64,
+        (shape, zero_rows): (Vec<u64>, u64),
         order: Order,
         part: (u64, Part),
     ) -> Result<()> {
-        // Experts that are stacked are tensors of their own in the file, so their number is not the plan's doing.
-        if hit.row.map != Map::Stacked {
-            self.parts += 1;
-        }
-        if self.parts.saturating_sub(self.out.values.len() as u64 * 2) > PARTS_MAX * 4 {
-            return Err(Error::unsupported(
-                "and those before it need more pieces than hoist keeps in its plan",
-            ));
+        self.parts += 1;
+        if self.parts > PARTS_MAX + self.out.values.len() as u64 {
+            return Err(maps::too_many_parts(self.parts));
         }
         let Some(&at) = self.by_name.get(&name) else {
             self.by_name.insert(name.clone(), self.drafts.len());
             let (row, bias) = (hit.row, hit.bias);
             let parts = vec![part];
-            self.drafts.push(Draft { name, row, bias, layer, expert, parts, shape, zero_rows, order });
+            self.drafts.push(Draft { name, row, bias, layer, parts, shape, zero_rows, order });
             return Ok(());
         };
         let draft = &mut self.drafts[at];
@@ -436,8 +434,9 @@ fn dims(row: &Row, bias: bool) -> &'static [Dim] {
 /// Whether a shape is what the row and the model's sizes say.
 fn check_dims(sizes: &Sizes, dims: &[Dim], shape: &[u64], from: Option<&str>) -> Result<()> {
     let wanted = dims.iter().map(|&d| sizes.dim(d)).collect::<Result<Vec<_>>>()?;
+    // A dimension of zero fits nothing: no weight is empty, and what is made of one would cost memory and no bytes.
     let fits = wanted.len() == shape.len()
-        && wanted.iter().zip(shape).all(|(wanted, &found)| wanted.is_none_or(|n| n == found));
+        && wanted.iter().zip(shape).all(|(wanted, &found)| wanted.map_or(found > 0, |n| n == found && n > 0));
     if fits {
         return Ok(());
     }

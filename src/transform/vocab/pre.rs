@@ -12,10 +12,16 @@ mod table;
 use crate::error::{Error, Result};
 use crate::text::Shown;
 use serde_json::{Value, json};
-use table::{CONTRACTION_SPELLINGS, CONTRACTIONS, CUTS, Cut, DEFAULT, GPT2, Name};
+use table::{CUTS, Cut, DEFAULT, ENDINGS, GPT2, Name, SPELLINGS};
 
 /// The most steps that are looked at; published tokenizers have seven.
 const STEPS_MAX: usize = 64;
+
+/// Characters that mean themselves, in a class and outside, with or without a backslash.
+const NEEDLESSLY_ESCAPED: &str = "\"'/!#%,;@_`";
+
+/// How much of a difference a message shows.
+const DIFFERENCE_CHARS: usize = 48;
 
 /// A name that was found, and what the engine does for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,7 +73,7 @@ pub(super) fn named(name: &str) -> Result<Pre> {
 /// from the vocabulary first. `None` for a name that is not known.
 pub(super) fn to_hf(name: &str) -> Option<(Value, Value, bool)> {
     let (cut, row) = lookup(name)?;
-    let normalizer = if cut.nfc { json!({"type": "NFC"}) } else { Value::Null };
+    let normalizer = if row.nfc { json!({"type": "NFC"}) } else { Value::Null };
     Some((to_json(cut), normalizer, row.ignore_merges))
 }
 
@@ -147,7 +153,7 @@ fn collect(step: &Value, out: &mut Vec<String>) {
     }
 }
 
-/// One spelling for expressions that mean the same: control characters and `\u` escapes, the contractions, a count of one.
+/// One spelling for expressions that mean the same: control characters and escapes, the contractions, a count of one.
 fn canonical(regex: &str) -> String {
     let mut out = String::with_capacity(regex.len());
     let mut rest = regex;
@@ -163,8 +169,10 @@ fn canonical(regex: &str) -> String {
             '\n' => out.push_str(r"\n"),
             '\t' => out.push_str(r"\t"),
             '\\' => {
-                out.push(c);
                 if let Some(next) = rest.chars().next() {
+                    if !NEEDLESSLY_ESCAPED.contains(next) {
+                        out.push(c);
+                    }
                     out.push(next);
                     rest = &rest[next.len_utf8()..];
                 }
@@ -172,10 +180,15 @@ fn canonical(regex: &str) -> String {
             c => out.push(c),
         }
     }
-    for spelling in CONTRACTION_SPELLINGS {
-        out = out.replace(spelling, CONTRACTIONS);
+    for (spelling, ours) in SPELLINGS {
+        out = out.replace(spelling, ours);
     }
-    out.replace(r"\p{N}{1}", r"\p{N}")
+    for (ending, ours) in ENDINGS {
+        if let Some(head) = out.strip_suffix(ending) {
+            out = format!("{head}{ours}");
+        }
+    }
+    out
 }
 
 /// `\u4e00` or `\x{4e00}` at the start, as its character, and what follows. Not for characters that mean something in an
@@ -203,28 +216,27 @@ fn unknown(steps: &[String]) -> Error {
         (count, text, usize::MAX - known.len().abs_diff(steps.len()))
     };
     let candidates = CUTS.iter().flat_map(|cut| cut.steps.iter().map(move |known| (cut, *known)));
-    let Some((cut, known)) = candidates.max_by_key(|(_, known)| near(known)) else {
-        return Error::bug("no pre-tokenizer is known");
-    };
+    let nearest = candidates.min_by_key(|(_, known)| std::cmp::Reverse(near(known)));
+    let Some((cut, known)) = nearest else { return Error::bug("no pre-tokenizer is known") };
     let at = common(known);
-    let show = |step: Option<&str>| match step {
-        Some(step) => format!("`{}`", Shown(step)),
-        None => "nothing more".to_string(),
+    let (ours, theirs) = (steps.get(at).map_or("", String::as_str), known.get(at).copied().unwrap_or(""));
+    // Expressions are long: what is shown begins shortly before they part.
+    let from = prefix(ours, theirs).saturating_sub(DIFFERENCE_CHARS / 4);
+    let show = |step: &str| match step.chars().skip(from).take(DIFFERENCE_CHARS).collect::<String>() {
+        text if text.is_empty() => "nothing".to_string(),
+        text => format!("`{}`", Shown(&text)),
     };
-    let (ours, theirs) = (steps.get(at).map(String::as_str), known.get(at).copied());
-    let mut detail = format!(
-        "nearest is `{}`: step {} is {} where it has {}",
+    let place = match from {
+        0 => String::new(),
+        _ => format!(", from character {} on,", from + 1),
+    };
+    let detail = format!(
+        "nearest is `{}`: step {}{place} is {} where it has {}",
         cut.names[0].name,
         at + 1,
         show(ours),
         show(theirs)
     );
-    if let (Some(ours), Some(theirs)) = (ours, theirs) {
-        let same = prefix(ours, theirs);
-        if same > "split ".len() {
-            detail.push_str(&format!("; they part at character {}", same + 1));
-        }
-    }
     Error::unsupported("cuts text in a way that llama.cpp has no name for").detail(detail).hint(hint)
 }
 
@@ -295,7 +307,9 @@ mod tests {
             (r"[\x{4e00}-\x{9fa5}]+", "[一-龥]+"),
             (r"\u005b", r"\u005b"),
             (r"\\u4e00", r"\\u4e00"),
+            (r##"[!\"#\-\/]"##, r##"[!"#\-/]"##),
             (r"'(?i:[sdmt]|ll|ve|re)|\p{N}{1}", r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|\p{N}"),
+            (r"\p{N}|\s*[\r\n]|\s+(?!\S)|\s", r"\p{N}|\s*[\r\n]+|\s+(?!\S)|\s+"),
         ] {
             assert_eq!(canonical(spelling), canonically);
         }

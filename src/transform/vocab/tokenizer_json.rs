@@ -76,11 +76,6 @@ impl TokenizerJson {
             None => "WordLevel",
         }
     }
-
-    /// The added token with this text.
-    pub(super) fn added_token(&self, content: &str) -> Option<&Added> {
-        self.added.iter().find(|token| token.content == content)
-    }
 }
 
 /// Declares a seed that reads a JSON object key by key. The arms get the key's value from `$map`.
@@ -309,7 +304,10 @@ mod tests {
             "normalizer":{"type":"NFC"}}"#;
         let file = TokenizerJson::read(new).unwrap();
         assert_eq!(&*file.model.merges[0], "a b\u{120}c");
-        assert_eq!(file.added_token("<s>").map(|t| (t.id, t.special)), Some((3, true)));
+        assert_eq!(
+            (file.added[0].id, file.added[0].content.as_str(), file.added[0].special),
+            (3, "<s>", true)
+        );
         assert_eq!((file.model.byte_fallback, file.model.ignore_merges), (true, false));
         let unigram = br#"{"model":{"type":"Unigram","unk_id":1,"vocab":[["a",-1.5],["b",0]]}}"#;
         let file = TokenizerJson::read(unigram).unwrap();

@@ -257,7 +257,7 @@ const LLAMA: Family = Family {
     padded_positions: false,
     head: Head::Said { tied: false },
     made: Made::RopeFreqs,
-    defaults: &[],
+    defaults: &[("num_attention_heads", 32), ("hidden_size", 4096), ("num_hidden_layers", 32)],
 };
 
 const PLAIN: Family = Family { paired_heads: false, made: Made::Nothing, ..LLAMA };
@@ -267,14 +267,25 @@ pub(super) const FAMILIES: &[Family] = &[
     Family {
         model_types: &["mistral"],
         architectures: &["MistralForCausalLM", "MistralModel"],
-        defaults: &[("num_attention_heads", 32), ("num_key_value_heads", 8)],
+        defaults: &[
+            ("num_attention_heads", 32),
+            ("num_key_value_heads", 8),
+            ("hidden_size", 4096),
+            ("num_hidden_layers", 32),
+        ],
         ..LLAMA
     },
     Family {
         model_types: &["mixtral"],
         architectures: &["MixtralForCausalLM"],
         tensors: &[EMBEDDING, BEFORE, BETWEEN, ATTENTION, MIXTRAL],
-        defaults: &[("num_attention_heads", 32), ("num_key_value_heads", 8), ("num_local_experts", 8)],
+        defaults: &[
+            ("num_attention_heads", 32),
+            ("num_key_value_heads", 8),
+            ("hidden_size", 4096),
+            ("num_hidden_layers", 32),
+            ("num_local_experts", 8),
+        ],
         ..LLAMA
     },
     Family {
@@ -282,7 +293,12 @@ pub(super) const FAMILIES: &[Family] = &[
         model_types: &["qwen2"],
         architectures: &["Qwen2ForCausalLM", "Qwen2Model", "KORMoForCausalLM"],
         tensors: &[EMBEDDING, BEFORE, BETWEEN, BIASED_ATTENTION, GATED],
-        defaults: &[("num_attention_heads", 32), ("num_key_value_heads", 32)],
+        defaults: &[
+            ("num_attention_heads", 32),
+            ("num_key_value_heads", 32),
+            ("hidden_size", 4096),
+            ("num_hidden_layers", 32),
+        ],
         ..PLAIN
     },
     Family {
@@ -290,7 +306,13 @@ pub(super) const FAMILIES: &[Family] = &[
         model_types: &["qwen3"],
         architectures: &["Qwen3ForCausalLM", "Qwen3Model"],
         tensors: &[EMBEDDING, BEFORE, BETWEEN, ATTENTION, HEAD_NORMS, GATED],
-        defaults: &[("num_attention_heads", 32), ("num_key_value_heads", 32), ("head_dim", 128)],
+        defaults: &[
+            ("num_attention_heads", 32),
+            ("num_key_value_heads", 32),
+            ("head_dim", 128),
+            ("hidden_size", 4096),
+            ("num_hidden_layers", 32),
+        ],
         ..PLAIN
     },
     Family {
@@ -298,7 +320,13 @@ pub(super) const FAMILIES: &[Family] = &[
         model_types: &["qwen3_moe"],
         architectures: &["Qwen3MoeForCausalLM"],
         tensors: &[EMBEDDING, BEFORE, BETWEEN, ATTENTION, HEAD_NORMS, EXPERTS],
-        defaults: &[("num_attention_heads", 32), ("num_key_value_heads", 4), ("num_experts", 128)],
+        defaults: &[
+            ("num_attention_heads", 32),
+            ("num_key_value_heads", 4),
+            ("hidden_size", 2048),
+            ("num_hidden_layers", 24),
+            ("num_experts", 128),
+        ],
         ..PLAIN
     },
     Family {
@@ -307,7 +335,13 @@ pub(super) const FAMILIES: &[Family] = &[
         architectures: &["GemmaForCausalLM"],
         norm_offset: 1.0,
         head: Head::Tied,
-        defaults: &[("num_attention_heads", 16), ("num_key_value_heads", 16), ("head_dim", 256)],
+        defaults: &[
+            ("num_attention_heads", 16),
+            ("num_key_value_heads", 16),
+            ("head_dim", 256),
+            ("hidden_size", 3072),
+            ("num_hidden_layers", 28),
+        ],
         ..PLAIN
     },
     Family {
@@ -317,7 +351,13 @@ pub(super) const FAMILIES: &[Family] = &[
         tensors: &[EMBEDDING, BEFORE, SANDWICH, ATTENTION, GATED],
         norm_offset: 1.0,
         head: Head::Tied,
-        defaults: &[("num_attention_heads", 8), ("num_key_value_heads", 4), ("head_dim", 256)],
+        defaults: &[
+            ("num_attention_heads", 8),
+            ("num_key_value_heads", 4),
+            ("head_dim", 256),
+            ("hidden_size", 2304),
+            ("num_hidden_layers", 26),
+        ],
         ..PLAIN
     },
     Family {
@@ -342,6 +382,7 @@ pub(super) const FAMILIES: &[Family] = &[
         architectures: &["Phi3ForCausalLM"],
         tensors: &[EMBEDDING, BEFORE, BETWEEN, PHI3],
         made: Made::RopeFactors,
+        defaults: &[("num_attention_heads", 32), ("hidden_size", 3072), ("num_hidden_layers", 32)],
         ..PLAIN
     },
     Family {
@@ -359,7 +400,12 @@ pub(super) const FAMILIES: &[Family] = &[
         architectures: &["Starcoder2ForCausalLM"],
         tensors: &[STARCODER2, ATTENTION],
         head: Head::Said { tied: true },
-        defaults: &[("num_attention_heads", 24), ("num_key_value_heads", 2)],
+        defaults: &[
+            ("num_attention_heads", 24),
+            ("num_key_value_heads", 2),
+            ("hidden_size", 3072),
+            ("num_hidden_layers", 30),
+        ],
         ..PLAIN
     },
     Family {
@@ -381,7 +427,12 @@ pub(super) const FAMILIES: &[Family] = &[
         model_types: &["smollm3"],
         architectures: &["SmolLM3ForCausalLM"],
         head: Head::Said { tied: true },
-        defaults: &[("num_attention_heads", 16), ("num_key_value_heads", 4)],
+        defaults: &[
+            ("num_attention_heads", 16),
+            ("num_key_value_heads", 4),
+            ("hidden_size", 2048),
+            ("num_hidden_layers", 36),
+        ],
         ..LLAMA
     },
     Family {
@@ -389,7 +440,16 @@ pub(super) const FAMILIES: &[Family] = &[
         model_types: &["deepseek_v2"],
         architectures: &["DeepseekV2ForCausalLM"],
         tensors: &[EMBEDDING, BEFORE, BETWEEN, LATENT, DENSE_LAYERS, EXPERTS, SHARED_EXPERTS],
-        defaults: LATENT_SIZES,
+        defaults: &[
+            ("num_attention_heads", 32),
+            ("hidden_size", 4096),
+            ("num_hidden_layers", 32),
+            ("kv_lora_rank", 512),
+            ("qk_nope_head_dim", 128),
+            ("qk_rope_head_dim", 64),
+            ("v_head_dim", 128),
+            ("n_routed_experts", 64),
+        ],
         ..PLAIN
     },
     Family {
@@ -397,7 +457,17 @@ pub(super) const FAMILIES: &[Family] = &[
         model_types: &["deepseek_v3", "kimi_k2"],
         architectures: &["DeepseekV3ForCausalLM"],
         tensors: &[EMBEDDING, BEFORE, BETWEEN, LATENT, DENSE_LAYERS, EXPERTS, SHARED_EXPERTS, CORRECTION],
-        defaults: LATENT_SIZES,
+        defaults: &[
+            ("num_attention_heads", 128),
+            ("hidden_size", 7168),
+            ("num_hidden_layers", 61),
+            ("kv_lora_rank", 512),
+            ("qk_nope_head_dim", 128),
+            ("qk_rope_head_dim", 64),
+            ("v_head_dim", 128),
+            ("n_routed_experts", 256),
+            ("num_nextn_predict_layers", 1),
+        ],
         ..PLAIN
     },
     Family {
@@ -409,6 +479,8 @@ pub(super) const FAMILIES: &[Family] = &[
             ("num_attention_heads", 64),
             ("num_key_value_heads", 8),
             ("head_dim", 64),
+            ("hidden_size", 2880),
+            ("num_hidden_layers", 36),
             ("num_local_experts", 128),
         ],
         ..PLAIN
@@ -418,7 +490,14 @@ pub(super) const FAMILIES: &[Family] = &[
         model_types: &["glm4_moe"],
         architectures: &["Glm4MoeForCausalLM"],
         tensors: &[EMBEDDING, BEFORE, GLM4_MOE, ATTENTION, DENSE_LAYERS, EXPERTS, SHARED_EXPERTS, CORRECTION],
-        defaults: &[("num_attention_heads", 96), ("num_key_value_heads", 8), ("n_routed_experts", 128)],
+        defaults: &[
+            ("num_attention_heads", 96),
+            ("num_key_value_heads", 8),
+            ("hidden_size", 4096),
+            ("num_hidden_layers", 46),
+            ("n_routed_experts", 128),
+            ("num_nextn_predict_layers", 1),
+        ],
         ..PLAIN
     },
     Family {
@@ -438,6 +517,3 @@ pub(super) const FAMILIES: &[Family] = &[
         ..PLAIN
     },
 ];
-
-const LATENT_SIZES: &[(&str, u64)] =
-    &[("kv_lora_rank", 512), ("qk_nope_head_dim", 128), ("qk_rope_head_dim", 64), ("v_head_dim", 128)];

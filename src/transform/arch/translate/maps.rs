@@ -1,11 +1,12 @@
 //! What a row's map does to a tensor's elements: a view for each way, and each the other's inverse.
 
 use crate::error::{Error, Result};
+use crate::text::grouped;
 use crate::transform::arch::families::{Family, Map, Sizes, Which};
 use crate::transform::view::View;
 
-/// The most parts that one tensor is put together from. Gate and up that alternate element by element need a part an
-/// element on the way back; as many parts as a real model has elements would be larger than the model.
+/// The most parts beside one for each value. Gate and up that alternate element by element need a part an element on
+/// the way back; as many parts as a real model has elements would be larger than the model.
 pub(super) const PARTS_MAX: u64 = 1 << 18;
 
 /// What a map is asked to do.
@@ -46,7 +47,7 @@ impl Back {
 
 impl Task<'_> {
     /// Added to each element on the way into a GGUF.
-    pub fn offset(&self) -> f32 {
+    pub(super) fn offset(&self) -> f32 {
         if self.map == Map::Norm && !self.bias { self.family.norm_offset } else { 0.0 }
     }
 
@@ -74,7 +75,7 @@ impl Task<'_> {
     }
 
     /// A checkpoint's tensor in a GGUF's order, and its shape there; of a tensor an expert that of one.
-    pub fn into_gguf(&self, view: View) -> Result<(View, Vec<u64>)> {
+    pub(super) fn to_gguf(&self, view: View) -> Result<(View, Vec<u64>)> {
         if let Some(heads) = self.paired_heads() {
             let shape = view.shape.clone();
             let half = rows(&view) / heads.saturating_mul(2);
@@ -128,7 +129,7 @@ impl Task<'_> {
     }
 
     /// A GGUF's tensor as pieces of a checkpoint's.
-    pub fn into_hf(&self, view: View) -> Result<Back> {
+    pub(super) fn to_hf(&self, view: View) -> Result<Back> {
         if let Some(heads) = self.paired_heads() {
             let shape = view.shape.clone();
             let half = rows(&view) / heads.saturating_mul(2);
@@ -211,14 +212,16 @@ fn too_many() -> Error {
     Error::bad_input("has a shape whose product overflows")
 }
 
+/// Too many parts for a plan.
+pub(super) fn too_many_parts(count: u64) -> Error {
+    Error::unsupported(format!(
+        "would be put together from {} pieces, more than a plan holds ({})",
+        grouped(count),
+        grouped(PARTS_MAX)
+    ))
+    .detail("gate and up take turns in the checkpoint's form of these experts")
+}
+
 fn bounded(count: u64) -> Result<u64> {
-    if count > PARTS_MAX {
-        return Err(Error::unsupported(format!(
-            "would be put together from {} pieces, more than hoist keeps in its plan ({})",
-            crate::text::grouped(count),
-            crate::text::grouped(PARTS_MAX)
-        ))
-        .detail("gate and up alternate in the checkpoint's form of these experts"));
-    }
-    Ok(count)
+    if count > PARTS_MAX { Err(too_many_parts(count)) } else { Ok(count) }
 }

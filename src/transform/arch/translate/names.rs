@@ -55,7 +55,7 @@ const PREFIXES: &[&str] = &[
 const OLD_ENDS: &[(&str, &str)] = &[(".gamma", ".weight"), (".beta", ".bias")];
 
 impl Index {
-    pub fn new(family: &'static Family, side: Side) -> Index {
+    pub(super) fn new(family: &'static Family, side: Side) -> Index {
         let mut by_name: HashMap<String, Vec<Hit>> = HashMap::new();
         let other = if side == Side::Hf { Way::Back } else { Way::In };
         for (number, row) in family.rows().enumerate().filter(|(_, row)| row.way != other) {
@@ -76,7 +76,7 @@ impl Index {
     }
 
     /// The rows that `name` stands in; all of them have its layer and expert in common.
-    pub fn find(&self, name: &str) -> Option<Found<'_>> {
+    pub(super) fn find(&self, name: &str) -> Option<Found<'_>> {
         let (canonical, layer, expert) = canonical(name)?;
         let look = |name: &str| self.by_name.get(name).map(|hits| Found { hits, layer, expert });
         if self.side == Side::Gguf {
@@ -90,7 +90,7 @@ impl Index {
     }
 
     #[cfg(test)]
-    pub fn names(&self) -> impl Iterator<Item = (&String, &Vec<Hit>)> {
+    pub(super) fn names(&self) -> impl Iterator<Item = (&String, &Vec<Hit>)> {
         self.by_name.iter()
     }
 }
@@ -185,7 +185,7 @@ const PARTS: &[(&str, &[&str])] = &[
     (VISION, &["visual", "vision_tower", "vision_model", "vision_encoder", "vision_embed_tokens", "vit", "vpm", "siglip2",
         "image_newline", "view_seperator", "patch_embed"]),
     (PROJECTOR, &["multi_modal_projector", "multimodal_projector", "mm_projector", "projector", "vision_projection",
-        "vision_adapter", "embed_vision", "resampler", "merger", "connector", "pre_mm_projector_norm"]),
+        "vision_adapter", "embed_vision", "resampler", "merger", "connector", "mlp1", "pre_mm_projector_norm"]),
     (AUDIO, &["audio_tower", "audio_encoder", "audio_model", "audio_projector", "embed_audio", "conformer",
         "speech_embeddings", "sound_encoder", "sound_projection", "talker", "token2wav", "code2wav"]),
     (MTP, &["mtp", "nextn"]),

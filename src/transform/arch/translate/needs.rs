@@ -19,7 +19,7 @@ pub(super) fn check(
         Side::Gguf => (Side::Hf, Way::In),
     };
     let rows: Vec<&'static Row> = family.rows().filter(|row| row.way != other).collect();
-    let needs = Needs { side, target, made, rows };
+    let needs = Needs { side, target, made, rows, experts: sizes.experts };
     needs.whole(head_needed)?;
     // Ends at the first layer that lacks something, so it is as long as there are tensors, whatever a config says.
     for layer in 0..sizes.layers {
@@ -34,13 +34,16 @@ struct Needs<'a> {
     target: Side,
     made: &'a HashMap<String, usize>,
     rows: Vec<&'static Row>,
+    experts: Option<u64>,
 }
 
 impl Needs<'_> {
     fn has(&self, row: &Row, bias: bool, layer: Option<u64>) -> bool {
-        // One tensor an expert on the target's side: whether they are all there is known from the stack that they come
-        // from.
-        self.made.contains_key(&filled(row, self.target, bias, layer, Some(0)))
+        self.has_expert(row, bias, layer, 0)
+    }
+
+    fn has_expert(&self, row: &Row, bias: bool, layer: Option<u64>, expert: u64) -> bool {
+        self.made.contains_key(&filled(row, self.target, bias, layer, Some(expert)))
     }
 
     fn missing(&self, row: &Row, bias: bool, layer: Option<u64>) -> Error {
@@ -105,6 +108,15 @@ impl Needs<'_> {
             for bias in biases(row.ends).filter(|&bias| !bias || row.ends == Ends::Bias) {
                 if needed && !self.has(row, bias, at) {
                     return Err(self.missing(row, bias, at));
+                }
+                // Experts of one tensor each: GGUFs are met that have them apart, so none may be missing.
+                let apart = needed && self.target == Side::Hf && row.hf.contains('@');
+                for expert in 1..self.experts.filter(|_| apart).unwrap_or(0) {
+                    if !self.has_expert(row, bias, at, expert) {
+                        return Err(self
+                            .missing(row, bias, at)
+                            .detail(format!("expert {expert} is not in the file")));
+                    }
                 }
             }
         }

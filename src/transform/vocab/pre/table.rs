@@ -14,8 +14,6 @@ pub(super) struct Cut {
     pub(super) steps: &'static [&'static [&'static str]],
     /// The names, the most general first.
     pub(super) names: &'static [Name],
-    /// The published tokenizers of this kind apply Unicode's NFC first, which GGUF cannot say.
-    pub(super) nfc: bool,
 }
 
 /// One name.
@@ -29,10 +27,12 @@ pub(super) struct Name {
     pub(super) archs: &'static [&'static str],
     /// Chosen for those architectures only.
     pub(super) theirs_only: bool,
+    /// The tokenizer published under this name applies Unicode's NFC first, which GGUF cannot say.
+    pub(super) nfc: bool,
 }
 
 const fn name(name: &'static str, archs: &'static [&'static str]) -> Name {
-    Name { name, ignore_merges: false, add_bos: false, archs, theirs_only: false }
+    Name { name, ignore_merges: false, add_bos: false, archs, theirs_only: false, nfc: false }
 }
 
 /// A name that takes whole words first.
@@ -43,6 +43,11 @@ const fn whole(name: Name) -> Name {
 /// A name that adds the first token.
 const fn bos(name: Name) -> Name {
     Name { add_bos: true, ..name }
+}
+
+/// A name whose tokenizer normalises.
+const fn nfc(name: Name) -> Name {
+    Name { nfc: true, ..name }
 }
 
 /// A name that only its architectures use.
@@ -56,17 +61,26 @@ pub(super) const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s
 /// The English contractions, in the spelling that the others are brought to.
 pub(super) const CONTRACTIONS: &str = "(?i:'s|'t|'re|'ve|'m|'ll|'d)";
 
-/// Spellings of the contractions.
-pub(super) const CONTRACTION_SPELLINGS: &[&str] = &[
-    "'(?i:[sdmt]|ll|ve|re)",
-    "(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])",
-    "(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[dD]|'[lL][lL])",
-    "'(?:[sSdDmMtT]|[lL][lL]|[vV][eE]|[rR][eE])",
-    "(?i:'s|'t|'re|'ve|'m|'d|'ll)",
+/// Parts of expressions that match the same, and the spelling that they are brought to. A possessive `?+` before a letter
+/// changes nothing where its class has no letter; the last line end of a run is also where a greedy run ends; one space is
+/// left over where more would have matched before.
+pub(super) const SPELLINGS: &[(&str, &str)] = &[
+    ("'(?i:[sdmt]|ll|ve|re)", CONTRACTIONS),
+    ("(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])", CONTRACTIONS),
+    ("(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[dD]|'[lL][lL])", CONTRACTIONS),
+    ("'(?:[sSdDmMtT]|[lL][lL]|[vV][eE]|[rR][eE])", CONTRACTIONS),
+    ("(?i:'s|'t|'re|'ve|'m|'d|'ll)", CONTRACTIONS),
+    (r"\p{N}{1}", r"\p{N}"),
+    (r"[^\r\n\p{L}\p{N}]?+\p{L}+", r"[^\r\n\p{L}\p{N}]?\p{L}+"),
+    (r"[^\s\p{L}\p{N}]++[\r\n]*", r"[^\s\p{L}\p{N}]+[\r\n]*"),
+    (r"|\s*[\r\n]|\s+(?!\S)", r"|\s*[\r\n]+|\s+(?!\S)"),
 ];
 
+/// The end of an expression, likewise.
+pub(super) const ENDINGS: &[(&str, &str)] = &[(r"|\s+(?!\S)|\s", r"|\s+(?!\S)|\s+")];
+
 macro_rules! split {
-    ($($part:expr),*) => { concat!("split ", $($part),*) };
+    ($($part:expr),* $(,)?) => { concat!("split ", $($part),*) };
 }
 
 macro_rules! gpt4 {
@@ -119,16 +133,35 @@ const KANA: &str = split!("[一-龥぀-ゟ゠-ヿ]+");
 const CJK: &str = split!("[一-龥ࠀ-一가-퟿]+");
 const BLOOM: &str = split!(r" ?[^(\s|[.,!?…。，、।۔،])]+");
 const BLOOM_LOOSE: &str = split!(r" ?[^(\s|.,!?…。，、।۔،)]+");
-/// deepseek-llm's letters, range by range as its file has them.
+/// deepseek-llm's letters, range by range as its file has them. By number: some look like others, and editors unite them.
+#[rustfmt::skip]
 const DEEPSEEK_LETTERS: &str = split!(
-    r"\s?[A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-ώᾀ-ᾴᾶ-ᾼιῂ-ῄῆ-ῌῐ-ΐῖ-Ίῠ-Ῥῲ-ῴῶ-ῼ",
-    "ℂℇℊ-ℓℕℙ-ℝℤΩℨK-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃]+"
+    "\\s?[A-Za-z\u{b5}\u{c0}-\u{d6}\u{d8}-\u{f6}\u{f8}-\u{1ba}\u{1bc}-\u{1bf}\u{1c4}-\u{293}\u{295}-",
+    "\u{2af}\u{370}-\u{373}\u{376}\u{377}\u{37b}-\u{37d}\u{37f}\u{386}\u{388}-\u{38a}\u{38c}\u{38e}-",
+    "\u{3a1}\u{3a3}-\u{3f5}\u{3f7}-\u{481}\u{48a}-\u{52f}\u{531}-\u{556}\u{10a0}-\u{10c5}\u{13a0}-",
+    "\u{13f5}\u{13f8}-\u{13fd}\u{1c90}-\u{1cba}\u{1cbd}-\u{1cbf}\u{1d00}-\u{1d2b}\u{1d6b}-\u{1d77}",
+    "\u{1d79}-\u{1d9a}\u{1e00}-\u{1f15}\u{1f18}-\u{1f1d}\u{1f20}-\u{1f45}\u{1f48}-\u{1f4d}\u{1f50}-",
+    "\u{1f57}\u{1f59}\u{1f5b}\u{1f5d}\u{1f5f}-\u{1f7d}\u{1f80}-\u{1fb4}\u{1fb6}-\u{1fbc}\u{1fbe}",
+    "\u{1fc2}-\u{1fc4}\u{1fc6}-\u{1fcc}\u{1fd0}-\u{1fd3}\u{1fd6}-\u{1fdb}\u{1fe0}-\u{1fec}\u{1ff2}-",
+    "\u{1ff4}\u{1ff6}-\u{1ffc}\u{2102}\u{2107}\u{210a}-\u{2113}\u{2115}\u{2119}-\u{211d}\u{2124}",
+    "\u{2126}\u{2128}\u{212a}-\u{212d}\u{212f}-\u{2134}\u{2139}\u{213c}-\u{213f}\u{2145}-\u{2149}",
+    "\u{214e}\u{2183}\u{2184}\u{2c00}-\u{2c7b}\u{2c7e}-\u{2ce4}\u{2ceb}-\u{2cee}\u{2cf2}\u{2cf3}",
+    "\u{a640}-\u{a66d}\u{a680}-\u{a69b}\u{a722}-\u{a76f}\u{a771}-\u{a787}\u{a78b}-\u{a78e}\u{ab70}-",
+    "\u{abbf}\u{fb00}-\u{fb06}\u{fb13}-\u{fb17}\u{ff21}-\u{ff3a}\u{ff41}-\u{ff5a}\u{10400}-\u{1044f}",
+    "\u{104b0}-\u{104d3}\u{104d8}-\u{104fb}\u{10c80}-\u{10cb2}\u{10cc0}-\u{10cf2}\u{118a0}-\u{118df}",
+    "\u{1e900}-\u{1e943}]+",
 );
 const DEEPSEEK_MARKS: &str = split!(r"\s?[!-/:-~！-／：-～‘-‟　-。]+");
 
+const AFMOE_SCRIPTS: &str = split!(
+    "(?:[\u{4e00}-\u{9fff}\u{3040}-\u{309f}\u{30a0}-\u{30ff}\u{3400}-\u{4dbf}\u{f900}-\u{faff}\u{ff65}-\u{ff9f}\u{2f00}-\u{2fdf}]+|",
+    "[\u{e00}-\u{e7f}]+|[\u{e80}-\u{eff}]+|[\u{1780}-\u{17ff}]+|[\u{1000}-\u{109f}\u{aa60}-\u{aa7f}\u{a9e0}-\u{a9ff}]+|",
+    "[\u{ac00}-\u{d7af}\u{1100}-\u{11ff}]+)",
+);
+
 #[rustfmt::skip]
 pub(super) const CUTS: &[Cut] = &[
-    Cut { nfc: false, steps: &[&[GPT4_3, "bytes"]], names: &[
+    Cut { steps: &[&[GPT4_3, "bytes"]], names: &[
         name("dbrx", &["dbrx", "olmo2", "olmoe", "phi3", "granitehybrid"]),
         bos(whole(name("llama-bpe", &["llama"]))),
         name("smaug-bpe", &["smollm3", "llama"]),
@@ -145,8 +178,8 @@ pub(super) const CUTS: &[Cut] = &[
         bos(whole(only(name("llama-v3", &[])))),
         whole(only(name("glm5", &[]))),
     ] },
-    Cut { nfc: true, steps: &[&[GPT4_1, "bytes"]], names: &[
-        name("qwen2", &["qwen2", "qwen2moe", "qwen2vl", "qwen3", "qwen3moe", "qwen3vl", "qwen3vlmoe"]),
+    Cut { steps: &[&[GPT4_1, "bytes"]], names: &[
+        nfc(name("qwen2", &["qwen2", "qwen2moe", "qwen2vl", "qwen3", "qwen3moe", "qwen3vl", "qwen3vlmoe"])),
         only(name("stablelm2", &["stablelm"])),
         only(name("hunyuan", &["hunyuan-moe"])),
         only(name("grok-2", &["grok"])),
@@ -155,12 +188,15 @@ pub(super) const CUTS: &[Cut] = &[
         only(name("megrez", &[])),
         only(name("kormo", &[])),
         only(name("f2llmv2", &[])),
+        only(name("bailingmoe", &["bailingmoe"])),
+        only(name("bailingmoe2", &["bailingmoe2"])),
+        only(name("llada-moe", &["llada-moe"])),
     ] },
-    Cut { nfc: false, steps: &[&["bytes+words"]], names: &[
+    Cut { steps: &[&["bytes+words"]], names: &[
         name("gpt-2", &["gpt2", "starcoder"]),
         only(name("phi-2", &["phi2"])),
         only(name("mpt", &["mpt"])),
-        only(name("olmo", &["olmo", "gptneox"])),
+        nfc(only(name("olmo", &["olmo", "gptneox"]))),
         only(name("jais", &["jais"])),
         only(name("exaone4", &["exaone4"])),
         only(name("roberta-bpe", &["bert"])),
@@ -177,7 +213,7 @@ pub(super) const CUTS: &[Cut] = &[
         only(name("a.x-4.0", &[])),
         only(name("mellum", &[])),
     ] },
-    Cut { nfc: false, steps: &[&[r"split \p{N}", "bytes+words"]], names: &[
+    Cut { steps: &[&[r"split \p{N}", "bytes+words"]], names: &[
         name("starcoder", &["starcoder", "starcoder2"]),
         name("refact", &["refact", "granite", "granitemoe", "granitemoeshared"]),
         name("smollm", &["llama"]),
@@ -187,7 +223,7 @@ pub(super) const CUTS: &[Cut] = &[
         only(name("minerva-7b", &[])),
         only(name("mellum2", &[])),
     ] },
-    Cut { nfc: false, steps: &[&[O200K, "bytes"]], names: &[
+    Cut { steps: &[&[O200K, "bytes"]], names: &[
         name("gpt-4o", &["gpt-oss", "phi3"]),
         only(name("llama4", &["llama4"])),
         only(name("minimax-m2", &["minimax-m2"])),
@@ -195,17 +231,17 @@ pub(super) const CUTS: &[Cut] = &[
         only(name("kanana2", &[])),
         only(name("talkie", &[])),
     ] },
-    Cut { nfc: false, steps: &[&[
+    Cut { steps: &[&[
         split!(cased_words!(""), r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"), "bytes",
     ]], names: &[bos(whole(name("tekken", &["llama"])))] },
-    Cut { nfc: false, steps: &[
+    Cut { steps: &[
         &["split [\\r\\n]", DEEPSEEK_LETTERS, DEEPSEEK_MARKS, r"split \s+$", CJK, r"split \p{N}+", "bytes"],
         &["split [\\r\\n]", r"split \s?[\p{Lu}\p{Ll}\p{Lt}]+", DEEPSEEK_MARKS, r"split \s+$", CJK, r"split \p{N}+", "bytes"],
     ], names: &[name("deepseek-llm", &["deepseek", "deepseek2", "llama"])] },
-    Cut { nfc: false, steps: &[
+    Cut { steps: &[
         &["split [\\r\\n]", r"split \s?\p{L}+", r"split \s?\p{P}+", CJK, r"split \p{N}", "bytes"],
     ], names: &[name("deepseek-coder", &["llama"])] },
-    Cut { nfc: false, steps: &[
+    Cut { steps: &[
         &[r"split \p{N}{1,3}", KANA, letters_and_marks!(r"[\r\n]*|\s*[\r\n]+"), "bytes"],
     ], names: &[
         name("deepseek-v3", &["deepseek2"]),
@@ -213,66 +249,60 @@ pub(super) const CUTS: &[Cut] = &[
         only(name("hy_v4", &[])),
         only(name("joyai-llm", &[])),
     ] },
-    Cut { nfc: false, steps: &[
+    Cut { steps: &[
         &[r"split \p{N}{1,3}", KANA, letters_and_marks!(r"|[\r\n]"), r"split \p{N}", "bytes"],
     ], names: &[name("spark2_5", &[])] },
-    Cut { nfc: false, steps: &[
+    Cut { steps: &[
         &["punctuation contiguous", "bytes+words", r"split \p{N}+", "split [0-9][0-9][0-9]"],
     ], names: &[name("falcon", &["falcon"])] },
-    Cut { nfc: true, steps: &[&[
+    Cut { steps: &[&[
         split!("(?i:'s|'t|'re|'ve|'m|'ll|'d)",
             r"|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"), "bytes",
-    ]], names: &[name("qwen35", &["qwen35", "qwen35moe", "qwen3next"])] },
-    Cut { nfc: false, steps: &[&[BLOOM, "bytes"], &[BLOOM_LOOSE, "bytes"]], names: &[
+    ]], names: &[nfc(name("qwen35", &["qwen35", "qwen35moe", "qwen3next"]))] },
+    Cut { steps: &[&[BLOOM, "bytes"], &[BLOOM_LOOSE, "bytes"]], names: &[
         name("bloom", &["bloom"]),
         only(name("poro-chat", &[])),
         only(name("gpt3-finnish", &[])),
     ] },
-    Cut { nfc: false, steps: &[
+    Cut { steps: &[
         &[BLOOM, r"split \p{N}", "bytes"], &[BLOOM_LOOSE, r"split \p{N}", "bytes"],
     ], names: &[name("viking", &[])] },
-    Cut { nfc: false, steps: &[&[
+    Cut { steps: &[&[
         gpt4!(r"\p{N}{1,3}", r"\s{512}(?!\S)|\s{256}(?!\S)|\s{128}(?!\S)|\s{64}(?!\S)|\s{32}(?!\S)|\s{16}(?!\S)|\s{8}(?!\S)|\s{4}(?!\S)|\s{1,2}(?!\S)|\s{1}"),
         "bytes",
     ]], names: &[name("jais-2", &["jais2"])] },
-    Cut { nfc: false, steps: &[&[
+    Cut { steps: &[&[
         split!("[가-힣ㄱ-ㆎ]+|[！…“”‘’—：；，、-〿︰-﹏]+|[ㄅ-ㄯ]+|[一-龥぀-ゟ゠-ヿ]+"), o200k!(r"\p{N}"), "bytes",
     ]], names: &[whole(name("youtu", &[]))] },
-    Cut { nfc: false, steps: &[&[r"split \d{1,3}(?=(?:\d{3})*\b)", O200K, "bytes"]], names: &[
+    Cut { steps: &[&[r"split \d{1,3}(?=(?:\d{3})*\b)", O200K, "bytes"]], names: &[
         name("tiny_aya", &["cohere2"]),
         only(name("cohere2moe", &["cohere2moe"])),
     ] },
-    Cut { nfc: false, steps: &[&[r"split \p{N}+", r"split (?=(\d{3})+(?!\d))", "bytes"]], names: &[name("superbpe", &[])] },
-    Cut { nfc: false, steps: &[
-        &[split!("(?i:'s|'t|'re|'ve|'m|'ll|'d)",
-            r"|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"), "bytes"],
-        &[split!("(?i:'s|'t|'re|'ve|'m|'ll|'d)",
-            r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"), "bytes"],
-    ], names: &[
-        name("bailingmoe", &["bailingmoe"]),
-        only(name("bailingmoe2", &["bailingmoe2"])),
-        only(name("llada-moe", &["llada-moe"])),
-    ] },
-    Cut { nfc: false, steps: &[&[
+    Cut { steps: &[&[r"split \p{N}+", r"split (?=(\d{3})+(?!\d))", "bytes"]], names: &[name("superbpe", &[])] },
+    Cut { steps: &[&[
         split!("(?i:'s|'t|'re|'ve|'m|'ll|'d)",
             r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}\r\n]+|\s*[\r\n]+|\s+(?!\S)|\s+"), "bytes",
     ]], names: &[name("seed-coder", &["llama", "seed_oss"])] },
-    Cut { nfc: false, steps: &[&[
+    Cut { steps: &[&[
         split!(r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"), "bytes",
     ]], names: &[name("ufakzeka", &[])] },
-    Cut { nfc: false, steps: &[&[r"split [^\n]+|[\n]+", GPT4_1, "bytes"]], names: &[name("laguna", &[])] },
-    Cut { nfc: false, steps: &[&[
+    Cut { steps: &[&[
+        r"split \p{Nd}{1,510}(?=(?>\p{Nd}{510})*(?:\P{Nd}|$))|\G\p{Nd}{510}", r"split \A\p{Nd}{1,2}(?=\p{Nd}{3}+\z)",
+        r"split \A\p{Nd}{3}|\G\p{Nd}{3}", AFMOE_SCRIPTS, letters_and_marks!(r"[\r\n]*|\s*[\r\n]+"), "bytes",
+    ]], names: &[name("afmoe", &["afmoe"])] },
+    Cut { steps: &[&[r"split [^\n]+|[\n]+", GPT4_1, "bytes"]], names: &[name("laguna", &[])] },
+    Cut { steps: &[&[
         split!("(?i:'s|'t|'re|'ve|'m|'ll|'d)",
-            r"|[^\r\n\p{L}\p{N}]?(?:\p{L}\p{M}*(?: \p{L}\p{M}*)*)+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]?|\s*[\r\n]|\s+(?!\S)|\s+"), "bytes",
+            r"|[^\r\n\p{L}\p{N}]?(?:\p{L}\p{M}*(?: \p{L}\p{M}*)*)+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]?|\s*[\r\n]+|\s+(?!\S)|\s+"), "bytes",
     ]], names: &[name("exaone-moe", &["exaone-moe"])] },
-    Cut { nfc: false, steps: &[&[
+    Cut { steps: &[&[
         r"split \p{N}{1,3}", gpt4!(r"\p{N}+", r"\s+(?!\S)|\s+"), "bytes",
     ]], names: &[whole(name("minicpm5", &[]))] },
-    Cut { nfc: false, steps: &[&[
+    Cut { steps: &[&[
         r"split <sentinel:[0-9]+>", "split (IMGIMG)((A|B|C|D|E|F|G|H|I){1,4})Z", r"split ([\t\n]|    |  )", r"split \p{N}",
         "punctuation isolated", "bytes+words",
     ]], names: &[bos(name("chameleon", &["chameleon"]))] },
-    Cut { nfc: false, steps: &[&[split!(
+    Cut { steps: &[&[split!(
         r"[\p{Han}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]*[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]+",
         r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]+[\p{Ll}\p{Lm}\p{Lo}\p{M}&&[^\p{Han}]]*",
         r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -281,7 +311,6 @@ pub(super) const CUTS: &[Cut] = &[
 
 /// What the engine does where a file names no pre-tokenizer. Read from GGUF files, never chosen.
 pub(super) const DEFAULT: Cut = Cut {
-    nfc: false,
     steps: &[&[
         r"split [\p{P}\$\+<=>\^~\|]+",
         "split-words",
