@@ -16,6 +16,7 @@ mod cli;
 mod companions;
 mod convert_kill;
 mod cuda;
+mod diff;
 mod doctor;
 mod families;
 mod gguf;
