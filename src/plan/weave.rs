@@ -392,8 +392,8 @@ fn strand(table: &Checkpoint, value: &Value, part: &Part, to: DType, limits: &Li
 
 /// Whether numbers of one type become another, and by whom.
 fn check_kernel(from: DType, to: DType, add: f32, stored: bool) -> Result<()> {
-    let widens = |d: DType| d == DType::F32 || cast::is_supported(d, DType::F32) || block::can_decode(d);
-    let narrows = |d: DType| d == DType::F32 || cast::is_supported(DType::F32, d) || block::can_encode(d);
+    let widens = |d: DType| d == DType::F32 || cast::can_cast(d, DType::F32) || block::can_decode(d);
+    let narrows = |d: DType| d == DType::F32 || cast::can_cast(DType::F32, d) || block::can_encode(d);
     let same = from == to && add == 0.0 && (stored || from == DType::MXFP4);
     if same || widens(from) && narrows(to) {
         return Ok(());
