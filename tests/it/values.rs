@@ -38,6 +38,7 @@ fn said(values: &Values) -> String {
                     format!("{codes} by {scales} in {block_rows}×{block_columns}")
                 }
                 Source::Mxfp4 { blocks, scales } => format!("mxfp4 {blocks} by {scales}"),
+                Source::Joined(tensors) => format!("joined {tensors:?}"),
                 Source::Made(_) => "made".into(),
             };
             format!("{name} {dtype} {shape:?} {source}")

@@ -128,6 +128,7 @@ pub fn to_hf(
     let mut drafts = walk.finish(false)?;
     for draft in &mut drafts {
         walk.add_zero_rows(draft)?;
+        walk.join(draft).map_err(|e| e.tensor(&draft.name))?;
     }
     types::of_hf(&mut walk.out, drafts, want)?;
     walk.out.outputs.iter().try_for_each(Output::check)?;
@@ -389,6 +390,38 @@ impl Walk<'_> {
             return Error::bad_input(format!("is not whole: the model has no `{name}`"));
         }
         Error::bad_input("is not whole: the file has only some of the tensors that it is made of")
+    }
+
+    /// Gate and up of a tensor that holds both, as one value and one view of it: where they take turns element by element,
+    /// a part for each would be as many as the model has weights.
+    fn join(&mut self, draft: &mut Draft) -> Result<()> {
+        let Map::Fused { turned, paired, .. } = draft.row.map else { return Ok(()) };
+        let [(_, gate), (_, up)] = draft.parts.as_slice() else {
+            return Err(Error::bad_input("is not whole: the file has gate or up of it, not both"));
+        };
+        let (Some(a), Some(b)) = (self.out.values.get(gate.value), self.out.values.get(up.value)) else {
+            return Err(Error::bug("a part without a value"));
+        };
+        let (Source::Tensor(first), Source::Tensor(second)) = (&a.source, &b.source) else {
+            return Err(Error::bug("a GGUF's tensor that is not one"));
+        };
+        if gate.view.shape != up.view.shape || a.dtype != b.dtype {
+            return Err(Error::unsupported(format!(
+                "is made of `{}` and `{}`, which differ in type or shape: {} {:?} and {} {:?}",
+                Shown(&a.name),
+                Shown(&b.name),
+                a.dtype,
+                gate.view.shape,
+                b.dtype,
+                up.view.shape
+            )));
+        }
+        let (shape, view) = maps::joined(&gate.view.shape, turned, paired)?;
+        let source = Source::Joined(vec![*first, *second]);
+        let value = Value { name: a.name.clone(), dtype: a.dtype, shape, source };
+        draft.parts = vec![(0, Part::new(self.out.values.len(), view))];
+        self.out.values.push(value);
+        Ok(())
     }
 
     /// Rows that GGUF leaves out because no token uses them come back as zeros.
