@@ -547,6 +547,8 @@ const REFUSED: &[(&str, Change, ErrorKind, &str)] = &[
     ("llama", |v, _| v[0].name = "model.layers.#.mlp.up_proj.weight".into(), Unsupported, "is no tensor of family"),
     ("llama", |v, _| v[0].name = "model.layers.00.mlp.up_proj.weight".into(), Unsupported, "is no tensor of family"),
     ("llama", |v, _| add(v, "norm.weight", &[10]), BadInput, "`output_norm.weight` is made by both `model.norm.weight` and `norm.weight`"),
+    ("llama", |v, c| { c["tie_word_embeddings"] = true.into(); add(v, "model.lm_head.weight", &[6, 10]) }, BadInput, "is a second head, beside `lm_head.weight`"),
+    ("llama", |v, c| { c["tie_word_embeddings"] = true.into(); find(v, "lm_head.weight").shape = vec![7, 10] }, BadInput, "has shape [7, 10], and the embedding that it shall share has [6, 10]"),
     ("llama", |v, _| find(v, "model.layers.0.self_attn.q_proj.weight").shape = vec![18, 10], BadInput, "tensor `model.layers.0.self_attn.q_proj.weight` has 18 along dimension 0, which is not 4 × 2 × 2"),
     ("llama", |v, _| find(v, "model.layers.0.self_attn.q_proj.weight").shape = vec![24, 10], BadInput, "would have shape [24, 10] by `model.layers.0.self_attn.q_proj.weight`, where [16, 10] is needed"),
     ("llama", |v, _| find(v, "model.norm.weight").shape = vec![11], BadInput, "would have shape [11] by `model.norm.weight`, where [10] is needed"),

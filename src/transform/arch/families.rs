@@ -182,7 +182,7 @@ pub enum Need {
     Must,
     /// In every layer, or in none.
     May,
-    /// In some layers.
+    /// Wherever it is: it may be missing.
     Some,
     /// The head: [`Family::head`] decides.
     Head,

@@ -192,7 +192,10 @@ impl Walk<'_> {
             && place.layer.is_none_or(|n| n < self.sizes.layers)
         {
             if place.hits.iter().any(|hit| hit.row.need == Need::Head) && self.tied {
-                self.head = Some(at);
+                if let Some(first) = self.head.replace(at) {
+                    let first = Shown(&self.out.values[first].name).to_string();
+                    return Err(Error::bad_input(format!("is a second head, beside `{first}`")));
+                }
                 self.leave_out(at, names::TIED);
                 return Ok(None);
             }
