@@ -366,6 +366,32 @@ fn what_has_no_key_is_said() {
     }
 }
 
+/// Where the reference converter leaves a key out or makes it up, and a model would compute something else.
+#[test]
+fn keys_that_the_reference_gets_wrong() {
+    let gpt2 = json!({"model_type": "gpt2", "n_embd": 64, "n_layer": 2, "n_head": 2, "n_positions": 32, "n_inner": 96});
+    // transformers' class for V3 chooses experts by a sigmoid and does not write so; an engine would take the softmax.
+    let v3 = llama(json!({"model_type": "deepseek_v3", "n_routed_experts": 4, "num_experts_per_tok": 2,
+        "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 8, "q_lora_rank": 8}));
+    let phi3 = llama(json!({"model_type": "phi3", "original_max_position_embeddings": 64, "rope_scaling": {
+        "type": "longrope", "long_factor": [2.0], "short_factor": [1.0], "attention_factor": 1.25}}));
+    let gemma2 = llama(
+        json!({"model_type": "gemma2", "head_dim": 16, "sliding_window": 8, "query_pre_attn_scalar": 16,
+        "rope_theta": 20000.0}),
+    );
+    for (arch, config, key, value) in [
+        ("gpt2", gpt2.clone(), "gpt2.feed_forward_length", MetaValue::U32(96)),
+        ("gpt2", gpt2, "gpt2.context_length", MetaValue::U32(32)),
+        ("deepseek2", v3, "deepseek2.expert_gating_func", MetaValue::U32(2)),
+        ("phi3", phi3, "phi3.rope.scaling.attn_factor", MetaValue::F32(1.25)),
+        ("gemma2", gemma2, "gemma2.rope.freq_base", MetaValue::F32(20000.0)),
+    ] {
+        let keys = to_gguf(arch, &config, &EXTRA).unwrap();
+        let found = keys.entries.iter().find(|(k, _)| k == key).map(|(_, v)| v.clone());
+        assert_eq!(found, Some(value), "{key}");
+    }
+}
+
 #[test]
 fn damaged_configs_are_refused_by_key() {
     for (config, part) in [

@@ -1,13 +1,14 @@
 //! What a GGUF says of its model: keys from a config, and a config from keys.
 //!
-//! A family is a list of rows ([`families`]). A row that is one number in both files is written once and read both
-//! ways; a row that computes has a function for the way to GGUF, and its inverse stands with the family's [`Target`] in
+//! A family is a list of rows (`families.rs`). A row that is one number in both files is written once and read both
+//! ways; a row that computes has a function for the way to GGUF, and its inverse stands with the family's class in
 //! [`back`]. Names, types, values and order are those of llama.cpp's converter (`convert_hf_to_gguf.py` of 0c1e5709), so
 //! that a file made here and one made there differ in nothing that an engine reads; where they differ on purpose, the
 //! row says why. The vocabulary's keys (`tokenizer.*`) are made elsewhere.
 //!
-//! A value that has no key is never lost quietly: what changes numbers is refused, what changes them only in some use
-//! (a window beyond a context's length) is a note.
+//! A value that has no key is never lost quietly. What would make another model of it is refused (an activation, a
+//! rotary scaling); what the reference converter is known to leave out, or what shows only in some use (a window, in
+//! texts longer than it), is a note.
 
 pub mod back;
 mod card;

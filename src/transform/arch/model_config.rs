@@ -3,7 +3,7 @@
 //! Checkpoints come with two: the older has `rope_theta`, `rope_scaling` and `torch_dtype`, the newer `rope_parameters`
 //! (one object, or one per type of layer) and `dtype`; a model of several parts keeps the language model's values in
 //! `text_config` or under another name. What a config leaves out is what transformers' class of that `model_type` would
-//! put there, so the defaults are rows too ([`defaults`]).
+//! put there, so the defaults are rows too (`defaults.rs`).
 //!
 //! [`crate::transform::config::Description`] reads the same files to describe them and forgives everything. This reader
 //! is for converting and forgives nothing: a value of the wrong type is an error that names its key, and a key about

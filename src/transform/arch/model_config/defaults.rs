@@ -78,7 +78,8 @@ const GEMMA3: &[Row] = &[
     EPS_6,
 ];
 
-/// Model type, what its keys are when they are not said.
+/// Model type, what its keys are when they are not said. (deepseek_v3's way of choosing experts is no key of its class,
+/// which knows only one; an engine that is not told takes another.)
 #[rustfmt::skip]
 const ROWS: &[(&str, &[Row])] = &[
     ("llama", &[KV, HEAD, EPS_6, (CONTEXT, Count(2048)), ("hidden_size", InPart(4096)), ("intermediate_size", InPart(11_008)),
