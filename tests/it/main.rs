@@ -27,3 +27,4 @@ mod plan;
 mod safetensors;
 mod synth;
 mod torch;
+mod vocab;
