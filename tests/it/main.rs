@@ -38,3 +38,4 @@ mod torch;
 mod values;
 mod weave;
 mod translate;
+mod vocab;
