@@ -760,9 +760,14 @@ fn ranges_are_copied_whichever_way() {
             let sink = FileSink::create(&folder.join("out"), size + 10, Existing::Replace).unwrap();
             let mut expected = vec![0u8; bytes.len() + 10];
             let mut total = Copied::default();
-            for (from_at, to_at, n) in
-                [(0u64, 10u64, size), (1, 3, 0), (4096, 0, 5000), (7, 9, 100_001), (size - 1, size + 9, 1)]
-            {
+            for (from_at, to_at, n) in [
+                (0u64, 10u64, size),
+                (1, 3, 0),
+                (4096, 0, 5000),
+                (7, 9, 100_001),
+                (5000, 904, 300_000),
+                (size - 1, size + 9, 1),
+            ] {
                 let copied = sink.copy_range(from, from_at, to_at, n, &mut vec![0; 65536]).unwrap();
                 assert_eq!(copied.kernel_bytes + copied.buffer_bytes, n, "{what} {source}");
                 expected[to_at as usize..][..n as usize]
