@@ -55,8 +55,8 @@ timed() {
   rm -rf "$to"
   mkdir -p "$to"
   # shellcheck disable=SC2016
-  "$PLAIN_READ" --exec "$work/report" bash -c 'set -e; to=$1; shift; "$@" > /dev/null; find "$to" -type f -exec sync {} +' - "$to" "$@" >&2 ||
-    { echo "convert.sh: failed: $*" >&2; exit 1; }
+  "$PLAIN_READ" --exec "$work/report" bash -c 'set -e; to=$1; shift; "$@" > /dev/null; find "$to" -type f -exec sync {} +' - "$to" "$@" > "$work/log" 2>&1 ||
+    { tail -20 "$work/log" >&2; echo "convert.sh: failed: $*" >&2; exit 1; }
   cat "$work/report"
 }
 
