@@ -188,9 +188,12 @@ def tokenizer_table():
 TEMPLATE = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\\n' }}{% endfor %}"
 
 
-def save_fast(t, out, cls="PreTrainedTokenizerFast", template=None, **config):
+def save_fast(t, out, cls="PreTrainedTokenizerFast", template=None, decoder=False, **config):
     (out / "tokenizer.json").write_text(json.dumps(json.loads(t.to_str()), ensure_ascii=False, separators=(",", ":")), encoding="utf-8")
     config = {k: v for k, v in config.items() if v is not None}
+    if decoder:                                       # as Google publishes it; without it the reference takes the two for plain words
+        config["added_tokens_decoder"] = {str(a["id"]): {k: a[k] for k in ("content", "lstrip", "normalized", "rstrip", "single_word", "special")}
+                                          for a in json.loads(t.to_str())["added_tokens"]}
     # The template lies in either of its places, by kind.
     if template == "file":
         (out / "chat_template.jinja").write_text(TEMPLATE)
@@ -257,7 +260,8 @@ def spm(out, ids, prefix_space=True, specials=()):
 
     train_sentencepiece(out / "tokenizer.model", model_type="bpe", vocab_size=VOCAB, byte_fallback=True, add_dummy_prefix=prefix_space,
                         normalization_rule_name="identity", remove_extra_whitespaces=False, split_digits=True,
-                        user_defined_symbols=list(specials), **dict(zip(("unk_id", "bos_id", "eos_id", "pad_id"), ids)))
+                        user_defined_symbols=list(specials), bos_piece="<s>" if prefix_space else "<bos>",
+                        eos_piece="</s>" if prefix_space else "<eos>", **dict(zip(("unk_id", "bos_id", "eos_id", "pad_id"), ids)))
     sp = sentencepiece.SentencePieceProcessor(str(out / "tokenizer.model"))
     vocab = {sp.id_to_piece(i): i for i in range(len(sp))}
     score = {p: sp.get_score(i) for p, i in vocab.items()}
@@ -278,7 +282,7 @@ def spm(out, ids, prefix_space=True, specials=()):
     t.post_processor = processors.TemplateProcessing(single=f"{bos} $A", special_tokens=[(bos, vocab[bos])])
     save_fast(t, out, "GemmaTokenizerFast" if gemma else "LlamaTokenizerFast", bos_token=bos, eos_token="<eos>" if gemma else "</s>",
               unk_token="<unk>", add_bos_token=True, add_eos_token=False, add_prefix_space=None if prefix_space else False, legacy=False,
-              template="config" if specials else None)
+              template="config" if specials else None, decoder=gemma)
 
 
 def wordpiece(out):
@@ -883,6 +887,39 @@ def read_gguf(path):
     return keys, tensors
 
 
+def array_key(kind, items):
+    parts = [struct.pack("<Q", len(t.encode())) + t.encode() if kind == "string" else struct.pack({"int32": "<i", "float32": "<f"}[kind], t) for t in items]
+    return [f"array of {kind}", len(items), digest(b"".join(parts))]
+
+
+# Where the reference is wrong about a tokenizer: family → (what tokenizer.json says in its place, why). See `amend`.
+AMENDED = {
+    "llama-hf": "without tokenizer.model the reference makes `<unk>` a control token; with it both say unknown",
+    "xlm-roberta": "the reference reads the SentencePiece model, which lacks `<mask>`, and numbers padding rows one too low",
+}
+
+
+def amend(name, path):
+    """Keys of the reference's file as they ought to be: by tokenizer.json, for the families of `AMENDED`."""
+    if name not in AMENDED:
+        return {}
+    import gguf
+
+    reader = gguf.GGUFReader(str(path))
+    read = lambda key: reader.get_field(f"tokenizer.ggml.{key}").contents()
+    tokens, types = read("tokens"), read("token_type")
+    if name == "llama-hf":
+        types[tokens.index("<unk>")] = 2
+        return {"tokenizer.ggml.token_type": array_key("int32", types)}
+    scores = read("scores")
+    vocab = json.loads((TOKENIZERS / spec_of(name)["tokenizer"] / "tokenizer.json").read_text())["model"]["vocab"]
+    mask = len(vocab) - 1
+    tokens[mask:] = ["<mask>"] + [f"[PAD{i}]" for i in range(mask + 1, len(tokens))]
+    types[mask], scores[mask] = 3, vocab[mask][1]
+    return {"tokenizer.ggml.tokens": array_key("string", tokens), "tokenizer.ggml.token_type": array_key("int32", types),
+            "tokenizer.ggml.scores": array_key("float32", scores)}
+
+
 def versions():
     import safetensors
     import tokenizers
@@ -929,6 +966,10 @@ def make_goldens(names, keep=None):
                 if via:
                     golden["via"] = via.__name__
                 read = {t: read_gguf(out / f"{name}.{t}.gguf") for t in OUTTYPES}
+                for t in OUTTYPES:
+                    read[t][0].update(amend(name, out / f"{name}.{t}.gguf"))
+                if name in AMENDED:
+                    golden["amended"] = AMENDED[name]
                 keys, tensors = read["f32"]
                 golden["keys"] = keys
                 golden["tensors"] = [[n, ne] for n, ne, _, _ in tensors]

@@ -55,9 +55,10 @@ pub fn spec(family: &str) -> Spec {
 
 /// The tensor's bytes, little endian.
 pub fn values(row: &Row) -> Vec<u8> {
-    let seed = row.name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| {
-        (h ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01b3)
-    });
+    let seed = row
+        .name
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01b3));
     let count: usize = row.shape.iter().product();
     let mut out = Vec::with_capacity(count * 4);
     let mut state = seed;
