@@ -5,7 +5,9 @@ use crate::naive::testdata;
 use hoist::checkpoint::{Meta, MetaKind, MetaValue};
 use hoist::dtype::DType;
 use hoist::transform::arch::keys::back::Weights;
-use hoist::transform::arch::keys::{Configs, Extra, Keys, Parameters, Pooling, file_type, to_config, to_gguf};
+use hoist::transform::arch::keys::{
+    Configs, Extra, Keys, Parameters, Pooling, file_type, to_config, to_gguf,
+};
 use hoist::{ErrorKind, Result};
 use serde_json::{Map, Value, json};
 
@@ -89,12 +91,17 @@ fn keys_are_the_reference_converters() {
             }
         };
         let theirs = case.json["expected"].as_array().unwrap();
-        let missing = theirs.iter().filter(|row| !ours.contains(row)).map(|row| format!("{}: lacks {row}", case.name()));
+        let missing = theirs
+            .iter()
+            .filter(|row| !ours.contains(row))
+            .map(|row| format!("{}: lacks {row}", case.name()));
         wrong.extend(missing);
-        let more = ours.iter().filter(|row| !theirs.contains(row)).map(|row| format!("{}: has {row}", case.name()));
+        let more =
+            ours.iter().filter(|row| !theirs.contains(row)).map(|row| format!("{}: has {row}", case.name()));
         wrong.extend(more);
         if ours != *theirs && wrong.is_empty() {
-            let keys = |rows: &[Value]| rows.iter().map(|row| row[0].to_string()).collect::<Vec<_>>().join(" ");
+            let keys =
+                |rows: &[Value]| rows.iter().map(|row| row[0].to_string()).collect::<Vec<_>>().join(" ");
             wrong.push(format!("{}: order\n  {}\n  {}", case.name(), keys(&ours), keys(theirs)));
         }
     }
