@@ -17,6 +17,7 @@ mod companions;
 mod draft;
 mod examine;
 mod files;
+mod same;
 mod to_gguf;
 mod to_hf;
 mod write;
@@ -227,7 +228,7 @@ impl Plan {
         options.check()?;
         let container = options.container();
         let directory = options.makes_directory();
-        let draft = Draft::new(model, options, container)?;
+        let draft = draft(model, options, container)?;
         let source_bytes = model.table.totals().size_bytes;
         let files = files::lay_out(model, &draft, options, container, directory)?;
         let companions = match directory {
@@ -380,6 +381,26 @@ pub fn convert(model: Model, options: Options) -> Job<Summary> {
 /// Carries a plan out.
 pub fn carry_out(model: Model, options: Options, plan: Plan, trace: bool) -> Job<Summary> {
     Job::start("convert", trace, move |control| write::write(&model, &options, plan, control))
+}
+
+/// Chooses the way and goes it.
+fn draft(model: &Model, options: &Options, to: Container) -> Result<Draft> {
+    if model.table.tensors.is_empty() {
+        return Err(Error::bad_input("holds no tensors"));
+    }
+    let mut draft = match (draft::is_gguf(model), to == Container::Gguf) {
+        (false, true) if !options.raw => to_gguf::draft(model, options)?,
+        (true, false) if !options.raw => to_hf::draft(model, options)?,
+        _ => same::draft(model, options, to)?,
+    };
+    if to == Container::Gguf {
+        to_gguf::edit_keys(&mut draft, options)?;
+    }
+    draft.rename(options)?;
+    if draft.firsts.is_empty() {
+        draft.firsts = (0..draft.recipe.outputs.len()).collect();
+    }
+    Ok(draft)
 }
 
 /// The directory that an output stands in.

@@ -242,7 +242,7 @@ fn put(keys: &mut Vec<(String, MetaValue)>, key: &str, value: MetaValue) {
 }
 
 /// What the user wants changed: another tokenizer, another template, single keys.
-pub(super) fn edit_keys(draft: &mut Draft, _model: &Model, options: &Options) -> Result<()> {
+pub(super) fn edit_keys(draft: &mut Draft, options: &Options) -> Result<()> {
     if let Some(directory) = &options.tokenizer_from {
         let arch = draft.keys.iter().find(|(k, _)| k == "general.architecture").and_then(|(_, v)| v.as_str());
         let arch = arch.unwrap_or_default().to_owned();
