@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use writer::Writer;
 
 /// Pieces longer than this get no merges: no text is cut so, and the ways to split one grow with its length.
-const MERGED_CHARS_MAX: usize = 256;
+const MERGED_CHARS_MAX: usize = 128;
 
 /// What the vocabulary's keys say.
 struct Vocabulary {
