@@ -512,6 +512,22 @@ fn what_is_refused_and_what_is_said() {
     }
 }
 
+/// A tokenizer.model that tokenizer.json was not made of is not used.
+#[test]
+fn tokenizer_json_is_the_truth() {
+    let mut case = cases().into_iter().find(|case| case.name == "sentencepiece").unwrap();
+    let out = convert(&case.files, "llama", case.rows, None).unwrap();
+    assert!(!out.notes.iter().any(|note| note.contains("another vocabulary")), "{:?}", out.notes);
+    let mut tokenizer: Value = serde_json::from_slice(&case.files["tokenizer.json"]).unwrap();
+    let id = case.rows - 1;
+    tokenizer["model"]["vocab"]["th"] = json!(id);
+    case.files.insert("tokenizer.json".into(), tokenizer.to_string().into_bytes());
+    let out = convert(&case.files, "llama", case.rows, None).unwrap();
+    assert!(out.notes.iter().any(|note| note.contains("another vocabulary")), "{:?}", out.notes);
+    let tokens = out.keys.iter().find(|(key, _)| key == "tokenizer.ggml.tokens").unwrap();
+    assert_eq!(plain(&tokens.1)[1][id as usize], "th");
+}
+
 /// Templates from every place; named ones become keys of their own.
 #[test]
 fn chat_templates() {

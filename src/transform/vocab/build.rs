@@ -9,7 +9,7 @@ use super::{Files, Options, no_tokenizer, shown};
 use crate::checkpoint::MetaValue;
 use crate::error::{Error, Result};
 use crate::text::grouped;
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 use serde_json::Value;
 
 /// The engine's tokenizer, and what it needs beside rows.
@@ -93,14 +93,24 @@ fn from_json(
         }
         "BPE" if is_spaced(&tokenizer) => {
             let model = files("tokenizer.model")?.and_then(|bytes| SentencePiece::read(&bytes));
-            match model {
+            let other = model.as_ref().is_some_and(|model| is_another_vocabulary(model, &tokenizer));
+            let built = match model.filter(|_| !other) {
                 Some(model) => {
                     let decoder = tokenizer_config.get("added_tokens_decoder").unwrap_or(&Value::Null);
                     let added = json_file(files, "added_tokens.json")?;
                     pieces(&model, &added, decoder, Some(&tokenizer), options)
                 }
-                None => spaced(&mut tokenizer, options).map_err(in_file),
-            }
+                None => spaced(&mut tokenizer, options),
+            };
+            built.map(|mut built| {
+                if other {
+                    built.notes.push(
+                        "tokenizer.model holds another vocabulary than tokenizer.json, and is not used"
+                            .into(),
+                    );
+                }
+                built
+            })
         }
         "BPE" => Err(Error::unsupported(
             "is a BPE without byte-level characters and without byte fallback, which GGUF has no kind for",
@@ -192,7 +202,7 @@ fn byte_level(tokenizer: &mut TokenizerJson, options: &Options<'_>) -> Result<Bu
     };
     let mut rows = Rows::new(options.embedding_rows)?;
     put_vocab(&mut rows, tokenizer, |_, _| Kind::Normal)?;
-    put_added(&mut rows, &tokenizer.added)?;
+    put_added(&mut rows, &tokenizer.added, options.arch)?;
     let mut built = Built::new(Engine::Gpt2(pre), rows);
     built.merges = std::mem::take(&mut tokenizer.model.merges);
     if let Some(name) = options.pre
@@ -234,21 +244,26 @@ fn put_vocab(rows: &mut Rows, tokenizer: &mut TokenizerJson, kind: impl Fn(u64, 
 }
 
 /// Added tokens: control tokens, and texts that the user's input is searched for.
-fn put_added(rows: &mut Rows, added: &[Added]) -> Result<()> {
-    rows.put_all(added.iter().map(|token| (token.id, added_row(token, 0.0))))
+fn put_added(rows: &mut Rows, added: &[Added], arch: &str) -> Result<()> {
+    rows.put_all(added.iter().map(|token| (token.id, added_row(token, 0.0, arch))))
 }
 
-fn added_row(token: &Added, score: f32) -> Row {
-    let (text, kind) = added_text(&token.content, token.special);
+fn added_row(token: &Added, score: f32, arch: &str) -> Row {
+    let (text, kind) = added_text(&token.content, token.special, arch);
     Row { text, score, kind }
 }
 
+/// Phi-3's tokens are taken as they stand: its reference class looks for no signs of what is special.
+const AS_IT_STANDS: &[&str] = &["phi3"];
+
 /// The engine looks such a token up in plain text, so a space is a space.
-fn added_text(content: &str, special: bool) -> (Box<str>, Kind) {
-    match special || looks_special(content) {
-        true => (content.into(), Kind::Control),
-        false => (content.replace(SPACE, " ").into(), Kind::UserDefined),
+fn added_text(content: &str, special: bool, arch: &str) -> (Box<str>, Kind) {
+    let as_it_stands = AS_IT_STANDS.contains(&arch);
+    if special || !as_it_stands && looks_special(content) {
+        return (content.into(), Kind::Control);
     }
+    let text = if as_it_stands { content.into() } else { content.replace(SPACE, " ").into() };
+    (text, Kind::UserDefined)
 }
 
 /// Some models forget to mark tokens as special that no user should be able to write.
@@ -298,7 +313,7 @@ fn vocab_and_merges(
     rows.put_all(vocab.into_iter().map(normal)).map_err(|e| e.file("vocab.json"))?;
     let mut built = Built::new(Engine::Gpt2(pre), rows);
     let decoder = tokenizer_config.get("added_tokens_decoder").unwrap_or(&Value::Null);
-    put_configured(&mut built, added, decoder, 0.0, true)?;
+    put_configured(&mut built, added, decoder, 0.0, options.arch)?;
     // GPT-2's own end of text stands in no list of added tokens.
     if let Some(id) = built.rows.find("<|endoftext|>") {
         built.rows.put(id, Row { text: "<|endoftext|>".into(), score: 0.0, kind: Kind::Control });
@@ -327,6 +342,23 @@ fn prefixes_space(tokenizer: &TokenizerJson) -> bool {
     by_metaspace || has_type(&tokenizer.normalizer, "Prepend")
 }
 
+/// Whether tokenizer.json, which is what runs, was made of something else than this SentencePiece model. Its scores are
+/// only good for its own pieces. Converters have written a few pieces in other words (Gemma's tabulator), hence a share.
+fn is_another_vocabulary(model: &SentencePiece, tokenizer: &TokenizerJson) -> bool {
+    let added: HashSet<u64> = tokenizer.added.iter().map(|token| token.id).collect();
+    let own = tokenizer.model.vocab.iter().filter(|(_, id)| !added.contains(id));
+    let piece = |id: u64| usize::try_from(id).ok().and_then(|id| model.pieces.get(id));
+    let (mut differing, mut missing) = (0, 0);
+    for (text, id) in own {
+        match piece(*id) {
+            Some(piece) if piece.kind == Kind::Normal => differing += usize::from(piece.text != *text),
+            Some(_) => {}
+            None => missing += 1,
+        }
+    }
+    missing > 0 || differing * 100 > model.pieces.len()
+}
+
 /// A SentencePiece model's pieces, with the tokens that were added to it.
 fn pieces(
     model: &SentencePiece,
@@ -347,9 +379,7 @@ fn pieces(
     .map_err(|e| e.file("tokenizer.model"))?;
     let add_space_prefix = tokenizer.map_or(model.add_dummy_prefix, prefixes_space);
     let mut built = Built::new(Engine::Llama { add_space_prefix }, rows);
-    // Phi-3's reference class takes every text as it stands.
-    let guess = options.arch != "phi3";
-    put_configured(&mut built, added, decoder, ADDED_SCORE, guess)?;
+    put_configured(&mut built, added, decoder, ADDED_SCORE, options.arch)?;
     let listed = |id: u64| decoder.get(id.to_string()).is_some();
     let mut beyond = Vec::new();
     for token in tokenizer.map_or(&[][..], |tokenizer| &tokenizer.added) {
@@ -357,23 +387,21 @@ fn pieces(
             beyond.push(token.id);
             continue;
         }
-        if !guess {
-            let kind = if token.special { Kind::Control } else { Kind::UserDefined };
-            built.rows.put(token.id, Row { text: token.content.as_str().into(), score: ADDED_SCORE, kind });
-            continue;
-        }
         match built.rows.get(token.id) {
+            _ if AS_IT_STANDS.contains(&options.arch) => {
+                built.rows.put(token.id, added_row(token, ADDED_SCORE, options.arch));
+            }
             _ if listed(token.id) => {}
             // A piece that is also an added token keeps its score; what SentencePiece says of it stands.
             Some(row) if *row.text == *token.content && row.kind != Kind::Normal => {}
             Some(row) if *row.text == *token.content => {
-                let row = added_row(token, row.score);
+                let row = added_row(token, row.score, options.arch);
                 built.rows.put(token.id, row);
             }
-            _ => _ = built.rows.put(token.id, added_row(token, ADDED_SCORE)),
+            _ => _ = built.rows.put(token.id, added_row(token, ADDED_SCORE, options.arch)),
         }
     }
-    note_beyond(&mut built, &beyond);
+    note_beyond(&mut built, beyond);
     if model.algorithm == Algorithm::Unigram {
         built.notes.push(
             "a unigram model with byte fallback: the engine joins its pieces greedily, so some texts are cut otherwise".into(),
@@ -388,8 +416,11 @@ fn pieces(
     Ok(built)
 }
 
-fn note_beyond(built: &mut Built, ids: &[u64]) {
-    if let (Some(first), Some(last)) = (ids.iter().min(), ids.iter().max()) {
+fn note_beyond(built: &mut Built, mut ids: Vec<u64>) {
+    ids.sort_unstable();
+    // Two files may list the same token.
+    ids.dedup();
+    if let (Some(first), Some(last)) = (ids.first(), ids.last()) {
         built.notes.push(format!(
             "{} added token(s) of id {first} to {last} are left out: the embedding has {} rows",
             ids.len(),
@@ -398,8 +429,8 @@ fn note_beyond(built: &mut Built, ids: &[u64]) {
     }
 }
 
-/// Tokens of added_tokens.json and of `added_tokens_decoder` in tokenizer_config.json. `guess`: texts that look special are.
-fn put_configured(built: &mut Built, added: &Value, decoder: &Value, score: f32, guess: bool) -> Result<()> {
+/// Tokens of added_tokens.json and of `added_tokens_decoder` in tokenizer_config.json.
+fn put_configured(built: &mut Built, added: &Value, decoder: &Value, score: f32, arch: &str) -> Result<()> {
     let mut beyond = Vec::new();
     for (text, id) in added.as_object().into_iter().flatten() {
         let Some(id) = id.as_u64() else { continue };
@@ -414,16 +445,12 @@ fn put_configured(built: &mut Built, added: &Value, decoder: &Value, score: f32,
                 .file("tokenizer_config.json")
         })?;
         let special = token.get("special").and_then(Value::as_bool).unwrap_or(false);
-        let (text, kind) = match guess {
-            true => added_text(content, special),
-            false if special => (content.into(), Kind::Control),
-            false => (content.into(), Kind::UserDefined),
-        };
-        if !built.rows.put(id, Row { text, score, kind }) && !beyond.contains(&id) {
+        let (text, kind) = added_text(content, special, arch);
+        if !built.rows.put(id, Row { text, score, kind }) {
             beyond.push(id);
         }
     }
-    note_beyond(built, &beyond);
+    note_beyond(built, beyond);
     Ok(())
 }
 
@@ -462,11 +489,11 @@ fn spaced(tokenizer: &mut TokenizerJson, options: &Options<'_>) -> Result<Built>
     for token in &tokenizer.added {
         let stands =
             built.rows.get(token.id).is_some_and(|row| matches!(row.kind, Kind::Unknown | Kind::Byte));
-        if !stands && !built.rows.put(token.id, added_row(token, ADDED_SCORE)) {
+        if !stands && !built.rows.put(token.id, added_row(token, ADDED_SCORE, options.arch)) {
             beyond.push(token.id);
         }
     }
-    note_beyond(&mut built, &beyond);
+    note_beyond(&mut built, beyond);
     Ok(built)
 }
 
@@ -491,7 +518,7 @@ fn unigram(tokenizer: &mut TokenizerJson, options: &Options<'_>) -> Result<Built
             }
             None => (false, 0.0),
         };
-        if !stands && !rows.put(token.id, added_row(token, score)) {
+        if !stands && !rows.put(token.id, added_row(token, score, options.arch)) {
             return Err(too_many(token.id, rows.count()));
         }
     }
@@ -559,7 +586,7 @@ fn unigram_pieces(model: &SentencePiece, file: &str, added: &Value, options: &Op
         rows,
     );
     built.notes.extend(note);
-    put_configured(&mut built, added, &Value::Null, ADDED_SCORE, true)?;
+    put_configured(&mut built, added, &Value::Null, ADDED_SCORE, options.arch)?;
     Ok(built)
 }
 
@@ -569,7 +596,7 @@ fn word_piece(tokenizer: &mut TokenizerJson, options: &Options<'_>) -> Result<Bu
     let prefix = tokenizer.model.prefix.clone().unwrap_or_else(|| "##".into());
     let mut rows = Rows::new(options.embedding_rows)?;
     put_vocab(&mut rows, tokenizer, |_, _| Kind::Normal)?;
-    put_added(&mut rows, &tokenizer.added)?;
+    put_added(&mut rows, &tokenizer.added, options.arch)?;
     let mut built = word_piece_rows(rows, &prefix);
     if !has_type(&tokenizer.pre_tokenizer, "BertPreTokenizer") {
         built.notes.push(

@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use writer::Writer;
 
 /// Pieces longer than this get no merges: no text is cut so, and the ways to split one grow with its length.
-const MERGED_CHARS_MAX: usize = 256;
+const MERGED_CHARS_MAX: usize = 128;
 
 /// What the vocabulary's keys say.
 struct Vocabulary {
@@ -189,9 +189,10 @@ fn configs(
     if let Some(context) = meta.get(&format!("{arch}.context_length")).and_then(MetaValue::as_u64) {
         config.insert("model_max_length".into(), json!(context));
     }
-    if !token_types {
-        config.insert("model_input_names".into(), json!(["input_ids", "attention_mask"]));
-    }
+    let inputs = ["input_ids", "token_type_ids", "attention_mask"];
+    let inputs: Vec<&str> =
+        inputs.into_iter().filter(|name| token_types || *name != "token_type_ids").collect();
+    config.insert("model_input_names".into(), json!(inputs));
     (Value::Object(config), Value::Object(map))
 }
 

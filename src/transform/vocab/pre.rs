@@ -328,7 +328,8 @@ mod tests {
         assert_eq!(error.kind().exit_code(), 9);
         let text = error.to_string();
         assert!(
-            text.contains("nearest is `dbrx`: step 1 is") && text.contains("--tokenizer-pre NAME"),
+            text.contains("nearest is `dbrx`: step 1, from character 57 on, is")
+                && text.contains("--tokenizer-pre NAME"),
             "{text}"
         );
         assert!(find(&Value::Null, false, "llama").is_err());

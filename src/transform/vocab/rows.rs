@@ -131,7 +131,10 @@ impl Rows {
     /// Empties rows whose text an earlier row has, or the padding of another: the engine looks tokens up by text and
     /// refuses a file in which two are the same. Gives the ids that were emptied.
     pub(super) fn drop_repeats(&mut self) -> Vec<u64> {
-        let mut drop = self.repeats();
+        let mut dropped = self.repeats();
+        for &id in &dropped {
+            self.rows[id] = None;
+        }
         let padding_of_another = |(id, row): (usize, &Option<Row>)| {
             let named = padding_id(&row.as_ref()?.text)?;
             (named != id && named < self.rows.len()).then_some((id, named))
@@ -139,13 +142,13 @@ impl Rows {
         let called: Vec<(usize, usize)> =
             self.rows.iter().enumerate().filter_map(padding_of_another).collect();
         // Emptying one can make another clash, so all go together.
-        if called.iter().any(|&(_, named)| self.rows[named].is_none() || drop.contains(&named)) {
-            drop.extend(called.iter().map(|&(id, _)| id));
+        if called.iter().any(|&(_, named)| self.rows[named].is_none()) {
+            for &(id, _) in &called {
+                self.rows[id] = None;
+                dropped.push(id);
+            }
         }
-        for &id in &drop {
-            self.rows[id] = None;
-        }
-        drop.into_iter().map(|id| id as u64).collect()
+        dropped.into_iter().map(|id| id as u64).collect()
     }
 
     /// Rows whose text an earlier row has.

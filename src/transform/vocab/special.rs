@@ -33,8 +33,14 @@ const SWITCHES: &[(&str, &str)] = &[
     ("sep", "tokenizer.ggml.add_sep_token"),
 ];
 
+/// Role and text.
+type Named = &'static [(&'static str, &'static str)];
+
+/// Keys and values.
+type Keyed<T> = Vec<(&'static str, T)>;
+
 /// Tokens that the reference converter looks up by name for some architectures: role and text.
-const BY_NAME: &[(&[&str], &[(&str, &str)])] = &[
+const BY_NAME: &[(&[&str], Named)] = &[
     (
         &["glm4"],
         &[("eos", "<|endoftext|>"), ("eot", "<|user|>"), ("unk", "<|endoftext|>"), ("bos", "<|endoftext|>")],
@@ -185,7 +191,7 @@ impl Special {
     }
 
     /// The ids' keys, then the switches', each in the order in which they were found.
-    pub(super) fn keys(&self) -> (Vec<(&'static str, u64)>, Vec<(&'static str, bool)>) {
+    pub(super) fn keys(&self) -> (Keyed<u64>, Keyed<bool>) {
         let key = |role: &str| ROLES.iter().find(|(name, _)| *name == role)?.1;
         let switch = |role: &str| SWITCHES.iter().find(|(name, _)| *name == role).map(|(_, key)| *key);
         (

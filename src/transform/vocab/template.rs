@@ -6,6 +6,7 @@
 use super::{CHAT_TEMPLATE, Files};
 use crate::checkpoint::{MetaArray, MetaValue};
 use crate::error::{Error, Result};
+use hashbrown::HashSet;
 use serde_json::Value;
 
 /// The templates of a model.
@@ -78,12 +79,12 @@ impl Templates {
     /// The keys: named ones, the list of their names, and the default.
     pub(super) fn keys(&self) -> Vec<(String, MetaValue)> {
         let mut keys: Vec<(String, MetaValue)> = Vec::new();
-        let mut names: Vec<String> = Vec::new();
+        let (mut names, mut seen): (Vec<String>, HashSet<String>) = Default::default();
         for (name, text) in self.named.iter().filter(|(name, _)| name != DEFAULT) {
             // A name becomes part of a key.
             let name: String =
                 name.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
-            if !name.is_empty() && !names.contains(&name) {
+            if !name.is_empty() && seen.insert(name.clone()) {
                 keys.push((format!("{CHAT_TEMPLATE}.{name}"), text.as_str().into()));
                 names.push(name);
             }
