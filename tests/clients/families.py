@@ -186,6 +186,8 @@ def check_back(name, family, gguf, out, expected, ids, source, tmp, show):
         lines.append(f"{k}: not in the source")
     for k in sorted(source.keys() & back.keys()):
         a, b = source[k], back[k]
+        if name.endswith("roberta") and k.endswith("position_embeddings.weight") and a.shape == b.shape:
+            a, b = a[2:], b[2:]                  # rows up to the padding's own, which no GGUF holds and no text reaches
         if a.shape != b.shape:
             lines.append(f"{k}: expected shape {list(a.shape)}, found {list(b.shape)}")
         elif not torch.equal(a.double(), b.double()):

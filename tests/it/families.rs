@@ -259,7 +259,14 @@ fn differences_back(spec: &Spec, dir: &Path) -> Vec<String> {
         }
         let (a, b) =
             (widened(&row.dtype, &model::values(row)), widened(tensor.dtype.name(), &read.bytes(tensor)));
-        let differ = a.iter().zip(&b).filter(|(x, y)| x.to_bits() != y.to_bits()).count();
+        // Rows up to the padding's own, which no GGUF holds and no text reaches.
+        let lost = if spec.family.ends_with("roberta") && name.ends_with("position_embeddings.weight") {
+            2 * row.shape[1]
+        } else {
+            0
+        };
+        let (a, b) = (&a[lost..], &b[lost..]);
+        let differ = a.iter().zip(b).filter(|(x, y)| x.to_bits() != y.to_bits()).count();
         if differ > 0 {
             lines.push(format!("{name}: {differ} of {} values differ", a.len()));
         }
