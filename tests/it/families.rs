@@ -27,6 +27,9 @@ const ALLOWED: &[(&str, &str, &str)] = &[(
     "without tokenizer.model the reference writes -1000 for each, and the engine merges by position; these are ranks",
 )];
 
+/// Families of quantised weights that are refused as yet: codes are never taken for numbers.
+const REFUSED: &[&str] = &["deepseek_v3-fp8", "gpt_oss", "llama-fp8-channel", "llama-fp8-tensor"];
+
 /// Beginnings of names that no GGUF of a text model holds: towers beside it, layers after the last, heads of pretraining.
 const LEFT_OUT: &[&str] = &[
     "vision",
@@ -190,7 +193,12 @@ fn each_gguf_equals_the_references() {
         let golden = golden(&family);
         for dtype in TYPES {
             let file = dir.path().join(format!("{dtype}.gguf"));
+            let refused = REFUSED.contains(&family.as_str());
             match converted(&source, &file, Some(dtype)) {
+                Ok(()) if refused => {
+                    wrong.push(format!("{family} {dtype}: is converted: take it off `REFUSED`"))
+                }
+                Err(_) if refused => {}
                 Ok(()) => wrong.extend(
                     differences(&family, dtype, &golden, &file)
                         .into_iter()
@@ -225,7 +233,9 @@ fn plain_name(name: &str) -> String {
         }
     }
     if let Some(old) = name.strip_prefix("bert.") {
-        return old.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias");
+        return old
+            .replace("LayerNorm.gamma", "LayerNorm.weight")
+            .replace("LayerNorm.beta", "LayerNorm.bias");
     }
     name.strip_prefix("language_model.").unwrap_or(name).to_string()
 }
@@ -299,7 +309,7 @@ fn differences_back(spec: &Spec, dir: &Path) -> Vec<String> {
 #[test]
 fn each_comes_back_as_it_was() {
     let mut wrong = Vec::new();
-    for family in model::all() {
+    for family in model::all().into_iter().filter(|f| !REFUSED.contains(&f.as_str())) {
         let spec = model::spec(&family);
         let dir = tempfile::tempdir().unwrap();
         let source = model::write(&spec, dir.path());
