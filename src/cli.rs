@@ -8,6 +8,7 @@
 //! bug: it says so in one line and exits with 1, never with 101.
 
 mod convert;
+mod diff;
 mod doctor;
 mod inspect;
 mod load;
@@ -47,6 +48,8 @@ enum Command {
     Load(load::Args),
     /// Any of safetensors, PyTorch .bin and GGUF into any other, with configs and tokenizers
     Convert(convert::Args),
+    /// What differs between two models: names, types, shapes and values, whatever they are written in
+    Diff(diff::Args),
     /// What this machine can do, and what limits a load here
     Doctor(doctor::Args),
     /// Makes a model of a given shape, for tests and benchmarks
@@ -60,6 +63,7 @@ impl Command {
             Command::Inspect(args) => inspect::run(args, common),
             Command::Load(args) => load::run(args, common),
             Command::Convert(args) => convert::run(args, common),
+            Command::Diff(args) => diff::run(args, common),
             Command::Doctor(args) => doctor::run(args, common),
             Command::Synth(args) => synth::run(args, common),
         }

@@ -265,22 +265,25 @@ impl Plan {
         }
         let identity = plan.identity(model)?;
         let inputs = inputs(model);
-        output::check(&Begin {
+        let begin = Begin {
             target: &options.out,
             force: options.force,
             inputs: &inputs,
             identity: &identity,
             directory,
-        })?;
+        };
+        output::check(&begin)?;
+        // What an earlier run finished lies on the disk already.
+        let needed_bytes = plan.file_bytes.saturating_sub(output::kept_bytes(&begin)?);
         if let Some(free) = plan.free_bytes
-            && free < plan.file_bytes
+            && free < needed_bytes
         {
             return Err(Error::new(
                 crate::ErrorKind::NoSpace,
                 format!(
                     "the disk has {} free, and this writes {}",
                     crate::text::bytes(free),
-                    crate::text::bytes(plan.file_bytes)
+                    crate::text::bytes(needed_bytes)
                 ),
             )
             .file(options.out.display().to_string()));
@@ -323,7 +326,7 @@ impl Plan {
     }
 
     fn identity(&self, model: &Model) -> Result<Identity> {
-        write::identity(model, &self.hash)
+        write::identity(model, &self.hash, &self.companions)
     }
 }
 
@@ -387,7 +390,9 @@ fn beside(out: &Path) -> &Path {
     }
 }
 
-/// Every file that is read, by its path.
+/// Every file that is read, by its path, and the directory that was named.
 fn inputs(model: &Model) -> Vec<PathBuf> {
-    model.files.iter().filter_map(|f| f.as_local().map(|l| l.path().to_owned())).collect()
+    let files = model.files.iter().filter_map(|f| f.as_local().map(|l| l.path().to_owned()));
+    let directory = model.place.directory().filter(|_| !model.is_file);
+    files.chain(directory.map(Path::to_owned)).collect()
 }

@@ -45,6 +45,7 @@
 pub mod buf;
 pub mod checkpoint;
 pub mod convert;
+pub mod diff;
 pub mod doctor;
 pub mod dtype;
 pub mod error;

@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::text::grouped;
 use local::LocalFile;
 use std::fmt::Debug;
+use std::path::Path;
 use std::sync::Arc;
 
 /// How a source likes to be read.
@@ -76,4 +77,9 @@ pub trait Place: Send + Sync + Debug {
 
     /// Opens a file by its listed name. Names that leave the place are refused.
     fn open(&self, name: &str) -> Result<Arc<dyn ReadAt>>;
+
+    /// The directory that it is, where it is one of this machine.
+    fn directory(&self) -> Option<&Path> {
+        None
+    }
 }

@@ -178,7 +178,7 @@ fn home(model: &Model, draft: &Draft, index: usize, container: Container) -> (St
             let tensor = model.table.tensors.get(t)?;
             Some((tensor, model.table.files.get(tensor.at.span.file.index())?))
         }
-        Source::Made(_) => None,
+        Source::Joined(_) | Source::Made(_) => None,
     });
     let Some((tensor, file)) = file else { return (String::new(), stem.to_owned()) };
     let (folder, name) = file.name.rsplit_once('/').unwrap_or(("", &file.name));

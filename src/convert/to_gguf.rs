@@ -193,7 +193,9 @@ fn file_type(outputs: &[Output], wanted: Option<DType>) -> u32 {
     }
     let packed = sums.iter().any(|(d, _)| *d == DType::MXFP4).then_some(DType::MXFP4);
     let most = sums.iter().max_by_key(|(_, size)| *size).map(|(d, _)| *d);
-    packed.or(wanted).or(most).and_then(keys::file_type).unwrap_or(0)
+    // A packing that was asked for has the name; floats beside experts that stay packed have not.
+    let asked = wanted.filter(|d| !d.is_float());
+    asked.or(packed).or(wanted).or(most).and_then(keys::file_type).unwrap_or(0)
 }
 
 /// The type of a tensor that is written under a name of its own: what a GGUF keeps as f32 stays so.

@@ -19,12 +19,18 @@ use std::time::Instant;
 /// What a companion is read in: a block of its hash.
 const BLOCK_BYTES: u64 = crate::sink::output::hash::BLOCK_BYTES;
 
-/// What a run makes, and of what.
-pub(super) fn identity(model: &Model, hash: &str) -> Result<Identity> {
+/// What a run makes, and of what: the weights, and the files that are copied.
+pub(super) fn identity(model: &Model, hash: &str, companions: &[Companion]) -> Result<Identity> {
     let mut sources = Vec::with_capacity(model.files.len());
     for (file, source) in model.table.files.iter().zip(&model.files) {
         if let Some(local) = source.as_local() {
             sources.push(Stamp::of(file.name.as_str(), local.file())?);
+        }
+    }
+    for companion in companions.iter().filter(|c| c.made.is_none()) {
+        let file = model.place.open(&companion.name)?;
+        if let Some(local) = file.as_local() {
+            sources.push(Stamp::of(companion.name.as_str(), local.file())?);
         }
     }
     Ok(Identity { plan_hash: hash.to_owned(), sources })

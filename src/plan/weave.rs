@@ -10,19 +10,18 @@
 //! matrix to be transposed, codes whose scales lie in another tensor) is decoded as the stretch of the source that holds
 //! it, and gathered then.
 
-use crate::checkpoint::{ByteOrder, Checkpoint, Extent, FileId, row_major_strides};
-use crate::dtype::{Class, DType};
+mod strand;
+
+use crate::checkpoint::{ByteOrder, Checkpoint, FileId, row_major_strides};
+use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::text::bytes as bytes_text;
 use crate::transform::block;
 use crate::transform::cast::{self, Fix};
 use crate::transform::recipe::{Output, Part, Recipe, Source, Value};
 use crate::transform::view::View;
 use std::ops::Range;
 use std::sync::Arc;
-
-/// A task may read this many times the elements it needs before it is read in stretches.
-const WASTE_MAX: u64 = 4;
+use strand::{Feed, Flags, Strand, whole_matrix};
 
 /// How large tasks may be.
 #[derive(Debug, Clone, Copy)]
@@ -196,56 +195,6 @@ pub fn copies(table: &Checkpoint, recipe: &Recipe, output: &Output) -> bool {
     })
 }
 
-/// One part, ready to be cut into tasks.
-#[derive(Debug, Clone)]
-struct Strand {
-    source: Feed,
-    /// Sizes and strides in grains; one stride for each size, counted from `offset`.
-    grid: View,
-    /// Elements of a grain: a block, where blocks are moved whole.
-    grain: u64,
-    /// Grains of a task.
-    step_max: u64,
-    /// Grains that a task must be a multiple of.
-    multiple: u64,
-    to: DType,
-    add: f32,
-}
-
-/// Where a strand's bytes come from.
-#[derive(Debug, Clone)]
-enum Feed {
-    /// One run of the file.
-    Run { file: FileId, offset_bytes: u64 },
-    /// Elements or blocks of one tensor, as bytes.
-    Bytes { file: FileId, offset_bytes: u64, dtype: DType, fix: Flags },
-    /// Blocks that must be decoded before they are rearranged.
-    Blocks { file: FileId, offset_bytes: u64, dtype: DType },
-    /// Floats with scales elsewhere; sizes of the matrix and its blocks.
-    Scaled {
-        codes: Extent,
-        codes_dtype: DType,
-        scales: Extent,
-        scales_dtype: DType,
-        rows: u64,
-        columns: u64,
-        block_rows: u64,
-        block_columns: u64,
-    },
-    /// MXFP4's nibbles and scales.
-    Mx { nibbles: Extent, scales: Extent },
-    /// Bytes at hand.
-    Made { bytes: Arc<[u8]>, dtype: DType },
-}
-
-/// What must be put right in bytes besides their order.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Flags {
-    swap: bool,
-    conj: bool,
-    neg: bool,
-}
-
 fn strand(table: &Checkpoint, value: &Value, part: &Part, to: DType, limits: &Limits) -> Result<Strand> {
     let elements = crate::dtype::element_count(&value.shape).unwrap_or(0);
     let view = &part.view;
@@ -310,7 +259,11 @@ fn strand(table: &Checkpoint, value: &Value, part: &Part, to: DType, limits: &Li
                         )));
                     }
                     None => whole_matrix(
-                        strand(Feed::Blocks { file, offset_bytes, dtype: t.dtype }, view.clone(), 1),
+                        strand(
+                            Feed::Blocks { from: vec![(file, offset_bytes)], dtype: t.dtype, each: elements },
+                            view.clone(),
+                            1,
+                        ),
                         limits,
                     )?,
                 });
@@ -329,6 +282,18 @@ fn strand(table: &Checkpoint, value: &Value, part: &Part, to: DType, limits: &Li
             let mut strand = strand(Feed::Bytes { file, offset_bytes, dtype: t.dtype, fix: flags }, grid, 1);
             strand.enlarge(limits, bytes);
             Ok(strand)
+        }
+        Source::Joined(tensors) => {
+            let tensors = tensors.iter().map(|&t| tensor(t)).collect::<Result<Vec<_>>>()?;
+            let each = elements / (tensors.len() as u64).max(1);
+            if tensors.iter().any(|t| !t.at.is_plain() || t.dtype != value.dtype || t.element_count() != each) {
+                return Err(Error::unsupported("is joined of tensors that are not of one type and size, in one run"));
+            }
+            let from = tensors.iter().map(|t| (t.at.span.file, t.at.span.offset_bytes)).collect();
+            let mut joined = strand(Feed::Blocks { from, dtype: value.dtype, each }, view.clone(), 1);
+            // Not simplified: the dimension that steps from one tensor to the next must stay one of its own.
+            joined.grid = view.clone();
+            whole_matrix(joined, limits)
         }
         Source::Scaled { codes, scales, block_rows, block_columns } => {
             let (codes, scales) = (tensor(*codes)?, tensor(*scales)?);
@@ -392,8 +357,8 @@ fn strand(table: &Checkpoint, value: &Value, part: &Part, to: DType, limits: &Li
 
 /// Whether numbers of one type become another, and by whom.
 fn check_kernel(from: DType, to: DType, add: f32, stored: bool) -> Result<()> {
-    let widens = |d: DType| d == DType::F32 || cast::is_supported(d, DType::F32) || block::can_decode(d);
-    let narrows = |d: DType| d == DType::F32 || cast::is_supported(DType::F32, d) || block::can_encode(d);
+    let widens = |d: DType| d == DType::F32 || cast::can_cast(d, DType::F32) || block::can_decode(d);
+    let narrows = |d: DType| d == DType::F32 || cast::can_cast(DType::F32, d) || block::can_encode(d);
     let same = from == to && add == 0.0 && (stored || from == DType::MXFP4);
     if same || widens(from) && narrows(to) {
         return Ok(());
@@ -461,334 +426,4 @@ fn span(view: &View) -> u64 {
 fn width(dtype: DType) -> u64 {
     let facts = dtype.facts();
     u64::from(facts.block_bytes).div_ceil(u64::from(facts.block_elements))
-}
-
-/// A strand whose elements are decoded first must have each task's stretch at hand.
-fn whole_matrix(mut strand: Strand, limits: &Limits) -> Result<Strand> {
-    strand.enlarge(limits, 4);
-    let part = strand.part(0);
-    if extent(&part) > strand.step_max.saturating_mul(WASTE_MAX).max(limits.chunk_bytes)
-        && extent(&part) * 4 > limits.matrix_bytes
-    {
-        return Err(Error::unsupported(format!(
-            "must be decoded whole to be rearranged, which takes {}",
-            bytes_text(extent(&part).saturating_mul(12))
-        ))
-        .hint("a larger --memory lets it"));
-    }
-    Ok(strand)
-}
-
-/// Elements from a view's first to its last.
-fn extent(view: &View) -> u64 {
-    view.shape.iter().zip(&view.strides).map(|(n, s)| (n - 1) * s).sum::<u64>() + 1
-}
-
-/// Which elements of a strand a task is for.
-struct Cut {
-    dim: usize,
-    step: u64,
-    inner: u64,
-}
-
-impl Strand {
-    /// Where a task of the usual size would read far more than it needs (a transposition), takes as many elements at
-    /// once as make it dense, if the limits allow.
-    fn enlarge(&mut self, limits: &Limits, element_bytes: u64) {
-        let part = self.part(0);
-        if extent(&part) <= part.element_count().saturating_mul(WASTE_MAX) {
-            return;
-        }
-        let mut inner = 1;
-        for dim in (0..self.grid.shape.len()).rev() {
-            inner *= self.grid.shape[dim];
-            let tail = View {
-                offset: 0,
-                shape: self.grid.shape[dim..].to_vec(),
-                strides: self.grid.strides[dim..].to_vec(),
-            };
-            let held = extent(&tail).max(inner).saturating_mul(element_bytes.max(4)).saturating_mul(3);
-            if held > limits.matrix_bytes {
-                return;
-            }
-            if extent(&tail) <= inner.saturating_mul(WASTE_MAX) {
-                self.step_max = self.step_max.max(inner);
-                return;
-            }
-        }
-    }
-
-    /// The dimension that is cut, the step it is cut in, and the grains inside one step of one.
-    fn cut(&self) -> Cut {
-        let mut inner = 1u64;
-        for dim in (0..self.grid.shape.len()).rev() {
-            let n = self.grid.shape[dim];
-            if inner.saturating_mul(n) > self.step_max {
-                // Whole blocks of the target, wherever it is cut.
-                let multiple = self.multiple / gcd(inner, self.multiple);
-                let step = (self.step_max / inner).max(1).next_multiple_of(multiple);
-                return Cut { dim, step, inner };
-            }
-            inner *= n;
-        }
-        let first = self.grid.shape.first().copied().unwrap_or(1).max(1);
-        Cut { dim: 0, step: first, inner: inner / first }
-    }
-
-    /// How many tasks.
-    fn count(&self) -> u64 {
-        let Cut { dim, step, .. } = self.cut();
-        let outer: u64 = self.grid.shape[..dim].iter().product();
-        self.grid.shape[dim].div_ceil(step) * outer
-    }
-
-    /// The grid of one task.
-    fn part(&self, index: u64) -> View {
-        let Cut { dim, step, .. } = self.cut();
-        let View { offset, shape, strides } = &self.grid;
-        let steps = shape[dim].div_ceil(step);
-        let at = index % steps * step;
-        let mut place = offset + at * strides[dim];
-        let mut rest = index / steps;
-        for d in (0..dim).rev() {
-            place += rest % shape[d] * strides[d];
-            rest /= shape[d];
-        }
-        let mut part = View { offset: place, shape: shape[dim..].to_vec(), strides: strides[dim..].to_vec() };
-        part.shape[0] = step.min(shape[dim] - at);
-        part
-    }
-
-    /// The first grain of a task in the strand.
-    fn first(&self, index: u64) -> u64 {
-        let Cut { dim, step, inner } = self.cut();
-        let steps = self.grid.shape[dim].div_ceil(step);
-        (index / steps * self.grid.shape[dim] + index % steps * step) * inner
-    }
-
-    fn tasks(self) -> impl Iterator<Item = Task> {
-        let count = self.count();
-        (0..count).flat_map(move |index| self.tasks_of(index))
-    }
-
-    /// The task of this number; several where codes of several matrices meet.
-    fn tasks_of(&self, index: u64) -> Vec<Task> {
-        let part = self.part(index);
-        let first = self.first(index) * self.grain;
-        let size = |elements: u64| self.to.size_bytes(elements).unwrap_or(0);
-        let count = part.element_count() * self.grain;
-        let task = |first: u64, count: u64, work: Work| Task {
-            offset_bytes: size(first),
-            size_bytes: size(count),
-            work,
-        };
-        let make = |reads: Vec<Read>, decode: Decode, count: u64| Make {
-            reads,
-            made: None,
-            fix: None,
-            decode,
-            pick: None,
-            add: self.add,
-            to: self.to,
-            count,
-        };
-        match &self.source {
-            Feed::Run { file, offset_bytes } => {
-                let offset_bytes = offset_bytes + size(first);
-                vec![task(first, count, Work::Copy { file: *file, offset_bytes })]
-            }
-            Feed::Made { bytes, dtype } => {
-                let width = width(*dtype) as usize;
-                let start = part.offset as usize * width;
-                let range = start..start + extent(&part) as usize * width;
-                let mut one = make(Vec::new(), Decode::As(*dtype), count);
-                one.made = Some((bytes.clone(), range));
-                one.pick = pick(View { offset: 0, ..part });
-                vec![task(first, count, Work::Make(one))]
-            }
-            Feed::Bytes { file, offset_bytes, dtype, fix } => {
-                let width = u64::from(dtype.facts().block_bytes);
-                let (reads, strides) = stretches(&part, *file, *offset_bytes, width);
-                let mut one = make(reads, Decode::As(*dtype), count);
-                let packed = View { offset: 0, shape: part.shape.clone(), strides };
-                if !packed.is_run() || *fix != Flags::default() {
-                    let View { shape, strides, .. } = packed;
-                    let Flags { swap, conj, neg } = *fix;
-                    one.fix = Some(Fix { dtype: *dtype, shape, strides, swap, conj, neg });
-                }
-                vec![task(first, count, Work::Make(one))]
-            }
-            Feed::Blocks { file, offset_bytes, dtype } => {
-                let facts = dtype.facts();
-                let (block, block_bytes) = (u64::from(facts.block_elements), u64::from(facts.block_bytes));
-                let (start, end) = (part.offset / block, (part.offset + extent(&part)).div_ceil(block));
-                let read = Read {
-                    file: *file,
-                    offset_bytes: offset_bytes + start * block_bytes,
-                    size_bytes: (end - start) * block_bytes,
-                };
-                let mut one = make(vec![read], Decode::As(*dtype), count);
-                one.pick = pick(View { offset: part.offset - start * block, ..part });
-                vec![task(first, count, Work::Make(one))]
-            }
-            Feed::Mx { nibbles, scales } => {
-                // In blocks of 32 where they stay whole, else in elements.
-                let scale = 32 / self.grain;
-                let (start, end) = (part.offset / scale, (part.offset + extent(&part)).div_ceil(scale));
-                let read = |at: &Extent, each: u64| Read {
-                    file: at.span.file,
-                    offset_bytes: at.span.offset_bytes + start * each,
-                    size_bytes: (end - start) * each,
-                };
-                let nibbles_bytes = ((end - start) * 16) as usize;
-                let reads = vec![read(nibbles, 16), read(scales, 1)];
-                let mut one = make(reads, Decode::Mx { nibbles_bytes }, count);
-                let grid = View { offset: part.offset - start * scale, ..part };
-                one.pick = match self.grain {
-                    32 if self.to != DType::MXFP4 => pick(in_elements(grid, 32)),
-                    _ => pick(grid),
-                };
-                vec![task(first, count, Work::Make(one))]
-            }
-            Feed::Scaled {
-                codes,
-                codes_dtype,
-                scales,
-                scales_dtype,
-                rows,
-                columns,
-                block_rows,
-                block_columns,
-            } => {
-                let matrix = (rows * columns).max(1);
-                let scales_row = columns.div_ceil(*block_columns);
-                let scales_matrix = rows.div_ceil(*block_rows) * scales_row;
-                let one = |start: u64, end: u64, grid: View, first: u64| {
-                    let number = start / matrix;
-                    let (from, to) = (start % matrix, (end - 1) % matrix + 1);
-                    let (row, last_row) = (from / columns / block_rows, (to - 1) / columns / block_rows);
-                    let (code_bytes, scale_bytes) = (width(*codes_dtype), width(*scales_dtype));
-                    let codes_bytes = (end - start) * code_bytes;
-                    let reads = vec![
-                        Read {
-                            file: codes.span.file,
-                            offset_bytes: codes.span.offset_bytes + start * code_bytes,
-                            size_bytes: codes_bytes,
-                        },
-                        Read {
-                            file: scales.span.file,
-                            offset_bytes: scales.span.offset_bytes
-                                + (number * scales_matrix + row * scales_row) * scale_bytes,
-                            size_bytes: (last_row + 1 - row) * scales_row * scale_bytes,
-                        },
-                    ];
-                    let decode = Decode::Scaled {
-                        codes: *codes_dtype,
-                        scales: *scales_dtype,
-                        codes_bytes: codes_bytes as usize,
-                        first: from - row * block_rows * columns,
-                        columns: *columns,
-                        block_rows: *block_rows,
-                        block_columns: *block_columns,
-                    };
-                    let count = grid.element_count();
-                    let mut one = make(reads, decode, count);
-                    one.pick = pick(grid);
-                    task(first, count, Work::Make(one))
-                };
-                let (start, end) = (part.offset, part.offset + extent(&part));
-                if start / matrix == (end - 1) / matrix {
-                    return vec![one(start, end, View { offset: 0, ..part }, first)];
-                }
-                if part.is_run() {
-                    // A stack of matrices, each with scales of its own.
-                    let mut tasks = Vec::new();
-                    let mut at = start;
-                    while at < end {
-                        let stop = end.min((at / matrix + 1) * matrix);
-                        let grid = View { offset: 0, shape: vec![stop - at], strides: vec![1] };
-                        tasks.push(one(at, stop, grid, first + (at - start)));
-                        at = stop;
-                    }
-                    return tasks;
-                }
-                // Rows of several matrices: each row is in one.
-                let rows = part.shape[0];
-                (0..rows)
-                    .flat_map(|row| {
-                        let grid = View {
-                            offset: 0,
-                            shape: part.shape[1..].to_vec(),
-                            strides: part.strides[1..].to_vec(),
-                        };
-                        let inner = grid.element_count();
-                        let start = part.offset + row * part.strides[0];
-                        [one(start, start + extent(&grid), grid, first + row * inner)]
-                    })
-                    .collect()
-            }
-        }
-    }
-}
-
-/// The view, unless it is everything as it is.
-fn pick(view: View) -> Option<View> {
-    let same = view.offset == 0 && view.is_run();
-    (!same).then_some(view)
-}
-
-/// A view in blocks as one in elements.
-fn in_elements(mut view: View, block: u64) -> View {
-    view.offset *= block;
-    view.strides.iter_mut().for_each(|s| *s *= block);
-    view.shape.push(block);
-    view.strides.push(1);
-    view.simplified()
-}
-
-/// The reads for a part, and its strides in the bytes they bring: one read where the part lies dense, else one for each
-/// stretch that is.
-fn stretches(part: &View, file: FileId, offset_bytes: u64, width: u64) -> (Vec<Read>, Vec<u64>) {
-    let View { offset, shape, strides } = part;
-    let mut order: Vec<usize> = (0..shape.len()).collect();
-    order.sort_by_key(|&d| std::cmp::Reverse(strides[d]));
-    let tail = |k: usize| {
-        let of = |v: &[u64]| order[k..].iter().map(|&d| v[d]).collect::<Vec<u64>>();
-        View { offset: 0, shape: of(shape), strides: of(strides) }
-    };
-    let split = (0..order.len())
-        .find(|&k| {
-            let tail = tail(k);
-            let wanted: u64 =
-                tail.shape.iter().zip(&tail.strides).filter(|(_, s)| **s > 0).map(|(n, _)| n).product();
-            extent(&tail) <= wanted.saturating_mul(WASTE_MAX)
-        })
-        .unwrap_or(order.len());
-    let stretch = extent(&tail(split));
-    let mut packed = strides.clone();
-    let mut count = 1;
-    for &d in order[..split].iter().rev() {
-        packed[d] = stretch * count;
-        count *= shape[d];
-    }
-    let reads = (0..count)
-        .map(|n| {
-            let (mut rest, mut at) = (n, *offset);
-            for &d in order[..split].iter().rev() {
-                at += rest % shape[d] * strides[d];
-                rest /= shape[d];
-            }
-            Read { file, offset_bytes: offset_bytes + at * width, size_bytes: stretch * width }
-        })
-        .collect();
-    (reads, packed)
-}
-
-fn gcd(a: u64, b: u64) -> u64 {
-    if b == 0 { a.max(1) } else { gcd(b, a % b) }
-}
-
-/// Whether a cast between these types can lose a value that is too large.
-pub fn may_overflow(to: DType) -> bool {
-    to.facts().class == Class::Float && to != DType::F64
 }

@@ -88,7 +88,7 @@ impl Hands {
                 gather_bytes(bytes, pick, from.facts().block_bytes as usize, made);
                 return Ok((made, Losses::default()));
             }
-            if make.pick.is_none() && cast::is_supported(from, make.to) {
+            if make.pick.is_none() && cast::can_cast(from, make.to) {
                 let made = sized(&mut self.made, to_bytes);
                 let overflows = cast::cast(from, make.to, bytes, made, saturate);
                 return Ok((made, Losses { overflows, inexact: 0 }));
@@ -193,7 +193,7 @@ fn widen(from: DType, bytes: &[u8], numbers: &mut [f32]) -> Result<()> {
         block::decode(from, bytes, numbers);
     } else if from == DType::F32 {
         bytemuck::cast_slice_mut(numbers).copy_from_slice(bytes);
-    } else if cast::is_supported(from, DType::F32) {
+    } else if cast::can_cast(from, DType::F32) {
         cast::cast(from, DType::F32, bytes, bytemuck::cast_slice_mut(numbers), false);
     } else {
         return Err(Error::bug(format!("no numbers in `{from}`")));

@@ -128,7 +128,14 @@ impl FileSink {
             while copied.kernel_bytes < size_bytes {
                 let done = copied.kernel_bytes;
                 let (mut read_at, mut write_at) = (from_offset_bytes + done, to_offset_bytes + done);
-                let n = usize::try_from((size_bytes - done).min(KERNEL_COPY_BYTES)).unwrap_or(usize::MAX);
+                let mut n = (size_bytes - done).min(KERNEL_COPY_BYTES);
+                // Only whole blocks can be shared. Where both sides lie alike in theirs, the part before the first whole
+                // block goes by itself; the kernel cuts the part after the last one off by itself.
+                let (from_rest, to_rest) = (read_at % SHARED_BLOCK_BYTES, write_at % SHARED_BLOCK_BYTES);
+                if from_rest != 0 && from_rest == to_rest {
+                    n = n.min(SHARED_BLOCK_BYTES - from_rest);
+                }
+                let n = usize::try_from(n).unwrap_or(usize::MAX);
                 let result = rustix::fs::copy_file_range(
                     local.file(),
                     Some(&mut read_at),
@@ -237,6 +244,10 @@ pub struct Copied {
 /// What one call asks the kernel to copy: it answers no signal before it is done with that.
 #[cfg(target_os = "linux")]
 const KERNEL_COPY_BYTES: u64 = 64 << 20;
+
+/// The block of file systems that share blocks between files (XFS, Btrfs), unless somebody chose another.
+#[cfg(target_os = "linux")]
+const SHARED_BLOCK_BYTES: u64 = 4096;
 
 /// Writes a small file whole: complete or absent like any other.
 pub fn write_file(target: &Path, bytes: &[u8], existing: Existing) -> Result<()> {

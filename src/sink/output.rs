@@ -141,6 +141,25 @@ pub fn check(b: &Begin<'_>) -> Result<()> {
     check_at(b, &place).map(drop).map_err(|e| e.file(shown(b.target)))
 }
 
+/// Bytes that an earlier run of the same identity has finished and a next run will find on the disk already: it needs no
+/// room for them. Files are not read.
+///
+/// # Errors
+/// As [`check`].
+pub fn kept_bytes(b: &Begin<'_>) -> Result<u64> {
+    let place = place::resolve(b.target, b.directory)?;
+    let work = beside(&place, ".hoist");
+    if !b.directory || !is_work(&work)? {
+        return Ok(0);
+    }
+    let records = Journal::look(&work.join(JOURNAL), &b.identity.digest())?;
+    let there = |name: &str, size_bytes| {
+        fs::symlink_metadata(work.join(TREE).join(name)).is_ok_and(|m| m.is_file() && m.len() == size_bytes)
+    };
+    let whole = records.iter().filter(|(name, r)| there(name, r.size_bytes));
+    Ok(whole.fold(0, |sum, (_, r)| sum.saturating_add(r.size_bytes)))
+}
+
 /// Begins an output: checks it, takes its lock, removes what dead runs left, finds what can be kept.
 ///
 /// # Errors

@@ -307,4 +307,8 @@ impl Place for LocalPlace {
     fn open(&self, name: &str) -> Result<Arc<dyn ReadAt>> {
         Ok(Arc::new(LocalFile::open(&self.resolve(name)?)?))
     }
+
+    fn directory(&self) -> Option<&Path> {
+        Some(&self.root)
+    }
 }

@@ -7,6 +7,9 @@
 //! A pattern's segments are separated by dots: `#` is a number, `a|b` either of two. A prefix that only says where the
 //! language model sits (`model.`, `transformer.`) is dropped before the rows are asked. All rows are expanded once into
 //! a map, so that a name costs one look-up, whatever the number of rows.
+//!
+//! Those rows say how a tensor is cut. What a tensor of one side is on the other is said family by family in
+//! `families.rs`, and carried out by `translate.rs`.
 
 pub mod families;
 mod gguf;

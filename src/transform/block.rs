@@ -24,14 +24,17 @@ pub use scaled::scale;
 use crate::dtype::DType;
 use crate::transform::cast;
 
+type Decode = fn(&[u8], &mut [f32]);
+type Encode = fn(&[f32], &mut [u8]) -> u64;
+
 /// How one type's blocks are read and made.
 struct Row {
     dtype: DType,
-    decode: fn(&[u8], &mut [f32]),
-    encode: Option<fn(&[f32], &mut [u8]) -> u64>,
+    decode: Decode,
+    encode: Option<Encode>,
 }
 
-const fn reads(dtype: DType, decode: fn(&[u8], &mut [f32])) -> Row {
+const fn reads(dtype: DType, decode: Decode) -> Row {
     Row { dtype, decode, encode: None }
 }
 

@@ -90,8 +90,9 @@ fn bf16_to_f16(source: &[u8], target: &mut [u8], saturate: bool) -> u64 {
         let read = Read::new(ANY, bf16_to_f32);
         to_each(source.as_flattened(), target.as_flattened_mut(), read, DType::F16, saturate)
     };
-    let (sources, source_rest) = source.as_chunks::<2>().0.as_chunks::<GROUP>();
-    let (targets, target_rest) = target.as_chunks_mut::<2>().0.as_chunks_mut::<GROUP>();
+    let (source, target) = elements(source, target);
+    let (sources, source_rest) = source.as_chunks::<GROUP>();
+    let (targets, target_rest) = target.as_chunks_mut::<GROUP>();
     let mut overflows = 0u64;
     for (source, target) in sources.iter().zip(targets) {
         let mut odd = 0;
@@ -117,6 +118,16 @@ fn f64_to_f32(source: &[u8], target: &mut [u8], saturate: bool) -> u64 {
         overflows += u64::from(overflow);
     }
     overflows
+}
+
+/// The whole elements that both hold, as many of one as of the other.
+fn elements<'a, const A: usize, const B: usize>(
+    source: &'a [u8],
+    target: &'a mut [u8],
+) -> (&'a [[u8; A]], &'a mut [[u8; B]]) {
+    let (source, target) = (source.as_chunks().0, target.as_chunks_mut().0);
+    let count = source.len().min(target.len());
+    (&source[..count], &mut target[..count])
 }
 
 /// A limit that every magnitude is below, a NaN's too.
@@ -207,8 +218,9 @@ fn each<const A: usize, const B: usize>(
         }
         u64::from(overflows)
     };
-    let (sources, source_rest) = source.as_chunks::<A>().0.as_chunks::<GROUP>();
-    let (targets, target_rest) = target.as_chunks_mut::<B>().0.as_chunks_mut::<GROUP>();
+    let (source, target) = elements(source, target);
+    let (sources, source_rest) = source.as_chunks::<GROUP>();
+    let (targets, target_rest) = target.as_chunks_mut::<GROUP>();
     let mut overflows = 0u64;
     for (source, target) in sources.iter().zip(targets) {
         // The sign bit stays while each magnitude less the limit is negative.
@@ -431,6 +443,78 @@ mod tests {
                     assert_eq!(u16::from_le_bytes(y), expected, "{from} {x}");
                 }
                 assert_eq!(overflow, u64::from(exact.is_finite() && expected & 0x7fff == 0x7f80), "{x}");
+            }
+        }
+    }
+
+    /// The patterns of all f32 that f16 has a number for or is between two of, and some of all others.
+    #[test]
+    fn f16_is_made_as_the_half_crate_makes_it() {
+        let near = (0..=u16::MAX).flat_map(|b| {
+            let bits = f16::from_bits(b).to_f32().to_bits();
+            [0, 1, 0xfff, 0x1000, 0x1001, 0x1fff].map(|d| bits.wrapping_add(d))
+        });
+        for bits in near.chain((0..=u32::MAX).step_by(65537)) {
+            let ours = f32_to_f16(f32::from_bits(bits));
+            assert_eq!(ours, f16::from_f32(f32::from_bits(bits)).to_bits(), "{bits:#x}");
+        }
+        let brains: Vec<u8> = (0..=u16::MAX).flat_map(u16::to_le_bytes).collect();
+        let mut halves = vec![0; brains.len()];
+        cast(DType::BF16, DType::F16, &brains, &mut halves, false);
+        for (b, y) in (0..=u16::MAX).zip(halves.as_chunks::<2>().0) {
+            assert_eq!(
+                u16::from_le_bytes(*y),
+                f16::from_f32(bf16::from_bits(b).to_f32()).to_bits(),
+                "{b:#x}"
+            );
+        }
+    }
+
+    /// A group is done the plain way or in full; either way its elements are what each is by itself.
+    #[test]
+    fn elements_do_not_depend_on_their_neighbours() {
+        let mut state = 1u64;
+        let mut random = move || {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (state >> 32) as u32
+        };
+        const COUNT: usize = 16 * 40 + 5;
+        for &from in SOURCES {
+            let width = from.facts().block_bytes as usize;
+            let any: Vec<u8> = (0..COUNT * width).map(|_| random() as u8).collect();
+            // Of moderate size, with one of any kind now and then.
+            let mut moderate = any.clone();
+            let numbers: Vec<u8> =
+                (0..COUNT).flat_map(|_| ((random() as f32 / 2e9 - 1.0) / 16.0).to_le_bytes()).collect();
+            match from {
+                DType::F64 => {
+                    for (x, y) in numbers.as_chunks().0.iter().zip(moderate.as_chunks_mut().0) {
+                        *y = f64::from(f32::from_le_bytes(*x)).to_le_bytes();
+                    }
+                }
+                DType::F32 => moderate.clone_from(&numbers),
+                _ => drop(cast(DType::F32, from, &numbers, &mut moderate, false)),
+            }
+            for at in [77, 200, 333] {
+                moderate[at * width..][..width].copy_from_slice(&any[at * width..][..width]);
+            }
+            for &to in TARGETS.iter().chain(SMALL_TARGETS).filter(|&&to| can_cast(from, to)) {
+                for (source, saturate) in [(&any, false), (&any, true), (&moderate, false), (&moderate, true)]
+                {
+                    let target_width = to.facts().block_bytes as usize;
+                    let mut together = vec![0; COUNT * target_width];
+                    let mut apart = together.clone();
+                    let overflows = cast(from, to, source, &mut together, saturate);
+                    let pairs = source.chunks(width).zip(apart.chunks_mut(target_width));
+                    let sum: u64 = pairs.map(|(x, y)| cast(from, to, x, y, saturate)).sum();
+                    assert_eq!((overflows, together), (sum, apart), "{from} {to} {saturate}");
+                    // A target that is too short takes what it can.
+                    let mut short = vec![0; 19 * target_width];
+                    cast(from, to, source, &mut short, saturate);
+                    let mut whole = vec![0; COUNT * target_width];
+                    cast(from, to, source, &mut whole, saturate);
+                    assert_eq!(short, whole[..short.len()], "{from} {to}");
+                }
             }
         }
     }

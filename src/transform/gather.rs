@@ -19,7 +19,7 @@ pub fn gather<T: Copy>(source: &[T], view: &View, target: &mut [T]) {
     }
     // A transposition reads down the columns of the source: where the next dimension out is the dense one, tiles of
     // both make use of every cache line that comes in.
-    if step != 1 && dims >= 2 && strides[dims - 2] == 1 {
+    if step > 1 && dims >= 2 && strides[dims - 2] == 1 {
         let rows = shape[dims - 2];
         let plane = rows * columns;
         each_outer(&shape[..dims - 2], &strides[..dims - 2], |index, at| {
@@ -38,13 +38,9 @@ pub fn gather<T: Copy>(source: &[T], view: &View, target: &mut [T]) {
                 to.copy_from_slice(row);
             }
         } else if let Some(from) = from.get(at..) {
-            for (to, &x) in to.iter_mut().zip(from.iter().step_by(step.max(1))) {
-                *to = x;
-            }
-            if step == 0
-                && let Some(&x) = from.first()
-            {
-                to.fill(x);
+            match (step, from.first()) {
+                (0, Some(&x)) => to.fill(x),
+                _ => to.iter_mut().zip(from.iter().step_by(step.max(1))).for_each(|(to, &x)| *to = x),
             }
         }
     });

@@ -51,6 +51,8 @@ pub enum Source {
         /// The scales.
         scales: usize,
     },
+    /// Several tensors of one type and size, one behind the other: what takes turns in the output is then one view.
+    Joined(Vec<usize>),
     /// Made up: little-endian elements of the value's dtype (rope factors, rows of zeros).
     Made(Arc<[u8]>),
 }

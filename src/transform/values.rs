@@ -46,6 +46,7 @@ const PAIRS: &[(&str, &str, bool)] = &[
 /// Ends of the names of scales for activations and caches, which float weights do not need; and a mark that says no more.
 const ACTIVATION_SCALES: &[&str] = &[
     ".input_scale",
+    ".input_scale_ub",
     ".output_scale",
     ".q_scale",
     ".k_scale",
@@ -58,7 +59,7 @@ const ACTIVATION_SCALES: &[&str] = &[
     ".scale_input",
 ];
 
-/// A mark of ComfyUI's, without elements that mean anything.
+/// Ends of the names of tensors that only say how others are to be read: ComfyUI's mark.
 const MARKS: &[&str] = &["scaled_fp8"];
 
 /// Their tensors have the same names; the config tells them apart.
@@ -375,7 +376,7 @@ impl Finder<'_> {
                 {
                     out.left_out.push(LeftOut { name: tensor.name.clone(), why: "activation scale" });
                 }
-                Role::Plain if F8.contains(&tensor.dtype) && MARKS.contains(&tensor.name.as_str()) => {
+                Role::Plain if F8.contains(&tensor.dtype) && is_mark(&tensor.name) => {
                     out.left_out.push(LeftOut { name: tensor.name.clone(), why: "mark of a scheme" });
                 }
                 // Where nothing is quantised these are plain numbers, that were made small by a cast.
@@ -394,6 +395,11 @@ impl Finder<'_> {
         }
         Ok(out)
     }
+}
+
+/// Whether the name's last part is a mark.
+fn is_mark(name: &str) -> bool {
+    name.rsplit(['.', '/']).next().is_some_and(|last| MARKS.contains(&last))
 }
 
 fn is_e8m0(tensor: &Tensor) -> bool {

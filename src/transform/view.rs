@@ -63,6 +63,17 @@ impl View {
         Ok(self)
     }
 
+    /// The dimensions in another order: `order[i]` is the one that comes i-th.
+    pub fn permuted(self, order: &[usize]) -> Result<View> {
+        let mut sorted = order.to_vec();
+        sorted.sort_unstable();
+        if !sorted.iter().copied().eq(0..self.shape.len()) {
+            return Err(Error::bug(format!("{order:?} is no order of {} dimensions", self.shape.len())));
+        }
+        let of = |sizes: &[u64]| order.iter().map(|&d| sizes[d]).collect();
+        Ok(View { offset: self.offset, shape: of(&self.shape), strides: of(&self.strides) })
+    }
+
     /// A range along one dimension.
     pub fn slice(mut self, dim: usize, range: Range<u64>) -> Result<View> {
         let (size, stride) = self.dim(dim)?;

@@ -147,6 +147,22 @@ CASES = [
                                  num_experts_per_tok=1, interleave_moe_layer_step=1, rope_theta=500000.0, attention_chunk_size=8192, no_rope_layers=[], use_qk_norm=True,
                                  rope_scaling={**LLAMA3, "factor": 16.0, "high_freq_factor": 1.0}).items() if k != "architectures"},
         "vision_config": {"model_type": "llama4_vision_model", "hidden_size": 1408}}, dict(parameters=MOE)),
+    # parts of larger models, what converters and trainers leave behind, the newer dialect
+    ("llava-1.5-7b-hf", {"architectures": ["LlavaForConditionalGeneration"], "model_type": "llava", "image_token_index": 32000, "text_config": {
+        "_name_or_path": "lmsys/vicuna-7b-v1.5", "architectures": ["LlamaForCausalLM"], "max_position_embeddings": 4096, "model_type": "llama", "rms_norm_eps": 1e-05,
+        "torch_dtype": "float16", "vocab_size": 32064}, "vision_config": {"model_type": "clip_vision_model", "hidden_size": 1024, "num_attention_heads": 16}}, {}),
+    ("DeepSeek-R1-Distill-Qwen-7B", decoder("Qwen2ForCausalLM", "qwen2", 3584, 18944, 28, 28, 4, 131072, 1e-06, 152064, rope_theta=10000, sliding_window=4096,
+     use_mrope=False, use_sliding_window=False, max_window_layers=28), {}),
+    ("bge-reranker-v2-m3", {"_name_or_path": "BAAI/bge-m3", "architectures": ["XLMRobertaForSequenceClassification"], "model_type": "xlm-roberta", "hidden_act": "gelu",
+     "hidden_size": 1024, "id2label": {"0": "no", "1": "yes", "10": "never", "2": "maybe"}, "intermediate_size": 4096, "layer_norm_eps": 1e-05, "max_position_embeddings": 8194,
+     "num_attention_heads": 16, "num_hidden_layers": 24, "pad_token_id": 1, "type_vocab_size": 1, "vocab_size": 250002}, {}),
+    ("gemma-3-12b", decoder("Gemma3ForCausalLM", "gemma3_text", 3840, 15360, 48, 16, 8, 131072, 1e-06, 262208, head_dim=256, query_pre_attn_scalar=256, sliding_window=1024,
+     layer_types=(["sliding_attention"] * 5 + ["full_attention"]) * 8, final_logit_softcapping=30.0, rope_parameters={
+         "full_attention": {"factor": 8.0, "rope_theta": 1000000.0, "rope_type": "linear"}, "sliding_attention": {"rope_theta": 20000.0, "rope_type": "default"}})
+     | {"hidden_act": "gelu_pytorch_tanh"}, {}),
+    ("embedding-qwen", decoder("Qwen3ForCausalLM", "qwen3", 1024, 3072, 28, 16, 8, 32768, 1e-06, 151669, head_dim=128, is_causal=False,
+     rope_parameters={"rope_theta": 1000000, "rope_type": "default"}, use_sliding_window=False), dict(pooling={"pooling_mode_lasttoken": True})),
+    ("null-heads", decoder("LlamaForCausalLM", "llama", 4096, 14336, 32, 32, None, 32768, 1e-05, 32768, head_dim=None), {}),
     # names that say nothing, or too much
     ("a sentence with spaces", decoder("LlamaForCausalLM", "llama", 64, 128, 2, 4, 2, 128, 1e-05, 512), dict(parameters=(123_456, 123_456, 0, 0))),
     ("bloom-7b1-v2-chat-GGUF-f16-v0.2", decoder("LlamaForCausalLM", "llama", 64, 128, 2, 4, 2, 128, 1e-05, 512), {}),

@@ -33,8 +33,6 @@ FAMILIES = {
     "glm4": dict(head_dim=64),
     "cohere2": {},
     "stablelm": {},
-    "granite": {},
-    "olmo2": {},
     "qwen3_next": dict(num_hidden_layers=4, num_experts=4),
 }
 KEYS = [

@@ -164,6 +164,25 @@ fn torch_files_are_torchs() {
     assert!(failures.is_empty(), "{failures:?}");
 }
 
+/// The zip crate, by which Rust's readers of PyTorch files read them, finds each member and its CRC-32 true.
+#[test]
+fn torch_files_are_zips() {
+    for (name, case) in golden()["torch"].as_object().unwrap() {
+        let torch = torch_file(case);
+        if torch.large {
+            continue;
+        }
+        let file = whole(&torch.laid, torch.pieces);
+        let mut zip = zip::ZipArchive::new(std::io::Cursor::new(file)).unwrap();
+        assert!(zip.len() >= 6, "{name}");
+        for i in 0..zip.len() {
+            let mut member = zip.by_index(i).unwrap();
+            std::io::copy(&mut member, &mut std::io::sink())
+                .unwrap_or_else(|e| panic!("{name}: member {i}: {e}"));
+        }
+    }
+}
+
 fn meta_value(kind: &str, value: &Value) -> MetaValue {
     let int = || value.as_i64().unwrap();
     let texts = || value.as_array().unwrap().iter().map(|t| t.as_str().unwrap());

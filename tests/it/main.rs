@@ -14,7 +14,9 @@
 mod blocks;
 mod cli;
 mod companions;
+mod convert_kill;
 mod cuda;
+mod diff;
 mod doctor;
 mod families;
 mod gguf;
@@ -35,3 +37,5 @@ mod synth;
 mod torch;
 mod values;
 mod weave;
+mod translate;
+mod vocab;

@@ -4,7 +4,7 @@ use hoist::sink::file::{Copied, Existing, FileSink};
 use hoist::sink::output::hash::{
     BLOCK_BYTES, FileHash, Hash, block_count, block_hash, block_range, combine, hash_block, hash_file,
 };
-use hoist::sink::output::{Begin, DirectoryOut, FileOut, Identity, Out, Stamp, begin, check};
+use hoist::sink::output::{Begin, DirectoryOut, FileOut, Identity, Out, Stamp, begin, check, kept_bytes};
 use hoist::source::local::LocalFile;
 use hoist::source::{ReadAt, Temper};
 use hoist::{Error, ErrorKind};
@@ -512,7 +512,11 @@ fn finished_files_are_kept_if_they_are_still_whole() {
         drop((unfinished, out));
         assert!(!target.exists());
         spoil(&place.path().join(".out.hoist"));
+        let same = identity(plan);
+        let b = Begin { target: &target, force: false, inputs: &[], identity: &same, directory: true };
+        let foretold = kept_bytes(&b).unwrap();
         let out = directory(&target, "", plan);
+        assert_eq!(foretold, out.kept_bytes(), "{what}");
         for (name, bytes) in [("a", &b"AAAA"[..]), ("sub/b", b"BBBBBBBB"), ("c", b"cc")] {
             assert!(!out.finished(name, 1 + bytes.len() as u64).unwrap(), "{what}: {name} of another size");
             let is_kept = out.finished(name, bytes.len() as u64).unwrap();
@@ -756,9 +760,14 @@ fn ranges_are_copied_whichever_way() {
             let sink = FileSink::create(&folder.join("out"), size + 10, Existing::Replace).unwrap();
             let mut expected = vec![0u8; bytes.len() + 10];
             let mut total = Copied::default();
-            for (from_at, to_at, n) in
-                [(0u64, 10u64, size), (1, 3, 0), (4096, 0, 5000), (7, 9, 100_001), (size - 1, size + 9, 1)]
-            {
+            for (from_at, to_at, n) in [
+                (0u64, 10u64, size),
+                (1, 3, 0),
+                (4096, 0, 5000),
+                (7, 9, 100_001),
+                (5000, 904, 300_000),
+                (size - 1, size + 9, 1),
+            ] {
                 let copied = sink.copy_range(from, from_at, to_at, n, &mut vec![0; 65536]).unwrap();
                 assert_eq!(copied.kernel_bytes + copied.buffer_bytes, n, "{what} {source}");
                 expected[to_at as usize..][..n as usize]

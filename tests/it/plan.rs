@@ -60,7 +60,15 @@ pub fn model(tensors: Vec<Tensor>, files: Vec<Arc<dyn ReadAt>>) -> Model {
         tensor.check(table.files[tensor.at.span.file.index()].size_bytes).unwrap();
     }
     let place = Arc::new(LocalPlace::new("/nonexistent"));
-    Model { name: "made by hand".into(), table, files, place, entries: Vec::new(), commit: None, is_file: false }
+    Model {
+        name: "made by hand".into(),
+        table,
+        files,
+        place,
+        entries: Vec::new(),
+        commit: None,
+        is_file: false,
+    }
 }
 
 /// A row-major tensor.

@@ -38,6 +38,7 @@ fn said(values: &Values) -> String {
                     format!("{codes} by {scales} in {block_rows}×{block_columns}")
                 }
                 Source::Mxfp4 { blocks, scales } => format!("mxfp4 {blocks} by {scales}"),
+                Source::Joined(tensors) => format!("joined {tensors:?}"),
                 Source::Made(_) => "made".into(),
             };
             format!("{name} {dtype} {shape:?} {source}")
@@ -172,10 +173,10 @@ fn codes_and_scales_are_one_value() {
                 ("b.weight", F8, &[4, 6]),
                 ("b.scale_weight", F32, &[]),
                 ("b.scale_input", F32, &[]),
-                ("scaled_fp8", F8, &[0]),
+                ("model.scaled_fp8", F8, &[0]),
             ],
             None,
-            "a.weight bf16 [4, 6] 0 by 1 in 4×6\nb.weight bf16 [4, 6] 3 by 4 in 4×6\n- a.qscale_act (activation scale)\n- b.scale_input (activation scale)\n- scaled_fp8 (mark of a scheme)",
+            "a.weight bf16 [4, 6] 0 by 1 in 4×6\nb.weight bf16 [4, 6] 3 by 4 in 4×6\n- a.qscale_act (activation scale)\n- b.scale_input (activation scale)\n- model.scaled_fp8 (mark of a scheme)",
         ),
         (
             "gpt-oss",

@@ -309,3 +309,43 @@ fn what_does_not_fit_is_refused() {
         assert!(error.contains(message), "{name}: {error}");
     }
 }
+
+/// Tensors that take turns in the output, element by element or row by row, plain and in blocks.
+#[test]
+fn joined_tensors_take_turns() {
+    let mut random = Random(17);
+    for dtype in [DType::BF16, DType::F32, DType::Q8_0] {
+        let (mut table, bytes) = table(&mut random, dtype, &[6, 4, 32], None);
+        let all = numbers(&table, &bytes);
+        let tensor = table.tensors.remove(0);
+        let half = tensor.at.span.size_bytes / 2;
+        for n in 0..2 {
+            let mut part = tensor.clone();
+            part.name = format!("half {n}");
+            part.shape = vec![3, 4, 32];
+            part.at.span.offset_bytes += n * half;
+            part.at.span.size_bytes = half;
+            table.tensors.push(part);
+        }
+        let shape = vec![2, 3, 4, 32];
+        let value =
+            Value { name: "both".into(), dtype, shape: shape.clone(), source: Source::Joined(vec![0, 1]) };
+        let whole = || View::whole(&shape).unwrap();
+        for order in [[1, 2, 0, 3], [1, 3, 2, 0], [1, 3, 0, 2], [1, 0, 2, 3], [0, 1, 2, 3]] {
+            let view = whole().permuted(&order).unwrap();
+            for (chunk_bytes, matrix_bytes) in [(256, 1 << 20), (1 << 20, 1 << 20)] {
+                let output = Output {
+                    shape: view.shape.clone(),
+                    parts: vec![Part::new(0, view.clone())],
+                    ..output("o", DType::F32)
+                };
+                let recipe =
+                    Recipe { values: vec![value.clone()], outputs: vec![output], ..Recipe::default() };
+                let limits = Limits { chunk_bytes, copy_bytes: 100, matrix_bytes };
+                let made = carried_out(&table, Bytes(bytes.0.clone()), &recipe, &limits).unwrap();
+                let expected: Vec<u8> = elements(&view).iter().flat_map(|&i| all[i].to_le_bytes()).collect();
+                assert_eq!(made, expected, "{dtype} {order:?} in {chunk_bytes}");
+            }
+        }
+    }
+}

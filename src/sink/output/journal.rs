@@ -71,27 +71,16 @@ impl Journal {
     /// Takes up the journal at `path`, with what it says is finished; `None` where it is another run's, or is damaged, or
     /// is not there.
     pub(super) fn resume(path: &Path, identity: &str) -> Result<Option<(Journal, Records)>> {
-        let Some(text) = read(path)? else { return Ok(None) };
-        let mut records = Records::new();
-        let mut lines = text.split_inclusive(|&b| b == b'\n');
-        // A line without its end was cut short.
-        let whole =
-            |line: &[u8]| line.strip_suffix(b"\n").and_then(|l| serde_json::from_slice::<Value>(l).ok());
-        let Some(first) = lines.next() else { return Ok(None) };
-        let Some(head) = whole(first) else { return Ok(None) };
-        if head["schema"] != RUN_SCHEMA || head["identity"] != identity {
-            return Ok(None);
-        }
-        let mut end = first.len();
-        for line in lines {
-            let Some((name, record)) = whole(line).as_ref().and_then(parse_record) else { break };
-            records.insert(name, record);
-            end += line.len();
-        }
+        let Some((records, end_bytes)) = parse(path, identity)? else { return Ok(None) };
         let fail = |e| Error::io("cannot be written", e).file(shown(path));
         let file = OpenOptions::new().write(true).open(path).map_err(fail)?;
-        file.set_len(end as u64).map_err(fail)?;
-        Ok(Some((Journal { file, end_bytes: end as u64 }, records)))
+        file.set_len(end_bytes).map_err(fail)?;
+        Ok(Some((Journal { file, end_bytes }, records)))
+    }
+
+    /// What the journal at `path` says is finished, nothing where it is another run's.
+    pub(super) fn look(path: &Path, identity: &str) -> Result<Records> {
+        Ok(parse(path, identity)?.map(|(records, _)| records).unwrap_or_default())
     }
 
     /// Notes a finished file, which is on the disk already; comes back when the note is there too.
@@ -115,6 +104,27 @@ impl Journal {
         self.end_bytes += line.len() as u64;
         Ok(())
     }
+}
+
+/// The records of a run's journal of this identity, and how many bytes of it are whole lines.
+fn parse(path: &Path, identity: &str) -> Result<Option<(Records, u64)>> {
+    let Some(text) = read(path)? else { return Ok(None) };
+    let mut records = Records::new();
+    let mut lines = text.split_inclusive(|&b| b == b'\n');
+    // A line without its end was cut short.
+    let whole = |line: &[u8]| line.strip_suffix(b"\n").and_then(|l| serde_json::from_slice::<Value>(l).ok());
+    let Some(first) = lines.next() else { return Ok(None) };
+    let Some(head) = whole(first) else { return Ok(None) };
+    if head["schema"] != RUN_SCHEMA || head["identity"] != identity {
+        return Ok(None);
+    }
+    let mut end_bytes = first.len() as u64;
+    for line in lines {
+        let Some((name, record)) = whole(line).as_ref().and_then(parse_record) else { break };
+        records.insert(name, record);
+        end_bytes += line.len() as u64;
+    }
+    Ok(Some((records, end_bytes)))
 }
 
 /// The bytes of `.hoist.json`.

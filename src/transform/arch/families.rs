@@ -182,7 +182,7 @@ pub enum Need {
     Must,
     /// In every layer, or in none.
     May,
-    /// In some layers.
+    /// Wherever it is: it may be missing.
     Some,
     /// The head: [`Family::head`] decides.
     Head,
@@ -281,16 +281,12 @@ pub fn of_gguf(meta: &Meta) -> Result<&'static Family> {
         return Err(Error::unsupported("the file has no `general.architecture`").hint(KNOWN_HINT));
     };
     let number = |key: &str| meta.get(&format!("{name}.{key}")).and_then(MetaValue::as_u64);
-    let said = |key: &str| meta.get(&format!("{name}.{key}")).and_then(MetaValue::as_bool) == Some(true);
     let tokenizer = meta.get("tokenizer.ggml.model").and_then(MetaValue::as_str);
     // Among families of one architecture: which `model_type` has these keys.
     let kind = match name {
         "llama" if number("expert_count").unwrap_or(0) > 0 => "mixtral",
-        // 2 is the sigmoid, which came with the third version, as did weights that add up to one; a file may lack the
-        // former.
-        "deepseek2" if number("expert_gating_func") == Some(2) || said("expert_weights_norm") => {
-            "deepseek_v3"
-        }
+        // 2 is the sigmoid, which came with the third version. Without the key engines take the softmax.
+        "deepseek2" if number("expert_gating_func") == Some(2) => "deepseek_v3",
         "bert" if tokenizer == Some("t5") => "xlm-roberta",
         "bert" if tokenizer == Some("gpt2") => "roberta",
         _ => "",

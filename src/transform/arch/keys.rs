@@ -1,13 +1,14 @@
 //! What a GGUF says of its model: keys from a config, and a config from keys.
 //!
-//! A family is a list of rows ([`families`]). A row that is one number in both files is written once and read both
-//! ways; a row that computes has a function for the way to GGUF, and its inverse stands with the family's [`Target`] in
+//! A family is a list of rows (`families.rs`). A row that is one number in both files is written once and read both
+//! ways; a row that computes has a function for the way to GGUF, and its inverse stands with the family's class in
 //! [`back`]. Names, types, values and order are those of llama.cpp's converter (`convert_hf_to_gguf.py` of 0c1e5709), so
 //! that a file made here and one made there differ in nothing that an engine reads; where they differ on purpose, the
 //! row says why. The vocabulary's keys (`tokenizer.*`) are made elsewhere.
 //!
-//! A value that has no key is never lost quietly: what changes numbers is refused, what changes them only in some use
-//! (a window beyond a context's length) is a note.
+//! A value that has no key is never lost quietly. What would make another model of it is refused (an activation, a
+//! rotary scaling); what the reference converter is known to leave out, or what shows only in some use (a window, in
+//! texts longer than it), is a note.
 
 pub mod back;
 mod card;
@@ -36,7 +37,8 @@ pub struct Extra<'a> {
     pub vocab_rows: u64,
     /// What the tensors that are written add up to.
     pub parameters: Parameters,
-    /// `general.file_type`; see [`file_type`].
+    /// `general.file_type`; see [`file_type`]. Where experts keep MXFP4 blocks and the rest is f32, f16 or bf16, it is
+    /// that of MXFP4.
     pub file_type: u32,
     /// Layers for the prediction of several tokens that are written behind the others; 0 where they are left out.
     pub prediction_layers: u64,
@@ -64,6 +66,10 @@ pub struct Parameters {
 }
 
 impl Parameters {
+    /// Those of no tensor.
+    pub const NONE: Parameters =
+        Parameters { total: 0, shared: 0, expert: 0, expert_count: 0, expert_sum: 0, expert_tensors: 0 };
+
     /// Counts one more tensor, by its GGUF name and its shape in checkpoint order (slowest dimension first).
     pub fn add(&mut self, name: &str, shape: &[u64]) {
         let size = shape.iter().fold(1u64, |n, &d| n.saturating_mul(d));

@@ -3,7 +3,7 @@
 //! Checkpoints come with two: the older has `rope_theta`, `rope_scaling` and `torch_dtype`, the newer `rope_parameters`
 //! (one object, or one per type of layer) and `dtype`; a model of several parts keeps the language model's values in
 //! `text_config` or under another name. What a config leaves out is what transformers' class of that `model_type` would
-//! put there, so the defaults are rows too ([`defaults`]).
+//! put there, so the defaults are rows too (`defaults.rs`).
 //!
 //! [`crate::transform::config::Description`] reads the same files to describe them and forgives everything. This reader
 //! is for converting and forgives nothing: a value of the wrong type is an error that names its key, and a key about
@@ -77,10 +77,10 @@ impl<'a> ModelConfig<'a> {
             }
         }
         let mut rope_keys: Vec<(&str, &Value, Cell<bool>)> = Vec::new();
-        for place in &places {
+        for (n, place) in places.iter().enumerate() {
+            let hidden = |key: &str| places.iter().take(n).any(|before| before.contains_key(key));
             for (key, value) in place.iter() {
-                let hidden = || rope_keys.iter().any(|(k, ..)| k == key);
-                if rope::is_about_rope(key) && !value.is_null() && !hidden() {
+                if rope::is_about_rope(key) && !value.is_null() && !hidden(key) {
                     rope_keys.push((key, value, Cell::new(false)));
                 }
             }
@@ -95,8 +95,12 @@ impl<'a> ModelConfig<'a> {
 
     /// The first class in `architectures`, of the whole and not of a part.
     pub fn class(&self) -> Option<&'a str> {
-        let outer = self.places.last()?;
-        outer.get("architectures")?.as_array()?.first()?.as_str()
+        self.outer("architectures")?.as_array()?.first()?.as_str()
+    }
+
+    /// A value of the whole and not of a part.
+    pub fn outer(&self, key: &str) -> Option<&'a Value> {
+        self.places.last()?.get(key)
     }
 
     fn find<'c>(&'c self, names: &[&'c str]) -> Found<'c> {
@@ -118,7 +122,9 @@ impl<'a> ModelConfig<'a> {
     /// is absent: where `null` is written, it is meant.
     fn default(&self, names: &[&str], null: bool) -> Option<Missing> {
         let (_, rule) = self.missing.iter().find(|(name, _)| names.contains(name))?;
-        (!null || rule.computes()).then_some(*rule)
+        // A model alone says its sizes; only a part of one leaves them to its class.
+        let holds = if matches!(rule, Missing::InPart(_)) { self.places.len() > 1 } else { true };
+        (holds && (!null || rule.computes())).then_some(*rule)
     }
 
     /// The value under the first of these names, as it stands; `None` for `null`.
@@ -136,7 +142,7 @@ impl<'a> ModelConfig<'a> {
             found => matches!(found, Found::Null),
         };
         Ok(match self.default(names, null) {
-            Some(Missing::Count(n)) => Some(n),
+            Some(Missing::Count(n) | Missing::InPart(n)) => Some(n),
             Some(Missing::KvHeads(n)) if !null => Some(n),
             Some(Missing::KvHeads(_)) => self.count(&["num_attention_heads"])?,
             Some(Missing::SameAs(other)) => self.count(&[other])?,

@@ -22,6 +22,9 @@ use names::{Hit, Index, Side, filled};
 use std::collections::HashMap;
 pub use types::{Want, stays_f32};
 
+/// The embedding's row, by its GGUF name.
+const EMBEDDING: &str = "token_embd";
+
 /// A tensor of the target that is being gathered.
 struct Draft {
     name: String,
@@ -95,6 +98,7 @@ pub fn to_gguf(
     for at in 0..walk.out.values.len() {
         walk.take_hf(at).map_err(|e| e.tensor(&walk.out.values[at].name))?;
     }
+    walk.take_head_as_embedding()?;
     let head_needed = matches!(family.head, Head::Said { .. }) && !tied && said(false) && generates(config);
     let drafts = walk.finish(head_needed)?;
     for value in made::made(family, sizes, config)? {
@@ -128,6 +132,7 @@ pub fn to_hf(
     let mut drafts = walk.finish(false)?;
     for draft in &mut drafts {
         walk.add_zero_rows(draft)?;
+        walk.join(draft).map_err(|e| e.tensor(&draft.name))?;
     }
     types::of_hf(&mut walk.out, drafts, want)?;
     walk.out.outputs.iter().try_for_each(Output::check)?;
@@ -188,7 +193,10 @@ impl Walk<'_> {
             && place.layer.is_none_or(|n| n < self.sizes.layers)
         {
             if place.hits.iter().any(|hit| hit.row.need == Need::Head) && self.tied {
-                self.head = Some(at);
+                if let Some(first) = self.head.replace(at) {
+                    let first = Shown(&self.out.values[first].name).to_string();
+                    return Err(Error::bad_input(format!("is a second head, beside `{first}`")));
+                }
                 self.leave_out(at, names::TIED);
                 return Ok(None);
             }
@@ -237,6 +245,27 @@ impl Walk<'_> {
             self.put(name, &hit, layer, (shape, 0), order, (place, part))?;
         }
         Ok(())
+    }
+
+    /// Some writers keep of two tensors that are one only the head: it is the embedding then.
+    fn take_head_as_embedding(&mut self) -> Result<()> {
+        let Some(head) = self.head else { return Ok(()) };
+        let Some((number, row)) = self.family.rows().enumerate().find(|(_, row)| row.gguf == EMBEDDING)
+        else {
+            return Ok(());
+        };
+        let name = filled(row, Side::Gguf, false, None, None);
+        if self.by_name.contains_key(&name) {
+            return Ok(());
+        }
+        self.head = None;
+        let value = &self.out.values[head];
+        self.out.left_out.retain(|left| left.name != value.name);
+        let view = value.view()?;
+        let shape = (view.shape.clone(), 0);
+        let order = Order { stage: 1, value: head, expert: None, row: number };
+        let hit = Hit { row, number, bias: false };
+        self.put(name, &hit, None, shape, order, (0, Part::new(head, view)))
     }
 
     /// A GGUF's tensor.
@@ -334,7 +363,7 @@ impl Walk<'_> {
     }
 
     fn embedding(&self, drafts: &[Draft]) -> Result<usize> {
-        let row = self.family.rows().find(|row| row.gguf == "token_embd");
+        let row = self.family.rows().find(|row| row.gguf == EMBEDDING);
         let name = row.map(|row| filled(row, other(self.side), false, None, None));
         let at = name.and_then(|name| self.by_name.get(&name));
         at.and_then(|&at| Some(drafts.get(at)?.parts.first()?.1.value))
@@ -389,6 +418,38 @@ impl Walk<'_> {
             return Error::bad_input(format!("is not whole: the model has no `{name}`"));
         }
         Error::bad_input("is not whole: the file has only some of the tensors that it is made of")
+    }
+
+    /// Gate and up of a tensor that holds both, as one value and one view of it: where they take turns element by element,
+    /// a part for each would be as many as the model has weights.
+    fn join(&mut self, draft: &mut Draft) -> Result<()> {
+        let Map::Fused { turned, paired, .. } = draft.row.map else { return Ok(()) };
+        let [(_, gate), (_, up)] = draft.parts.as_slice() else {
+            return Err(Error::bad_input("is not whole: the file has gate or up of it, not both"));
+        };
+        let (Some(a), Some(b)) = (self.out.values.get(gate.value), self.out.values.get(up.value)) else {
+            return Err(Error::bug("a part without a value"));
+        };
+        let (Source::Tensor(first), Source::Tensor(second)) = (&a.source, &b.source) else {
+            return Err(Error::bug("a GGUF's tensor that is not one"));
+        };
+        if gate.view.shape != up.view.shape || a.dtype != b.dtype {
+            return Err(Error::unsupported(format!(
+                "is made of `{}` and `{}`, which differ in type or shape: {} {:?} and {} {:?}",
+                Shown(&a.name),
+                Shown(&b.name),
+                a.dtype,
+                gate.view.shape,
+                b.dtype,
+                up.view.shape
+            )));
+        }
+        let (shape, view) = maps::joined(&gate.view.shape, turned, paired)?;
+        let source = Source::Joined(vec![*first, *second]);
+        let value = Value { name: a.name.clone(), dtype: a.dtype, shape, source };
+        draft.parts = vec![(0, Part::new(self.out.values.len(), view))];
+        self.out.values.push(value);
+        Ok(())
     }
 
     /// Rows that GGUF leaves out because no token uses them come back as zeros.

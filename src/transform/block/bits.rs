@@ -23,7 +23,7 @@ fn digits(bytes: &[u8], out: &mut [f32], d: f32) {
     let mut power = 1u8;
     for out in out.chunks_mut(bytes.len()) {
         for (&byte, x) in bytes.iter().zip(out) {
-            let digit = u16::from(byte.wrapping_mul(power)) * 3 >> 8;
+            let digit = (u16::from(byte.wrapping_mul(power)) * 3) >> 8;
             *x = (f32::from(digit) - 1.0) * d;
         }
         power = power.wrapping_mul(3);

@@ -43,11 +43,22 @@ fn even_signs(bits: u32) -> u8 {
     seven | ((seven.count_ones() & 1) as u8) << 7
 }
 
+/// The sign bits of eight numbers from the bits of a byte. Looked up, for vectors of the oldest kind cannot shift each
+/// element by a count of its own.
+static SIGNS: [[u32; 8]; 256] = {
+    let mut table = [[0; 8]; 256];
+    let mut n = 0;
+    while n < 256 * 8 {
+        table[n / 8][n % 8] = (((n / 8) >> (n % 8) & 1) as u32) << 31;
+        n += 1;
+    }
+    table
+};
+
 /// A group times its scale; a sign bit that is set negates.
 #[inline(always)]
-fn signed<const SIZE: usize>(group: &[f32; SIZE], scale: f32, signs: u8, out: &mut [f32]) {
-    for (place, (&value, x)) in group.iter().zip(out).enumerate() {
-        let sign = u32::from(signs >> place & 1) << 31;
+fn signed<const SIZE: usize>(group: &[f32; SIZE], scale: f32, signs: u8, out: &mut [f32; SIZE]) {
+    for ((&value, sign), x) in group.iter().zip(&SIGNS[usize::from(signs)]).zip(out) {
         *x = f32::from_bits((scale * value).to_bits() ^ sign);
     }
 }
@@ -110,9 +121,10 @@ pub(super) fn decode_3xxs(block: &[u8; 98], out: &mut [f32; N]) {
         let scale = d * (0.5 + (rest >> 28) as f32) * 0.5;
         for (l, out) in out.as_chunks_mut::<8>().0.iter_mut().enumerate() {
             let signs = even_signs(rest >> (7 * l));
-            let (first, second) = out.split_at_mut(4);
-            signed(&IQ3_XXS[usize::from(block[2 + sub * 8 + l * 2])], scale, signs, first);
-            signed(&IQ3_XXS[usize::from(block[3 + sub * 8 + l * 2])], scale, signs >> 4, second);
+            for (side, out) in out.as_chunks_mut::<4>().0.iter_mut().enumerate() {
+                let group = block[2 + sub * 8 + l * 2 + side];
+                signed(&IQ3_XXS[usize::from(group)], scale, signs >> (4 * side), out);
+            }
         }
     }
 }

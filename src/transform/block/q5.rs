@@ -6,25 +6,46 @@ use super::half;
 #[inline(always)]
 pub(super) fn decode_0(block: &[u8; 22], out: &mut [f32; 32]) {
     let d = half(block, 0);
-    let fifth = u32::from_le_bytes([block[2], block[3], block[4], block[5]]);
-    codes(&block[6..], fifth, out, |code| (code - 16.0) * d);
+    let (_, rest) = block.split_at(2);
+    fifth_bits_and_nibbles(rest, out, |code| (code - 16.0) * d);
 }
 
 /// f16 `d`, f16 `m`, u32 of fifth bits, 16 bytes of codes: `code · d + m`.
 #[inline(always)]
 pub(super) fn decode_1(block: &[u8; 24], out: &mut [f32; 32]) {
     let (d, m) = (half(block, 0), half(block, 2));
-    let fifth = u32::from_le_bytes([block[4], block[5], block[6], block[7]]);
-    codes(&block[8..], fifth, out, |code| code * d + m);
+    let (_, rest) = block.split_at(4);
+    fifth_bits_and_nibbles(rest, out, |code| code * d + m);
 }
+
+/// What the eight bits of a byte add to eight codes: 16 or nothing. Looked up, for vectors of the oldest kind cannot
+/// shift each element by a count of its own.
+static FIFTHS: [[u8; 8]; 256] = {
+    let mut table = [[0; 8]; 256];
+    let mut n = 0;
+    while n < 256 * 8 {
+        table[n / 8][n % 8] = (((n / 8) >> (n % 8) & 1) as u8) << 4;
+        n += 1;
+    }
+    table
+};
 
 /// The 32 codes of 0 to 31, each made a number.
 #[inline(always)]
-fn codes(nibbles: &[u8], fifth: u32, out: &mut [f32; 32], number: impl Fn(f32) -> f32) {
-    let (low, high) = out.split_at_mut(16);
-    for (j, ((&nibble, low), high)) in nibbles.iter().zip(low).zip(high).enumerate() {
-        let code = |nibble: u8, place: usize| (u32::from(nibble) | (fifth >> place & 1) << 4) as f32;
-        *low = number(code(nibble & 15, j));
-        *high = number(code(nibble >> 4, j + 16));
+fn fifth_bits_and_nibbles(bytes: &[u8], out: &mut [f32; 32], number: impl Fn(f32) -> f32) {
+    let (fifths, nibbles) = bytes.split_at(4);
+    let mut codes = [0u8; 32];
+    let (low, high) = codes.split_at_mut(16);
+    for ((&nibble, low), high) in nibbles.iter().zip(low).zip(high) {
+        *low = nibble & 15;
+        *high = nibble >> 4;
+    }
+    for (codes, byte) in codes.as_chunks_mut::<8>().0.iter_mut().zip(fifths) {
+        for (code, bit) in codes.iter_mut().zip(FIFTHS[usize::from(*byte)]) {
+            *code |= bit;
+        }
+    }
+    for (&code, x) in codes.iter().zip(out) {
+        *x = number(f32::from(code));
     }
 }

@@ -35,8 +35,8 @@ fn codes(codes: &[u8], d: f32, out: &mut [f32]) {
 #[inline(always)]
 pub(super) fn encode_0(numbers: &[f32; 32], block: &mut [u8; 34]) -> u64 {
     // Magnitudes are ordered as their bits are; a NaN is above all.
-    let magnitude = |x: f32| x.to_bits() & 0x7fff_ffff;
-    let amax = f32::from_bits(numbers.iter().fold(0, |max: u32, &x| max.max(magnitude(x))));
+    let magnitude = |x: f32| (x.to_bits() & 0x7fff_ffff) as i32;
+    let amax = f32::from_bits(numbers.iter().fold(0, |max: i32, &x| max.max(magnitude(x))) as u32);
     let d = amax / 127.0;
     let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
     let scale = cast::f32_to_f16(d);

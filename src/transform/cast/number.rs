@@ -12,8 +12,7 @@ const F32_BIAS: u32 = 127;
 /// f32's infinity, the largest magnitude that is no NaN.
 const F32_INFINITY: u32 = 255 << F32_MANTISSA;
 
-/// Bits of the least f32 that f16 has no finite number for, and those of the magnitudes of its infinity and its NaNs
-/// read as if they were further finite numbers.
+/// Bits of the least f32 that f16 has no finite number for.
 pub(super) const ABOVE_F16: u32 = 65520.0f32.to_bits();
 /// Bits of the least f32 that bf16 has no finite number for.
 pub(super) const ABOVE_BF16: u32 = 0x7f7f_8000;
@@ -193,7 +192,7 @@ impl F8 {
             let least = f32::from_bits((F32_BIAS + 1 - self.bias) << F32_MANTISSA);
             return sign | (f32::from_bits(placed + least.to_bits()) - least).to_bits();
         }
-        sign | placed + ((F32_BIAS - self.bias) << F32_MANTISSA)
+        sign | (placed + ((F32_BIAS - self.bias) << F32_MANTISSA))
     }
 
     /// The magnitude's code, as if there were codes without end.

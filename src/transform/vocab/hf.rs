@@ -129,7 +129,7 @@ pub(super) fn to_hf(meta: &Meta, arch: &str) -> Result<ToHf> {
         None => write(&vocabulary, &parts, &post_processor),
     };
     out.files.insert(0, ("tokenizer.json".into(), file));
-    let (config, map) = configs(meta, arch, engine == 1, &vocabulary, &roles, adds);
+    let (config, map) = configs(meta, arch, engine == 1, &vocabulary, &roles);
     out.files.insert(1, ("tokenizer_config.json".into(), pretty(&config)));
     out.files.insert(2, ("special_tokens_map.json".into(), pretty(&map)));
     Ok(out)
@@ -164,7 +164,6 @@ fn configs(
     token_types: bool,
     vocabulary: &Vocabulary,
     roles: &[(&str, u64)],
-    adds: (bool, bool),
 ) -> (Value, Value) {
     let mut map = serde_json::Map::new();
     for (role, id) in roles {
@@ -181,8 +180,11 @@ fn configs(
     let mut config = serde_json::Map::new();
     config.insert("tokenizer_class".into(), json!("PreTrainedTokenizerFast"));
     config.extend(map.clone());
-    config.insert("add_bos_token".into(), json!(adds.0));
-    config.insert("add_eos_token".into(), json!(adds.1));
+    for name in ["add_bos_token", "add_eos_token"] {
+        if let Some(on) = meta.get(&format!("tokenizer.ggml.{name}")).and_then(MetaValue::as_bool) {
+            config.insert(name.into(), json!(on));
+        }
+    }
     config.insert("clean_up_tokenization_spaces".into(), json!(false));
     if let Some(context) = meta.get(&format!("{arch}.context_length")).and_then(MetaValue::as_u64) {
         config.insert("model_max_length".into(), json!(context));

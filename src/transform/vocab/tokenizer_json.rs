@@ -26,8 +26,6 @@ pub(super) struct Added {
     pub(super) id: u64,
     pub(super) content: String,
     pub(super) special: bool,
-    pub(super) lstrip: bool,
-    pub(super) rstrip: bool,
 }
 
 /// The `model` object.
@@ -123,8 +121,6 @@ object_seed!(AddedSeed -> Added, "an added token", |read, map, key| match key.as
     "id" => read.id = map.next_value()?,
     "content" => read.content = map.next_value()?,
     "special" => read.special = map.next_value()?,
-    "lstrip" => read.lstrip = map.next_value()?,
-    "rstrip" => read.rstrip = map.next_value()?,
     _ => _ = map.next_value::<IgnoredAny>()?,
 });
 

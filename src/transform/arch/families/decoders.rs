@@ -330,21 +330,6 @@ pub(super) const FAMILIES: &[Family] = &[
         ..PLAIN
     },
     Family {
-        gguf: "gemma",
-        model_types: &["gemma"],
-        architectures: &["GemmaForCausalLM"],
-        norm_offset: 1.0,
-        head: Head::Tied,
-        defaults: &[
-            ("num_attention_heads", 16),
-            ("num_key_value_heads", 16),
-            ("head_dim", 256),
-            ("hidden_size", 3072),
-            ("num_hidden_layers", 28),
-        ],
-        ..PLAIN
-    },
-    Family {
         gguf: "gemma2",
         model_types: &["gemma2"],
         architectures: &["Gemma2ForCausalLM"],
@@ -410,8 +395,8 @@ pub(super) const FAMILIES: &[Family] = &[
     },
     Family {
         gguf: "olmo2",
-        model_types: &["olmo2"],
-        architectures: &["Olmo2ForCausalLM"],
+        model_types: &["olmo2", "olmo3"],
+        architectures: &["Olmo2ForCausalLM", "Olmo3ForCausalLM"],
         tensors: &[EMBEDDING, OLMO2, ATTENTION, GATED],
         ..PLAIN
     },

@@ -1,6 +1,6 @@
 //! From a GGUF's keys to `config.json` and `generation_config.json`, in the dialect that transformers 5 writes.
 //!
-//! Rows that are one number are read backwards; what they do not say is a [`Target`]'s: the class, what the engine does
+//! Rows that are one number are read backwards; what they do not say is in `targets.rs`: the class, what the engine does
 //! without a key (activations, which layers look through a window), and what only the tensors know (whether there are
 //! biases, whether the head is the embedding). A key about rotary embeddings that nobody read is an error, as it is the
 //! other way.
@@ -198,6 +198,9 @@ pub fn to_config(meta: &Meta, weights: Weights<'_>, dtype: DType) -> Result<Conf
     }
     if target.rope {
         config.insert("rope_parameters".into(), rope::parameters(back)?);
+    }
+    if target.head && back.flag("attention.causal")? == Some(false) {
+        config.insert("is_causal".into(), json!(false));
     }
     vocabulary(back, target, &mut config)?;
     (target.more)(back, &mut config)?;

@@ -4,6 +4,9 @@
 //! of all of YAML would be a large thing to trust with a stranger's text. What is written otherwise (a dictionary, an
 //! anchor) is passed over: these keys describe a model and change nothing that it computes.
 
+/// The most keys that are read of a card; no card has as many.
+const ENTRIES_MAX: usize = 512;
+
 /// A value of the front matter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Entry {
@@ -28,7 +31,7 @@ impl Card {
         let body: Vec<&str> = lines.take_while(|line| *line != "---").collect();
         let mut card = Card::default();
         let mut n = 0;
-        while let Some(line) = body.get(n) {
+        while let Some(line) = body.get(n).filter(|_| card.entries.len() < ENTRIES_MAX) {
             n += 1;
             let Some((key, value)) = key_of(line) else { continue };
             // What is indented, or an item of a list, belongs to this key.

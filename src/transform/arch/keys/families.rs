@@ -7,7 +7,7 @@
 //! without being told.
 
 use super::super::model_config::{ModelConfig, shown};
-use super::rules;
+use super::rules::{self, rope};
 use super::{Constant, Row, Rule};
 use crate::error::{Error, Result};
 use serde_json::{Value, json};
@@ -80,7 +80,7 @@ const KV: &[Row] = &[row("attention.head_count_kv", Rule::Counts(KV_HEADS))];
 /// Whether a token sees only those before it; rotary embeddings; norms; experts.
 const MIDDLE: &[Row] = &[
     row("attention.causal", Rule::With(rules::not_causal)),
-    several(rules::rope),
+    several(rope::rope),
     RMS_ROW,
     row("attention.layer_norm_epsilon", Rule::Float(LAYER_NORM)),
     row("expert_count", Rule::Count(EXPERTS)),
@@ -142,7 +142,7 @@ const FAMILIES: &[Family] = &[
         row("attn_logit_softcapping", Rule::With(rules::gemma2_attention_cap)),
         row("final_logit_softcapping", Rule::With(rules::gemma2_final_cap)),
         row("attention.sliding_window", Rule::Need(WINDOW)),
-        several(rules::unscaled_rope),
+        several(rope::unscaled_rope),
         several(rules::note_query_scale),
         several(rules::note_layer_types),
     ]], activations: GELU, fixed: &[("use_bidirectional_attention", Fixed::Is(false))] },
@@ -152,19 +152,19 @@ const FAMILIES: &[Family] = &[
         several(rules::note_query_scale),
         several(rules::note_layer_types),
     ]], activations: GELU, fixed: &[("attn_logit_softcapping", Fixed::Absent), ("use_bidirectional_attention", Fixed::Is(false))] },
-    Family { arch: "phi3", early: &[row("rope.scaling.attn_factor", Rule::With(rules::phi3_attention_factor))], rows: &[&[
+    Family { arch: "phi3", early: &[row("rope.scaling.attn_factor", Rule::With(rope::phi3_attention_factor))], rows: &[&[
         row("context_length", Rule::Need(&["max_position_embeddings", "n_positions"])),
-        row("rope.scaling.original_context_length", Rule::With(rules::phi3_original_context)),
+        row("rope.scaling.original_context_length", Rule::With(rope::phi3_original_context)),
         row("embedding_length", Rule::Need(HIDDEN)),
         row("feed_forward_length", Rule::Need(&["intermediate_size"])),
         row("block_count", Rule::Need(LAYERS)),
         row("attention.head_count", Rule::Need(HEADS)),
         row("attention.head_count_kv", Rule::Need(&["num_key_value_heads", "n_head_kv"])),
         RMS_ROW,
-        row("rope.dimension_count", Rule::With(rules::phi3_rotated)),
-        row("rope.freq_base", Rule::With(rules::theta)),
+        row("rope.dimension_count", Rule::With(rope::phi3_rotated)),
+        row("rope.freq_base", Rule::With(rope::theta)),
         FILE,
-        row("attention.sliding_window", Rule::With(rules::phi3_window)),
+        row("attention.sliding_window", Rule::With(rope::phi3_window)),
     ]], activations: GLU, fixed: &[] },
     Family { arch: "gpt2", early: &[], rows: &[&[
         row("block_count", Rule::Need(&["n_layer", "num_hidden_layers"])),
@@ -196,7 +196,7 @@ const FAMILIES: &[Family] = &[
         row("expert_weights_scale", Rule::Float(&["routed_scaling_factor"])),
         row("expert_weights_norm", Rule::With(rules::norm_if_true)),
         row("rope.dimension_count", Rule::Need(&["qk_rope_head_dim"])),
-        row("rope.scaling.yarn_log_multiplier", Rule::With(rules::log_multiplier)),
+        row("rope.scaling.yarn_log_multiplier", Rule::With(rope::log_multiplier)),
         several(rules::rope_interleave),
     ]], activations: GLU, fixed: &[("moe_layer_freq", Fixed::One)] },
     Family { arch: "bert", early: &[], rows: &[&[
@@ -218,7 +218,7 @@ const FAMILIES: &[Family] = &[
         several(rules::gpt_oss_fixed),
     ]], activations: GLU, fixed: &[] },
     Family { arch: "glm4moe", early: &[], rows: &[SIZES, KV, MIDDLE, HEAD, END, &[
-        row("rope.dimension_count", Rule::With(rules::glm_rotated)),
+        row("rope.dimension_count", Rule::With(rope::glm_rotated)),
         row("expert_feed_forward_length", Rule::Need(&["moe_intermediate_size"])),
         row("expert_shared_count", Rule::Count(&["n_shared_experts"])),
         row("leading_dense_block_count", Rule::Count(&["first_k_dense_replace"])),
@@ -241,6 +241,7 @@ const FAMILIES: &[Family] = &[
         row("expert_feed_forward_length", Rule::Need(&["intermediate_size"])),
         row("attention.sliding_window", Rule::With(rules::llama4_window)),
         several(rules::every_fourth_without_rope),
+        several(rules::note_llama4),
     ]], activations: GLU, fixed: &[] },
 ];
 

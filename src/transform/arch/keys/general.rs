@@ -6,7 +6,7 @@ use super::card::Card;
 use super::model_name::{self, ModelName};
 use super::{Keys, Parameters, Scope, float};
 use crate::checkpoint::{MetaArray, MetaValue};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use serde_json::Value;
 
 /// A sampling key: its name after `general.sampling.`, whether it is an i32 (else f32, or text), and what
@@ -60,6 +60,9 @@ const PARENTS: &[(&str, &[&str])] = &[
     ("general.dataset", &["datasets", "dataset", "dataset_sources"]),
 ];
 
+/// The most of either that are named.
+const PARENTS_MAX: usize = 64;
+
 /// Lists: key, the names a card may use, all of which count.
 const LISTS: &[(&str, &[&str])] =
     &[("general.tags", &["tags", "pipeline_tag"]), ("general.languages", &["languages", "language"])];
@@ -70,11 +73,11 @@ const HUB: &str = "https://huggingface.co/";
 pub(super) fn write(scope: &Scope<'_>, keys: &mut Keys) -> Result<()> {
     let total = scope.extra.parameters.total;
     keys.put("general.type".to_owned(), "model".into());
-    sampling(scope.extra.generation_config, keys)?;
+    sampling(scope.extra.generation_config, keys);
     let card = scope.extra.model_card.map(Card::parse).unwrap_or_default();
     let mut names = Vec::new();
     // A path of somebody's machine is no name.
-    if let Ok(Some(said)) = scope.config.text(&["_name_or_path"])
+    if let Some(said) = scope.config.outer("_name_or_path").and_then(Value::as_str)
         && !said.is_empty()
         && said.matches('/').count() <= 1
     {
@@ -126,7 +129,7 @@ fn of_name(name: &ModelName, key: &str) -> Option<String> {
     }
 }
 
-fn sampling(config: Option<&Value>, keys: &mut Keys) -> Result<()> {
+fn sampling(config: Option<&Value>, keys: &mut Keys) {
     for (key, kind, names) in SAMPLING {
         let Some(value) = names.iter().find_map(|name| config?.get(name)).filter(|value| !value.is_null())
         else {
@@ -142,17 +145,20 @@ fn sampling(config: Option<&Value>, keys: &mut Keys) -> Result<()> {
             Kind::Whole => whole().map(MetaValue::I32),
             Kind::Float => number.map(float),
         };
-        let converted = converted.ok_or_else(|| {
-            let name = names.first().unwrap_or(key);
-            Error::bad_input(format!("`{name}` is {}, which is no setting of a sampler", super::shown(value)))
-                .file("generation_config.json")
-        })?;
-        keys.put(format!("general.sampling.{key}"), converted);
+        match converted {
+            Some(value) => keys.put(format!("general.sampling.{key}"), value),
+            // Nobody samples by it, and a model is no worse without it.
+            None => keys.notes.push(format!(
+                "`{}` of generation_config.json is {} and was left out",
+                names.first().unwrap_or(key),
+                super::shown(value)
+            )),
+        }
     }
-    Ok(())
 }
 
 fn parents(key: &str, ids: &[&str], total: u64, keys: &mut Keys) -> Result<()> {
+    let ids = ids.get(..PARENTS_MAX).unwrap_or(ids);
     keys.put(format!("{key}.count"), super::count(ids.len() as u64)?);
     for (n, id) in ids.iter().enumerate() {
         let address = ["http://", "https://", "ssh://"].iter().any(|scheme| id.starts_with(scheme));

@@ -229,8 +229,9 @@ pub(super) fn title(name: &str) -> String {
 fn keeps_case(word: &str) -> bool {
     let cased = |c: char| c.is_lowercase() || c.is_uppercase();
     let lower = word.chars().any(cased) && !word.chars().any(char::is_uppercase);
-    let version = word.strip_prefix('v').is_some_and(is_version) && !word.starts_with("vv");
-    !lower || version || word.starts_with(|c: char| c.is_ascii_digit())
+    let number = |text: &str| text.starts_with(|c: char| c.is_ascii_digit());
+    let version = word.strip_prefix('v').is_some_and(|rest| number(rest) && is_version(rest));
+    !lower || version || number(word)
 }
 
 /// Each run of letters begins with a capital: `llama3rope` is `Llama3Rope`.
@@ -238,12 +239,12 @@ fn capitalised(word: &str) -> String {
     let mut out = String::with_capacity(word.len());
     let mut inside = false;
     for c in word.chars() {
-        if c.is_alphabetic() && !inside {
-            out.extend(c.to_uppercase());
-        } else {
+        if inside {
             out.push(c);
+        } else {
+            out.extend(c.to_uppercase());
         }
-        inside = c.is_alphabetic();
+        inside = c.is_lowercase();
     }
     out
 }
@@ -262,6 +263,7 @@ mod tests {
             ("Meta-Llama-3.1-8B", "Meta Llama 3.1 8B"),
             ("mistral-v0.3-7b", "Mistral v0.3 7b"),
             ("deepseek_v2", "Deepseek_V2"),
+            ("viter2 v2.x v2x v2", "Viter2 V2.X V2X v2"),
         ] {
             assert_eq!(title(name), expected);
         }

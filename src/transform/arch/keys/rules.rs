@@ -1,29 +1,19 @@
 //! The rows that compute. Each is a fact of a family that is not one number in both files.
 
-use super::super::model_config::{ModelConfig, RopePart, bad, shown};
+pub(super) mod rope;
+
+use super::super::model_config::{ModelConfig, bad, shown};
 use super::{Keys, Scope, count, float};
 use crate::checkpoint::{MetaArray, MetaValue};
 use crate::error::{Error, Result};
 use crate::text::Shown;
-use serde_json::Value;
 
-/// llama.cpp's number for experts chosen by a sigmoid (`llama_expert_gating_func_type`).
+/// llama.cpp's numbers for how experts are chosen (`llama_expert_gating_func_type`).
+pub(super) const SOFTMAX: u32 = 1;
 pub(super) const SIGMOID: u32 = 2;
 
 /// How experts are chosen, and llama.cpp's number for it.
-const GATINGS: &[(&str, u32)] = &[("softmax", 1), ("sigmoid", SIGMOID), ("sqrtsoftplus", 4)];
-
-/// The architectures whose engine multiplies rotary frequencies by a tensor, which is how llama3's scaling is said.
-const WITH_FREQUENCY_TENSOR: &[&str] = &["llama", "llama4", "granite"];
-
-/// The architectures whose engine has a rotary base of its own for layers that look through a window.
-const WITH_SLIDING_BASE: &[&str] = &["gemma3"];
-
-/// The base that an engine takes without being told.
-const DEFAULT_BASE: f64 = 10_000.0;
-
-/// Sections of a multi-dimensional rotary embedding: time, height, width, one to spare.
-const SECTIONS: usize = 4;
+const GATINGS: &[(&str, u32)] = &[("softmax", SOFTMAX), ("sigmoid", SIGMOID), ("sqrtsoftplus", 4)];
 
 type Maybe = Result<Option<MetaValue>>;
 
@@ -94,116 +84,6 @@ pub(super) fn gating(scope: &Scope<'_>) -> Maybe {
     }
 }
 
-pub(super) fn theta(scope: &Scope<'_>) -> Maybe {
-    Ok(scope.rope.full.theta.map(float))
-}
-
-/// Scaling, sections, bases.
-pub(super) fn rope(scope: &Scope<'_>, keys: &mut Keys) -> Result<()> {
-    let full = &scope.rope.full;
-    let mut put = |suffix: &str, value: MetaValue| keys.put(scope.key(suffix), value);
-    let kind = full.kind.to_ascii_lowercase();
-    match kind.as_str() {
-        "default" => {}
-        "linear" => {
-            put("rope.scaling.type", "linear".into());
-            put("rope.scaling.factor", float(full.need_float("factor")?));
-        }
-        "yarn" => {
-            put("rope.scaling.type", "yarn".into());
-            put("rope.scaling.factor", float(full.need_float("factor")?));
-            put("rope.scaling.original_context_length", count(original_context(scope.config, full)?)?);
-            let attention = match full.float("attention_factor")? {
-                None => full.float("attn_factor")?,
-                said => said,
-            };
-            for (suffix, value) in [
-                ("rope.scaling.yarn_ext_factor", full.float("extrapolation_factor")?),
-                ("rope.scaling.yarn_attn_factor", attention),
-                ("rope.scaling.yarn_beta_fast", full.float("beta_fast")?),
-                ("rope.scaling.yarn_beta_slow", full.float("beta_slow")?),
-            ] {
-                if let Some(value) = value {
-                    put(suffix, float(value));
-                }
-            }
-            // Whether the scaling was trained with changes nothing that is computed.
-            full.raw("finetuned");
-            if full.raw("truncate") == Some(&Value::Bool(false)) {
-                keys.notes.push(
-                    "the bounds of the rotary scaling (`truncate` is `false`) are rounded to whole dimensions by the engine"
-                        .to_owned(),
-                );
-            }
-        }
-        "llama3" if WITH_FREQUENCY_TENSOR.contains(&scope.arch) => {
-            // Said by the tensor `rope_freqs.weight`; the numbers are looked at here so that one missing is an error.
-            for key in ["factor", "low_freq_factor", "high_freq_factor"] {
-                full.need_float(key)?;
-            }
-            original_context(scope.config, full)?;
-        }
-        "dynamic" => {
-            full.need_float("factor")?;
-            for key in ["alpha", "original_max_position_embeddings"] {
-                full.raw(key);
-            }
-            keys.notes.push(
-                "the rotary scaling `dynamic` begins beyond the context length; no engine does that, so longer contexts differ"
-                    .to_owned(),
-            );
-        }
-        _ => {
-            return Err(unsupported(format!(
-                "the rotary scaling `{}` is not known for `{}`: a model converted without it would compute something else",
-                Shown(full.kind),
-                scope.arch
-            )));
-        }
-    }
-    if let Some(sections) = full.raw("mrope_section") {
-        keys.put(scope.key("rope.dimension_sections"), self::sections(sections)?);
-    }
-    if let Some(theta) = full.theta {
-        keys.put(scope.key("rope.freq_base"), float(theta));
-    }
-    let Some(sliding) = &scope.rope.sliding else { return Ok(()) };
-    let same = sliding.theta == full.theta && full.kind == "default";
-    match (WITH_SLIDING_BASE.contains(&scope.arch), sliding.kind, sliding.theta) {
-        (true, "default", Some(theta)) => keys.put(scope.key("rope.freq_base_swa"), float(theta)),
-        (false, "default", _) if same => {}
-        _ => {
-            return Err(unsupported(format!(
-                "layers that look through a window have a rotary embedding of their own (`{}`), which an engine does not \
-                 compute for `{}`",
-                Shown(sliding.kind),
-                scope.arch
-            )));
-        }
-    }
-    Ok(())
-}
-
-fn sections(value: &Value) -> Result<MetaValue> {
-    let wrong =
-        || bad(format!("`mrope_section` is {} where up to {SECTIONS} counts are needed", shown(value)));
-    let list = value.as_array().filter(|list| list.len() <= SECTIONS).ok_or_else(wrong)?;
-    let whole = |v: &Value| v.as_u64().and_then(|n| i32::try_from(n).ok()).ok_or_else(wrong);
-    let mut numbers: Vec<i32> = list.iter().map(whole).collect::<Result<_>>()?;
-    numbers.resize(SECTIONS, 0);
-    Ok(MetaValue::Array(MetaArray::of_i32(&numbers)))
-}
-
-/// The context before scaling: beside the other numbers, else at the top of the config, else the context itself.
-fn original_context(config: &ModelConfig<'_>, part: &RopePart<'_>) -> Result<u64> {
-    const KEY: &str = "original_max_position_embeddings";
-    let said = match part.count(KEY)? {
-        None => config.count(&[KEY])?,
-        said => said,
-    };
-    said.map_or_else(|| config.need_count(&["max_position_embeddings"]), Ok)
-}
-
 // --- windows ---
 
 /// Engines of these families look at the whole context whatever the config says.
@@ -240,9 +120,8 @@ pub(super) fn note_layer_types(scope: &Scope<'_>, keys: &mut Keys) -> Result<()>
         Some(windows) => {
             // With fewer layers than a period nothing contradicts the usual one.
             let first_full = windows.iter().position(|sliding| !sliding).map_or(usual, |at| at as u64 + 1);
-            let fits = |period: u64| {
-                (1u64..).zip(&windows).all(|(n, &sliding)| sliding == !n.is_multiple_of(period))
-            };
+            let fits =
+                |period: u64| (1u64..).zip(&windows).all(|(n, &sliding)| sliding != n.is_multiple_of(period));
             match [usual, first_full].into_iter().find(|&period| fits(period)) {
                 Some(period) => period,
                 None => {
@@ -365,94 +244,6 @@ pub(super) fn gemma2_final_cap(scope: &Scope<'_>) -> Maybe {
     cap(scope, "final_logit_softcapping")
 }
 
-/// gemma2: nothing is said of rotary embeddings while they are the usual ones.
-pub(super) fn unscaled_rope(scope: &Scope<'_>, keys: &mut Keys) -> Result<()> {
-    match scope.rope.full.theta {
-        Some(theta) if theta == DEFAULT_BASE && scope.rope.full.kind == "default" => {
-            if scope.rope.sliding.is_none() {
-                return Ok(());
-            }
-            let mut ignored = Keys::default();
-            rope(scope, &mut ignored)
-        }
-        _ => rope(scope, keys),
-    }
-}
-
-// --- phi3 ---
-
-const PHI3_CONTEXT: &[&str] = &["max_position_embeddings", "n_positions"];
-
-/// phi3 keeps this at the top, and what stands there goes before what stands with the scaling.
-fn phi3_original(scope: &Scope<'_>) -> Result<u64> {
-    const KEY: &str = "original_max_position_embeddings";
-    let inside = scope.rope.full.count(KEY)?;
-    let top = scope.config.raw(&[KEY]).is_some();
-    match inside {
-        Some(inside) if !top => Ok(inside),
-        _ => scope.config.need_count(&[KEY]),
-    }
-}
-
-pub(super) fn phi3_original_context(scope: &Scope<'_>) -> Maybe {
-    count(phi3_original(scope)?).map(Some)
-}
-
-pub(super) fn phi3_rotated(scope: &Scope<'_>) -> Maybe {
-    let config = scope.config;
-    let hidden = config.need_count(&["hidden_size", "n_embd"])?;
-    let heads = config.need_count(&["num_attention_heads", "n_head"])?;
-    let rotated = (partial(scope, 1.0)? * hidden as f64) as u64;
-    count(rotated.checked_div(heads).ok_or_else(|| bad("`num_attention_heads` is `0`"))?).map(Some)
-}
-
-/// The share of a head that is rotated, from where either dialect has it.
-fn partial(scope: &Scope<'_>, usual: f64) -> Result<f64> {
-    let outside = scope.config.float(&["partial_rotary_factor", "rope_pct", "rope_percent"])?;
-    let inside = scope.rope.full.float("partial_rotary_factor")?;
-    let share = inside.or(outside).unwrap_or(usual);
-    if !(0.0..=1.0).contains(&share) {
-        return Err(bad(format!("`partial_rotary_factor` is `{share}` where a share from 0 to 1 is needed")));
-    }
-    Ok(share)
-}
-
-/// longrope's factor for attention. The two lists themselves are tensors (`rope_factors_long`, `rope_factors_short`).
-pub(super) fn phi3_attention_factor(scope: &Scope<'_>) -> Maybe {
-    let full = &scope.rope.full;
-    match full.kind {
-        "default" => return Ok(None),
-        // transformers takes a phi3 that says yarn for longrope.
-        "longrope" | "yarn" => {}
-        other => {
-            return Err(unsupported(format!(
-                "the rotary scaling `{}` is not known for `phi3`",
-                Shown(other)
-            )));
-        }
-    }
-    for key in ["long_factor", "short_factor"] {
-        if full.floats(key)?.is_none() {
-            return Err(bad(format!("has no `{key}`, which longrope needs")));
-        }
-    }
-    if let Some(factor) = full.float("attention_factor")? {
-        return Ok(Some(float(factor)));
-    }
-    let context = scope.config.need_count(PHI3_CONTEXT)? as f64;
-    let original = phi3_original(scope)? as f64;
-    if original <= 1.0 {
-        return Err(bad("`original_max_position_embeddings` is too small for longrope"));
-    }
-    let scale = full.float("factor")?.unwrap_or(context / original);
-    Ok(Some(float(if scale > 1.0 { (1.0 + scale.ln() / original.ln()).sqrt() } else { 1.0 })))
-}
-
-/// Zero where there is no window: engines tell Phi-4 by it.
-pub(super) fn phi3_window(scope: &Scope<'_>) -> Maybe {
-    count(scope.config.count(&["sliding_window"])?.unwrap_or(0)).map(Some)
-}
-
 // --- gpt2 ---
 
 /// Four times the hidden size unless the config says otherwise. (The reference converter never asks.)
@@ -501,20 +292,6 @@ pub(super) fn norm_if_true(scope: &Scope<'_>) -> Maybe {
     Ok(scope.config.flag(&["norm_topk_prob"])?.filter(|&norm| norm).map(MetaValue::Bool))
 }
 
-/// A tenth of `mscale_all_dim`: what the engine multiplies the logarithm of the scaling by. `mscale` has no key of its
-/// own and must say the same.
-pub(super) fn log_multiplier(scope: &Scope<'_>) -> Maybe {
-    let full = &scope.rope.full;
-    let (mscale, all) = (full.float("mscale")?, full.float("mscale_all_dim")?);
-    if mscale.is_some() && mscale != all {
-        return Err(unsupported(format!(
-            "`mscale` is `{}` and `mscale_all_dim` is not the same, which an engine does not compute",
-            mscale.unwrap_or_default()
-        )));
-    }
-    Ok(all.map(|x| float(0.1 * x)))
-}
-
 /// Neighbours are rotated together in the checkpoint too, so there is nothing to permute; the other layout is refused.
 pub(super) fn rope_interleave(scope: &Scope<'_>, keys: &mut Keys) -> Result<()> {
     if scope.config.flag(&["rope_interleave"])? == Some(false) {
@@ -555,11 +332,25 @@ pub(super) fn gpt_oss_fixed(scope: &Scope<'_>, keys: &mut Keys) -> Result<()> {
     Ok(())
 }
 
-/// Half of a head unless the config says otherwise.
-pub(super) fn glm_rotated(scope: &Scope<'_>) -> Maybe {
-    let head = scope.config.count(&["head_dim"])?;
-    let head = head.map_or_else(|| scope.config.hidden_per_head(), Ok)?;
-    count((head as f64 * partial(scope, 0.5)?) as u64).map(Some)
+/// Chunks and the temperature that grows with the position are the engine's own.
+pub(super) fn note_llama4(scope: &Scope<'_>, keys: &mut Keys) -> Result<()> {
+    let config = scope.config;
+    let context = config.count(&["max_position_embeddings"])?.unwrap_or(0);
+    for (key, engine) in [("attention_chunk_size", 8192), ("floor_scale", 8192)] {
+        if let Some(said) = config.count(&[key])?.filter(|&said| said != engine && said.min(engine) < context)
+        {
+            keys.notes.push(format!(
+                "`{key}` is `{said}`, and the engine computes `llama4` with {engine}: its answers to more than {} tokens differ from the original",
+                said.min(engine)
+            ));
+        }
+    }
+    if config.flag(&["attn_temperature_tuning"])? == Some(false) {
+        keys.notes.push(
+            "`attn_temperature_tuning` is `false`, and the engine computes `llama4` with it".to_owned(),
+        );
+    }
+    Ok(())
 }
 
 // --- encoders ---

@@ -7,6 +7,8 @@
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Missing {
     Count(u64),
+    /// A count that only the language model's part of a larger config may leave out.
+    InPart(u64),
     Float(f64),
     Flag(bool),
     Text(&'static str),
@@ -32,7 +34,7 @@ pub(super) struct Theta {
     pub(super) sliding: Option<f64>,
 }
 
-use Missing::{Count, Flag, Float, HeadDim, KvHeads, SameAs, Text};
+use Missing::{Count, Flag, Float, HeadDim, InPart, KvHeads, SameAs, Text};
 
 type Row = (&'static str, Missing);
 
@@ -76,13 +78,19 @@ const GEMMA3: &[Row] = &[
     EPS_6,
 ];
 
-/// Model type, what its keys are when they are not said.
+/// Model type, what its keys are when they are not said. (deepseek_v3's way of choosing experts is no key of its class,
+/// which knows only one; an engine that is not told takes another.)
 #[rustfmt::skip]
 const ROWS: &[(&str, &[Row])] = &[
-    ("llama", &[KV, HEAD, EPS_6, (CONTEXT, Count(2048))]),
-    ("mistral", &[("num_key_value_heads", KvHeads(8)), HEAD, EPS_6, (CONTEXT, Count(131_072)), ("sliding_window", Count(4096))]),
+    ("llama", &[KV, HEAD, EPS_6, (CONTEXT, Count(2048)), ("hidden_size", InPart(4096)), ("intermediate_size", InPart(11_008)),
+        ("num_hidden_layers", InPart(32)), ("num_attention_heads", InPart(32)), ("vocab_size", InPart(32_000))]),
+    ("mistral", &[("num_key_value_heads", KvHeads(8)), HEAD, EPS_6, (CONTEXT, Count(131_072)), ("sliding_window", Count(4096)),
+        ("hidden_size", InPart(4096)), ("intermediate_size", InPart(14_336)), ("num_hidden_layers", InPart(32)), ("num_attention_heads", InPart(32)),
+        ("vocab_size", InPart(32_000))]),
     ("mixtral", &[("num_key_value_heads", KvHeads(8)), EPS_5, (CONTEXT, Count(131_072)), ("num_local_experts", Count(8)), ("num_experts_per_tok", Count(2))]),
-    ("qwen2", &[("num_key_value_heads", KvHeads(32)), EPS_6, (CONTEXT, Count(32_768)), ("use_sliding_window", Flag(false))]),
+    ("qwen2", &[("num_key_value_heads", KvHeads(32)), EPS_6, (CONTEXT, Count(32_768)), ("use_sliding_window", Flag(false)),
+        ("hidden_size", InPart(4096)), ("intermediate_size", InPart(22_016)), ("num_hidden_layers", InPart(32)), ("num_attention_heads", InPart(32)),
+        ("vocab_size", InPart(151_936))]),
     ("qwen3", &[("num_key_value_heads", KvHeads(32)), ("head_dim", Count(128)), EPS_6, (CONTEXT, Count(32_768)), ("use_sliding_window", Flag(false))]),
     ("qwen3_moe", &[("num_key_value_heads", KvHeads(4)), EPS_6, (CONTEXT, Count(32_768)), ("use_sliding_window", Flag(false)),
         ("moe_intermediate_size", Count(768)), ("num_local_experts", Count(128)), ("num_experts_per_tok", Count(8)), ("norm_topk_prob", Flag(false))]),

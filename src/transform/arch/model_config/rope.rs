@@ -13,6 +13,8 @@ pub struct Rope<'c> {
     pub full: RopePart<'c>,
     /// For the layers that look through a window, where they differ.
     pub sliding: Option<RopePart<'c>>,
+    /// What stands beside the parts: other types of layers, which have nobody to ask for them.
+    beside: Vec<(String, &'c Value)>,
 }
 
 /// One rotary embedding, and which of its numbers have been asked for.
@@ -57,10 +59,16 @@ pub(super) fn is_about_rope(key: &str) -> bool {
 }
 
 pub(super) fn is_neutral(key: &str, value: &Value) -> bool {
-    value.is_null()
-        || value.as_object().is_some_and(Map::is_empty)
-        || (key == "truncate" && *value == Value::Bool(true))
-        || NEUTRAL.iter().any(|(name, neutral)| *name == key && value.as_f64() == Some(*neutral))
+    match value {
+        Value::Null => true,
+        Value::Bool(on) => *on == (key == "truncate") && (key == "truncate" || key.starts_with("use_")),
+        Value::Number(x) => {
+            NEUTRAL.iter().any(|(name, neutral)| *name == key && x.as_f64() == Some(*neutral))
+        }
+        Value::String(kind) => key == "rope_type" && kind == "default",
+        Value::Array(list) => list.is_empty(),
+        Value::Object(object) => object.is_empty(),
+    }
 }
 
 pub(super) fn read<'c>(config: &'c ModelConfig<'_>) -> Result<Rope<'c>> {
@@ -88,7 +96,7 @@ pub(super) fn read<'c>(config: &'c ModelConfig<'_>) -> Result<Rope<'c>> {
         Some(other) => Err(wrong(&format!("{name}.{part}"), other, "an object")),
     };
     let empty = || RopePart { kind: "default", theta: None, path: String::new(), numbers: Vec::new() };
-    let (mut full, mut sliding) = (empty(), None);
+    let (mut full, mut sliding, mut beside) = (empty(), None, Vec::new());
     if let Some(&(name, object)) = dictionaries.first() {
         let nested = object.values().any(Value::is_object);
         if !nested {
@@ -98,9 +106,12 @@ pub(super) fn read<'c>(config: &'c ModelConfig<'_>) -> Result<Rope<'c>> {
                 full = part(path, inside)?;
             }
             sliding = inner(object, name, SLIDING)?.map(|(path, inside)| part(path, inside)).transpose()?;
-            // Other types of layers, and numbers beside them, have nobody to ask for them.
-            let beside = object.iter().filter(|(key, _)| *key != FULL && *key != SLIDING);
-            full.numbers.extend(beside.map(|(key, value)| (key.as_str(), value, Cell::new(false))));
+            let others = object.iter().filter(|(key, _)| *key != FULL && *key != SLIDING);
+            beside.extend(
+                others
+                    .filter(|(key, value)| !is_neutral(key, value))
+                    .map(|(key, value)| (format!("{name}.{key}"), value)),
+            );
         }
     }
     full.theta = full.theta.or(theta).or(default.full);
@@ -110,7 +121,7 @@ pub(super) fn read<'c>(config: &'c ModelConfig<'_>) -> Result<Rope<'c>> {
     if let Some(sliding) = &mut sliding {
         sliding.theta = sliding.theta.or(sliding_theta).or(default.sliding).or(full.theta);
     }
-    Ok(Rope { full, sliding })
+    Ok(Rope { full, sliding, beside })
 }
 
 fn part<'c>(path: String, object: &'c Map<String, Value>) -> Result<RopePart<'c>> {
@@ -189,6 +200,7 @@ impl<'c> RopePart<'c> {
 
 impl<'c> Rope<'c> {
     pub(super) fn unread(&self) -> impl Iterator<Item = (String, &'c Value)> + '_ {
-        self.full.unread().chain(self.sliding.iter().flat_map(RopePart::unread))
+        let parts = self.full.unread().chain(self.sliding.iter().flat_map(RopePart::unread));
+        parts.chain(self.beside.iter().cloned())
     }
 }

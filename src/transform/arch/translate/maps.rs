@@ -75,7 +75,7 @@ impl Task<'_> {
     }
 
     /// A checkpoint's tensor in a GGUF's order, and its shape there; of a tensor an expert that of one.
-    pub(super) fn to_gguf(&self, view: View) -> Result<(View, Vec<u64>)> {
+    pub(super) fn to_gguf(self, view: View) -> Result<(View, Vec<u64>)> {
         if let Some(heads) = self.paired_heads() {
             let shape = view.shape.clone();
             let half = rows(&view) / heads.saturating_mul(2);
@@ -129,7 +129,7 @@ impl Task<'_> {
     }
 
     /// A GGUF's tensor as pieces of a checkpoint's.
-    pub(super) fn to_hf(&self, view: View) -> Result<Back> {
+    pub(super) fn to_hf(self, view: View) -> Result<Back> {
         if let Some(heads) = self.paired_heads() {
             let shape = view.shape.clone();
             let half = rows(&view) / heads.saturating_mul(2);
@@ -153,7 +153,7 @@ impl Task<'_> {
                     .collect::<Result<_>>()?;
                 Back { pieces, shape, zero_rows: 0 }
             }
-            Map::Fused { which, turned, paired } => self.unfused(&view, which, turned, paired)?,
+            Map::Fused { which, turned, .. } => Self::unfused(view, which, turned)?,
             Map::LatentKeys | Map::LatentValues => {
                 let (keys, values) = self.latent()?;
                 let turned = self.map == Map::LatentKeys;
@@ -172,36 +172,38 @@ impl Task<'_> {
         })
     }
 
-    /// Gate or up as pieces of the tensor that holds both: `[experts, out]` or `[experts, out, in]` as pieces of
-    /// `[experts, 2 × out(, in)]`, or turned.
-    fn unfused(&self, view: &View, which: Which, turned: bool, paired: bool) -> Result<Back> {
-        let view = if turned { view.clone().swap(1, 2)? } else { view.clone() };
-        let both = if turned { 2 } else { 1 };
+    /// Gate or up, `[experts, out]` or `[experts, out, in]`, as one half of the tensor that holds both, which is
+    /// `[experts, 2 × out(, in)]`, or turned. The halves are [`joined`] when both are there.
+    fn unfused(view: View, which: Which, turned: bool) -> Result<Back> {
         let mut shape = view.shape.clone();
-        let size = shape.get_mut(both).ok_or_else(|| {
+        let size = shape.get_mut(1).ok_or_else(|| {
             Error::bad_input(format!("has shape {:?}, where experts are needed", view.shape))
         })?;
         *size = size.checked_mul(2).ok_or_else(too_many)?;
-        // Gate and up take turns at this depth: for each index of the dimensions before it there is a piece of each.
-        let depth = if paired { both + 1 } else { both };
-        let counts = view.shape.get(..depth).unwrap_or_default();
-        let count = counts.iter().try_fold(1u64, |n, &c| n.checked_mul(c));
-        let count = bounded(count.unwrap_or(u64::MAX))?;
-        let pieces = (0..count)
-            .map(|i| {
-                let mut at = view.clone();
-                let mut rest = i;
-                let mut below = count;
-                for &c in counts {
-                    below /= c.max(1);
-                    at = at.at(0, rest / below.max(1))?;
-                    rest %= below.max(1);
-                }
-                Ok(Piece { expert: None, place: i * 2 + which as u64, view: at })
-            })
-            .collect::<Result<_>>()?;
+        if turned && shape.len() > 2 {
+            shape.swap(1, 2);
+        }
+        let pieces = vec![Piece { expert: None, place: which as u64, view }];
         Ok(Back { pieces, shape, zero_rows: 0 })
     }
+}
+
+/// Gate and up, each of `shape` (`[experts, out]` or `[experts, out, in]`) and one behind the other, as the tensor that
+/// holds both: halves, or taking turns where they are paired.
+pub(super) fn joined(shape: &[u64], turned: bool, paired: bool) -> Result<(Vec<u64>, View)> {
+    let mut both = vec![2];
+    both.extend(shape);
+    // The dimensions are gate or up, experts, out, in.
+    let order: &[usize] = match (shape.len(), turned, paired) {
+        (2, _, false) => &[1, 0, 2],
+        (2, _, true) => &[1, 2, 0],
+        (_, false, false) => &[1, 0, 2, 3],
+        (_, false, true) => &[1, 2, 0, 3],
+        (_, true, false) => &[1, 3, 0, 2],
+        (_, true, true) => &[1, 3, 2, 0],
+    };
+    let view = View::whole(&both)?.permuted(order)?;
+    Ok((both, view))
 }
 
 fn rows(view: &View) -> u64 {

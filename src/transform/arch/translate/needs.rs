@@ -113,9 +113,10 @@ impl Needs<'_> {
                 let apart = needed && self.target == Side::Hf && row.hf.contains('@');
                 for expert in 1..self.experts.filter(|_| apart).unwrap_or(0) {
                     if !self.has_expert(row, bias, at, expert) {
-                        return Err(self
-                            .missing(row, bias, at)
-                            .detail(format!("expert {expert} is not in the file")));
+                        let name = filled(row, self.side, bias, at, None);
+                        return Err(Error::bad_input(format!(
+                            "the file has no expert {expert} for `{name}`"
+                        )));
                     }
                 }
             }

@@ -1,7 +1,7 @@
 //! Which type each tensor is written with.
 
 use super::{Draft, check_class, common};
-use crate::dtype::DType;
+use crate::dtype::{DType, element_count};
 use crate::error::{Error, Result};
 use crate::transform::recipe::{Output, Part, Recipe, Source, Value};
 
@@ -128,7 +128,7 @@ fn main_type(values: &[Value]) -> DType {
     const PLAIN: [DType; 3] = [DType::BF16, DType::F16, DType::F32];
     let free = || values.iter().filter(|v| !stays_f32(&v.name, &v.shape));
     let count = |dtype: DType| {
-        let sizes = free().filter(|v| v.dtype == dtype).map(|v| v.view().map_or(0, |v| v.element_count()));
+        let sizes = free().filter(|v| v.dtype == dtype).map(|v| element_count(&v.shape).unwrap_or(0));
         sizes.fold(0u64, u64::saturating_add)
     };
     let quantised = free().any(|v| !v.dtype.is_plain());

@@ -29,7 +29,11 @@ pub(super) fn parameters(back: &Back<'_>) -> Result<Value> {
 
 fn full(back: &Back<'_>) -> Result<Value> {
     let theta = back.float("rope.freq_base")?.unwrap_or(DEFAULT_BASE);
-    let factor = back.float("rope.scaling.factor")?;
+    // The second name is from before there were types.
+    let factor = match back.float("rope.scaling.factor")? {
+        None => back.float("rope.scale_linear")?,
+        said => said,
+    };
     let mut out = Map::new();
     out.insert("rope_theta".into(), json!(theta));
     let kind = match back.text("rope.scaling.type")? {
@@ -41,6 +45,8 @@ fn full(back: &Back<'_>) -> Result<Value> {
     // phi3 says its scaling by tensors alone.
     let long = (back.weights.values)("rope_factors_long.weight")?;
     let kind = if long.is_some() { "longrope" } else { kind };
+    // Nothing is computed from it where nothing is scaled.
+    back.get("rope.scaling.original_context_length");
     let frequencies = (back.weights.values)("rope_freqs.weight")?;
     match (kind, frequencies) {
         ("none", None) => _ = out.insert("rope_type".into(), json!("default")),
@@ -145,7 +151,7 @@ fn llama3(theta: f64, divisors: &[f32], out: &mut Map<String, Value>) -> Result<
     };
     // 8,192 first: the models that are known have it.
     let originals = std::iter::once(8192.0).chain((4..=24u32).map(|n| f64::from(1u32 << n)));
-    let found = originals.map(|original| (original, 1.0, 4.0)).find(gives);
+    let found = originals.flat_map(|original| [(original, 1.0, 4.0), (original, 1.0, 1.0)]).find(gives);
     let fitted = || fit(&waves, divisors, factor).filter(gives);
     let Some((original, low, high)) = found.or_else(fitted) else {
         return Err(Error::unsupported(
@@ -181,6 +187,12 @@ fn fit(waves: &[f64], divisors: &[f32], factor: f64) -> Option<(f64, f64, f64)> 
         .filter(|&(_, d)| d > 1.0 && d < factor)
         .map(|(wave, d)| (ORIGINAL / wave, (1.0 / d - 1.0 / factor) / (1.0 - 1.0 / factor)))
         .collect();
+    if points.is_empty() {
+        // Nothing lies between, so both bounds are anywhere between the last wave that is kept and the first that is not.
+        let at = divisors.iter().position(|&d| d > 1.0)?;
+        let bound = ORIGINAL / (waves.get(at.checked_sub(1)?)? * waves.get(at)?).sqrt();
+        return Some((ORIGINAL, bound, bound));
+    }
     let (&(x0, s0), &(x1, s1)) = (points.first()?, points.last()?);
     // A point is (original / wave, smooth), and smooth = (x − low) / (high − low).
     let span = (x0 - x1) / (s0 - s1);

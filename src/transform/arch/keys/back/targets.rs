@@ -75,7 +75,7 @@ const fn encoder(model_type: &'static str, class: &'static str) -> Target {
 
 #[rustfmt::skip]
 const TARGETS: &[Target] = &[
-    Target { when: has_experts, more: head_dim, fixed: &[SILU, NO_WINDOW], ..target("llama", "mixtral", "MixtralForCausalLM") },
+    Target { when: has_experts, fixed: &[SILU, NO_WINDOW], ..target("llama", "mixtral", "MixtralForCausalLM") },
     Target { more: llama, ..target("llama", "llama", "LlamaForCausalLM") },
     Target { more: smollm3, fixed: &[SILU, NO_WINDOW, WINDOW_OFF, ("no_rope_layer_interval", Said::Count(4))], ..target("smollm3", "smollm3", "SmolLM3ForCausalLM") },
     Target { more: granite, ..target("granite", "granite", "GraniteForCausalLM") },
@@ -117,7 +117,10 @@ fn has_experts(back: &Back<'_>) -> Result<bool> {
 }
 
 fn by_sigmoid(back: &Back<'_>) -> Result<bool> {
-    Ok(back.count("expert_gating_func")? == Some(rules::SIGMOID.into()))
+    // Files from before the key was written have a bias for the choice of experts, which only this class has.
+    let first = back.count("leading_dense_block_count")?.unwrap_or(0);
+    let biased = back.has(&format!("blk.{first}.exp_probs_b.bias"));
+    Ok(biased || back.count("expert_gating_func")? == Some(rules::SIGMOID.into()))
 }
 
 fn tokenizer<'b>(back: &Back<'b>) -> Option<&'b str> {
@@ -299,6 +302,9 @@ fn deepseek_v3(back: &Back<'_>, config: &mut Config) -> Result<()> {
 
 fn deepseek(back: &Back<'_>, config: &mut Config) -> Result<()> {
     let rope = back.need("rope.dimension_count")?;
+    // What is cached follows from the rest.
+    back.get("attention.key_length");
+    back.get("attention.value_length");
     let (key, value) =
         match (back.count("attention.key_length_mla")?, back.count("attention.value_length_mla")?) {
             (Some(key), Some(value)) => (key, value),
@@ -306,6 +312,9 @@ fn deepseek(back: &Back<'_>, config: &mut Config) -> Result<()> {
             _ => (back.need("attention.key_length")?, back.need("attention.value_length")?),
         };
     let nope = key.checked_sub(rope).ok_or_else(|| back.wrong("rope.dimension_count", "part of a head"))?;
+    if back.count("expert_gating_func")? == Some(rules::SOFTMAX.into()) {
+        put(config, "scoring_func", "softmax");
+    }
     put(config, "qk_rope_head_dim", rope);
     put(config, "qk_nope_head_dim", nope);
     put(config, "v_head_dim", value);
@@ -344,12 +353,12 @@ fn positions_and_types(back: &Back<'_>, config: &mut Config, unused: u64) -> Res
     back.count("pooling_type")?;
     let labels =
         back.get("classifier.output_labels").and_then(MetaValue::as_array).and_then(MetaArray::texts);
-    if let Some(labels) = labels
-        && back.has("cls.output.weight")
-    {
+    if let Some(labels) = labels {
         let labels = labels.take(LABELS_MAX).map(|label| String::from_utf8_lossy(label).into_owned());
         let names: Config = labels.enumerate().map(|(n, label)| (n.to_string(), json!(label))).collect();
         put(config, "id2label", names);
+    }
+    if back.has("cls.output.weight") {
         let class = config.get("architectures").and_then(|list| list.get(0)).and_then(Value::as_str);
         let class = class.unwrap_or_default().trim_end_matches("Model").to_owned();
         put(config, "architectures", json!([class + "ForSequenceClassification"]));
