@@ -153,7 +153,7 @@ def tokenizer_table():
     digits = lambda: pre.Sequence([pre.Digits(individual_digits=True), pre.ByteLevel(add_prefix_space=False)])
     chat = ("<|begin|>", "<|user|>", "<|end|>")
     rows = {
-        "gpt-2": (lambda: pre.ByteLevel(add_prefix_space=False), {}),
+        "gpt-2": (lambda: pre.ByteLevel(add_prefix_space=False), {"specials": ("<|endoftext|>",), "cls": "GPT2Tokenizer", "files": True}),
         "llama-bpe": (lambda: after(split(GPT4 % "{1,3}")), {"add_bos": True, "ignore_merges": True}),
         "smaug-bpe": (lambda: after(split(GPT4 % "{1,3}")), {}),
         "dbrx": (lambda: after(split(GPT4 % "{1,3}")), {}),
@@ -203,7 +203,7 @@ def save_fast(t, out, cls="PreTrainedTokenizerFast", template=None, decoder=Fals
 
 
 def byte_bpe(out, splitting, specials, bos="", eos="", add_bos=False, ignore_merges=False, nfc=False, roberta=False,
-             cls="PreTrainedTokenizerFast", pad=None):
+             cls="PreTrainedTokenizerFast", pad=None, files=False):
     from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers as pre, processors, trainers
     import texts
 
@@ -227,6 +227,11 @@ def byte_bpe(out, splitting, specials, bos="", eos="", add_bos=False, ignore_mer
                   unk_token="<unk>", pad_token="<pad>", mask_token="<mask>", add_prefix_space=False)
         return
     t.add_special_tokens([AddedToken(s, special=True, normalized=False) for s in specials])
+    if files:                                         # the older form beside tokenizer.json, as most GPT-2s have it
+        model = json.loads(t.to_str())
+        vocab = model["model"]["vocab"] | {a["content"]: a["id"] for a in model["added_tokens"]}
+        (out / "vocab.json").write_text(json.dumps(vocab, ensure_ascii=False, separators=(",", ":")), encoding="utf-8")
+        (out / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in model["model"]["merges"]), encoding="utf-8")
     if add_bos:
         t.post_processor = processors.TemplateProcessing(
             single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, t.token_to_id(bos))])
@@ -594,7 +599,9 @@ def table():
                            original_max_position_embeddings=256, rope_parameters=dict(
             rope_type="longrope", rope_theta=10000.0, short_factor=factors(1.0, 0.02), long_factor=factors(1.1, 0.25))),
         "gpt2": F("GPT2LMHeadModel", "GPT2Config", "gpt-2", "f32", gelu=True, vocab_size=VOCAB, n_positions=64, n_embd=64, n_layer=2, n_head=2,
-                  n_ctx=64, **BP),
+                  n_ctx=64, bos_token_id=VOCAB - 1, eos_token_id=VOCAB - 1),
+        "gpt2-files": F("GPT2LMHeadModel", "GPT2Config", "gpt-2", "f32", gelu=True, without=["tokenizer.json"], vocab_size=VOCAB, n_positions=64,
+                        n_embd=64, n_layer=2, n_head=2, n_ctx=64, bos_token_id=VOCAB - 1, eos_token_id=VOCAB - 1),
         "starcoder2": F("Starcoder2ForCausalLM", "Starcoder2Config", "starcoder", "f16", gelu=True, **bp(**TIED, sliding_window=None)),
         "olmo2": F("Olmo2ForCausalLM", "Olmo2Config", "dbrx", **bp()),
         "granite": F("GraniteForCausalLM", "GraniteConfig", "refact", **bp(**TIED), embedding_multiplier=3.0, residual_multiplier=0.7,

@@ -9,7 +9,7 @@ use crate::naive::testdata;
 use hoist::checkpoint::{Checkpoint, MetaValue, Tensor};
 use hoist::convert::{Options, convert};
 use hoist::dtype::DType;
-use model::{Row, Spec};
+use model::Spec;
 use sha2::Digest;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -26,6 +26,9 @@ const ALLOWED: &[(&str, &str, &str)] = &[(
     "tokenizer.ggml.scores",
     "without tokenizer.model the reference writes -1000 for each, and the engine merges by position; these are ranks",
 )];
+
+/// Families of quantised weights that are refused as yet: codes are never taken for numbers.
+const REFUSED: &[&str] = &["deepseek_v3-fp8", "gpt_oss", "llama-fp8-channel", "llama-fp8-tensor"];
 
 /// Beginnings of names that no GGUF of a text model holds: towers beside it, layers after the last, heads of pretraining.
 const LEFT_OUT: &[&str] = &[
@@ -190,7 +193,12 @@ fn each_gguf_equals_the_references() {
         let golden = golden(&family);
         for dtype in TYPES {
             let file = dir.path().join(format!("{dtype}.gguf"));
+            let refused = REFUSED.contains(&family.as_str());
             match converted(&source, &file, Some(dtype)) {
+                Ok(()) if refused => {
+                    wrong.push(format!("{family} {dtype}: is converted: take it off `REFUSED`"))
+                }
+                Err(_) if refused => {}
                 Ok(()) => wrong.extend(
                     differences(&family, dtype, &golden, &file)
                         .into_iter()
@@ -217,51 +225,82 @@ fn widened(dtype: &str, bytes: &[u8]) -> Vec<f32> {
     }
 }
 
-/// A name without the wrapper's prefix, which a text model does not have.
+/// A name as a text model of today has it: without the wrapper's prefix, without BERT's old words.
 fn plain_name(name: &str) -> String {
     for prefix in ["language_model.model.", "model.language_model."] {
         if let Some(rest) = name.strip_prefix(prefix) {
             return format!("model.{rest}");
         }
     }
+    if let Some(old) = name.strip_prefix("bert.") {
+        return old
+            .replace("LayerNorm.gamma", "LayerNorm.weight")
+            .replace("LayerNorm.beta", "LayerNorm.bias");
+    }
     name.strip_prefix("language_model.").unwrap_or(name).to_string()
+}
+
+/// Shape and numbers by name of what should be back: the plain floats that went in. Experts that lay fused come back one
+/// tensor each, the form that every version of transformers reads.
+fn source_values(spec: &Spec) -> BTreeMap<String, (Vec<u64>, Vec<f32>)> {
+    let mut out = BTreeMap::new();
+    let fused = spec.family.ends_with("-fused");
+    let mixtral = spec.family.starts_with("mixtral");
+    let which = if mixtral { ["w1", "w3", "w2"] } else { ["gate_proj", "up_proj", "down_proj"] };
+    for row in spec.rows.iter().filter(|r| matches!(r.dtype.as_str(), "f32" | "f16" | "bf16")) {
+        let shape: Vec<u64> = row.shape.iter().map(|&d| d as u64).collect();
+        let numbers = widened(&row.dtype, &model::values(row));
+        let name = plain_name(&row.name);
+        let name = if fused && mixtral { name.replace(".mlp.", ".block_sparse_moe.") } else { name };
+        match name.split_once(".experts.") {
+            Some((moe, what)) if fused => {
+                let parts = if what == "gate_up_proj" { &which[..2] } else { &which[2..] };
+                let piece = numbers.len() / row.shape[0] / parts.len();
+                for (i, numbers) in numbers.chunks_exact(piece).enumerate() {
+                    let (expert, part) = (i / parts.len(), parts[i % parts.len()]);
+                    let shape = vec![shape[1] / parts.len() as u64, shape[2]];
+                    out.insert(format!("{moe}.experts.{expert}.{part}.weight"), (shape, numbers.to_vec()));
+                }
+            }
+            _ => {
+                out.insert(name, (shape, numbers));
+            }
+        }
+    }
+    out
 }
 
 /// Differences of a directory written from a GGUF from the spec of its source: each float that went in is back, bit for bit.
 fn differences_back(spec: &Spec, dir: &Path) -> Vec<String> {
     let mut lines = Vec::new();
     let read = Read::new(dir);
-    let source: BTreeMap<String, &Row> = spec.rows.iter().map(|r| (plain_name(&r.name), r)).collect();
+    let source = source_values(spec);
     let quantised = spec.rows.iter().any(|r| matches!(r.dtype.as_str(), "u8" | "f8_e4m3"));
     let back: BTreeMap<&str, &Tensor> = read.table.tensors.iter().map(|t| (t.name.as_str(), t)).collect();
-    for name in back.keys().filter(|n| !source.contains_key(**n)) {
-        if !quantised {
-            lines.push(format!("{name}: not in the source"));
-        }
+    // What was dequantised has no plain twin in the spec.
+    for name in back.keys().filter(|n| !quantised && !source.contains_key(**n)) {
+        lines.push(format!("{name}: not in the source"));
     }
-    for (name, row) in &source {
-        if LEFT_OUT.iter().any(|p| name.starts_with(p) || row.name.starts_with(p))
-            && !back.contains_key(name.as_str())
-        {
-            continue;
-        }
-        if quantised && !matches!(row.dtype.as_str(), "f32" | "f16" | "bf16") || name.contains("_scale") {
-            continue;
-        }
+    for (name, (shape, numbers)) in &source {
         let Some(tensor) = back.get(name.as_str()) else {
-            lines.push(format!("{name}: is not back"));
+            let scale = quantised && (name.contains("_scale") || name.ends_with("input_scale"));
+            if !scale && !LEFT_OUT.iter().any(|p| name.starts_with(p)) {
+                lines.push(format!("{name}: is not back"));
+            }
             continue;
         };
-        let shape: Vec<u64> = row.shape.iter().map(|&d| d as u64).collect();
-        if shape != tensor.shape {
+        if *shape != tensor.shape {
             lines.push(format!("{name}: expected shape {shape:?}, found {:?}", tensor.shape));
             continue;
         }
-        let (a, b) =
-            (widened(&row.dtype, &model::values(row)), widened(tensor.dtype.name(), &read.bytes(tensor)));
-        let differ = a.iter().zip(&b).filter(|(x, y)| x.to_bits() != y.to_bits()).count();
+        let found = widened(tensor.dtype.name(), &read.bytes(tensor));
+        // Rows up to the padding's own, which no GGUF holds and no text reaches.
+        let roberta = spec.family.ends_with("roberta") && name.ends_with("position_embeddings.weight");
+        let lost = if roberta { 2 * shape[1] as usize } else { 0 };
+        let pairs = numbers[lost..].iter().zip(&found[lost..]);
+        let differ = pairs.filter(|(x, y)| x.to_bits() != y.to_bits()).count();
         if differ > 0 {
-            lines.push(format!("{name}: {differ} of {} values differ", a.len()));
+            lines.push(format!("{name}: {differ} of {} values differ", numbers.len()));
         }
     }
     lines
@@ -270,7 +309,7 @@ fn differences_back(spec: &Spec, dir: &Path) -> Vec<String> {
 #[test]
 fn each_comes_back_as_it_was() {
     let mut wrong = Vec::new();
-    for family in model::all() {
+    for family in model::all().into_iter().filter(|f| !REFUSED.contains(&f.as_str())) {
         let spec = model::spec(&family);
         let dir = tempfile::tempdir().unwrap();
         let source = model::write(&spec, dir.path());
