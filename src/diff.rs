@@ -11,9 +11,9 @@
 //! together are then made piece by piece on both sides (`diff/stream.rs`) by what would make them in a conversion, and
 //! compared as they come; so a GGUF of 100 GB needs no more memory than the pieces under way.
 //!
-//! Of one type, bytes are compared as long as they are equal, and nothing is computed. Only where they are not, and where
-//! types differ, are numbers looked at (`diff/numbers.rs`). Then the stretches that were equal are read once more, because
-//! the cosine is a figure of all of a tensor: that is rare, and the usual answer, that all is equal, costs one reading.
+//! Of one type bytes are compared, of two types numbers, and nothing is computed as long as they are equal. Where they are
+//! not, figures are taken (`diff/numbers.rs`), and the tensor's stretches that were equal are read once more, because the
+//! cosine is a figure of all of a tensor: that is rare, and the usual answer, that all is equal, costs one reading.
 
 mod keys;
 mod numbers;

@@ -85,6 +85,19 @@ pub(super) struct Readers {
     b: Reader,
 }
 
+impl Readers {
+    /// Whether elements of two types are the same numbers, as [`Sums::differing`] has it.
+    pub(super) fn equal(&mut self, a: (DType, &[u8]), b: (DType, &[u8])) -> bool {
+        let (x, y) = (self.a.read(a.0, a.1), self.b.read(b.0, b.1));
+        // Counted to the end, which is faster than looking after each.
+        x.iter().zip(y).map(|(&x, &y)| u32::from(differ(x, y))).sum::<u32>() == 0
+    }
+}
+
+fn differ(x: f64, y: f64) -> bool {
+    x.to_bits() != y.to_bits() && !(x.is_nan() && y.is_nan())
+}
+
 /// What two runs of numbers have in common, as sums and extremes. Elements that are not finite on both sides are left
 /// out of these.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -151,7 +164,7 @@ impl Sums {
 }
 
 fn is_finite(x: f64, y: f64) -> bool {
-    x - x == 0.0 && y - y == 0.0
+    x.is_finite() && y.is_finite()
 }
 
 fn of_numbers(a: &[f64], b: &[f64]) -> Sums {
@@ -160,7 +173,7 @@ fn of_numbers(a: &[f64], b: &[f64]) -> Sums {
     let (mut differing, mut not_finite) = ([0u64; LANES], [0u64; LANES]);
     let mut lanes = |x: &[f64; LANES], y: &[f64; LANES]| {
         for i in 0..LANES {
-            let differs = x[i].to_bits() != y[i].to_bits() && (x[i] == x[i] || y[i] == y[i]);
+            let differs = differ(x[i], y[i]);
             let finite = is_finite(x[i], y[i]);
             let (x, y) = if finite { (x[i], y[i]) } else { (0.0, 0.0) };
             let d = (x - y).abs();

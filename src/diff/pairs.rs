@@ -12,6 +12,7 @@ use crate::open::Model;
 use crate::plan::weave::{Limits, tasks};
 use crate::transform::recipe::Output;
 use crate::transform::select::Selection;
+use std::collections::HashSet;
 
 /// Two tensors that belong together.
 pub(super) struct Pair {
@@ -37,14 +38,12 @@ pub(super) fn pairs(
 ) -> Result<Vec<Pair>> {
     let matched = sides.matched();
     let (of_a, of_b) = (&sides.a.recipe.outputs, &sides.b.recipe.outputs);
-    // A pattern may mean a tensor that only one side has.
-    let names = matched.pairs.iter().map(|&(i, j)| {
-        // A tensor that is compared with another's bytes goes by the name that stands for itself nowhere else.
-        if of_a.iter().filter(|o| o.name == of_b[j].name).count() == 0 {
-            of_b[j].name.as_str()
-        } else {
-            of_a[i].name.as_str()
-        }
+    // A tensor that meets another's bytes goes by its own name, which the other side does not have. A pattern may also
+    // mean what only one side has.
+    let known: HashSet<&str> = of_a.iter().map(|o| o.name.as_str()).collect();
+    let names = matched.pairs.iter().map(|&(i, j)| match known.contains(of_b[j].name.as_str()) {
+        true => of_a[i].name.as_str(),
+        false => of_b[j].name.as_str(),
     });
     let names: Vec<&str> = names
         .chain(matched.only_a.iter().map(|&i| of_a[i].name.as_str()))

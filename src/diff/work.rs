@@ -26,11 +26,11 @@ struct Unit {
     pair: usize,
     first: u64,
     count: u64,
-    /// Numbers are looked at from the start.
-    numbers: bool,
+    /// The figures are wanted whether or not anything differs.
+    figures: bool,
 }
 
-/// What a unit came to: nothing where its bytes are equal.
+/// What a unit came to: nothing where all of it is equal.
 type Outcome = Option<Sums>;
 
 /// What workers share.
@@ -58,7 +58,7 @@ impl Work<'_> {
         // Of a tensor that differs, the figures of what was found equal are missing.
         let again: Vec<usize> =
             (0..units.len()).filter(|&i| differs[units[i].pair] && outcomes[i].is_none()).collect();
-        let units_again: Vec<Unit> = again.iter().map(|&i| Unit { numbers: true, ..units[i] }).collect();
+        let units_again: Vec<Unit> = again.iter().map(|&i| Unit { figures: true, ..units[i] }).collect();
         for (i, outcome) in again.into_iter().zip(self.run(&units_again)?) {
             outcomes[i] = outcome;
         }
@@ -79,7 +79,7 @@ impl Work<'_> {
             let mut first = 0;
             while first < pair.elements {
                 let count = step.min(pair.elements - first);
-                units.push(Unit { pair: index, first, count, numbers: pair.a.dtype != pair.b.dtype });
+                units.push(Unit { pair: index, first, count, figures: false });
                 first += count;
             }
         }
@@ -117,13 +117,18 @@ impl Work<'_> {
 
     fn compare(&self, unit: &Unit, readers: &mut Readers) -> Result<Outcome> {
         let pair = &self.pairs[unit.pair];
-        if !unit.numbers && self.pieces(unit, pair, |a, b, _| a == b)? {
+        let (to_a, to_b) = (pair.a.dtype, pair.b.dtype);
+        let mut same = |a: &[u8], b: &[u8]| match to_a == to_b {
+            true => a == b,
+            false => readers.equal((to_a, a), (to_b, b)),
+        };
+        if !unit.figures && self.pieces(unit, pair, |a, b, _| same(a, b))? {
             self.moved(unit, pair);
             return Ok(None);
         }
         let mut sums = Sums::default();
         self.pieces(unit, pair, |a, b, first| {
-            sums.add(readers, (pair.a.dtype, a), (pair.b.dtype, b), first);
+            sums.add(readers, (to_a, a), (to_b, b), first);
             true
         })?;
         self.moved(unit, pair);
