@@ -512,6 +512,60 @@ fn what_is_refused_and_what_is_said() {
     }
 }
 
+/// The files from before tokenizer.json give the same tokens and the same special ids.
+#[test]
+fn older_files_mean_the_same() {
+    let mut wrong = Vec::new();
+    for (name, arch, keep) in [
+        ("word-piece", "bert", "vocab.txt"),
+        ("unigram", "bert", "sentencepiece.bpe.model"),
+        ("sentencepiece", "llama", "tokenizer.model"),
+        ("qwen2", "qwen2", "vocab.json"),
+    ] {
+        let case = cases().into_iter().find(|case| case.name == name).unwrap();
+        let mut files = case.files.clone();
+        let tokenizer: Value = serde_json::from_slice(&files.remove("tokenizer.json").unwrap()).unwrap();
+        if keep == "vocab.json" {
+            let merges = tokenizer["model"]["merges"].as_array().unwrap().iter();
+            let lines = merges.map(|m| format!("{} {}\n", m[0].as_str().unwrap(), m[1].as_str().unwrap()));
+            let added = tokenizer["added_tokens"].as_array().unwrap().iter();
+            let added: serde_json::Map<String, Value> =
+                added.map(|t| (t["content"].as_str().unwrap().to_string(), t["id"].clone())).collect();
+            files.insert("vocab.json".into(), tokenizer["model"]["vocab"].to_string().into_bytes());
+            files.insert(
+                "merges.txt".into(),
+                lines.fold("#version: 0.2\n".to_string(), |all, line| all + &line).into_bytes(),
+            );
+            files.insert("added_tokens.json".into(), Value::Object(added).to_string().into_bytes());
+            let config = String::from_utf8(files["tokenizer_config.json"].clone()).unwrap();
+            let config = config.replace("PreTrainedTokenizerFast", "Qwen2Tokenizer");
+            files.insert("tokenizer_config.json".into(), config.into_bytes());
+        }
+        assert!(files.contains_key(keep), "{name}");
+        let whole = convert(&case.files, arch, case.rows, None).unwrap().keys;
+        let older = convert(&files, arch, case.rows, None).unwrap_or_else(|e| panic!("{name}: {e}")).keys;
+        for key in [
+            "model",
+            "pre",
+            "tokens",
+            "token_type",
+            "scores",
+            "merges",
+            "bos_token_id",
+            "eos_token_id",
+            "padding_token_id",
+        ] {
+            let key = format!("tokenizer.ggml.{key}");
+            let find =
+                |keys: &[(String, MetaValue)]| keys.iter().find(|(k, _)| *k == key).map(|(_, v)| plain(v));
+            if find(&whole) != find(&older) {
+                wrong.push(format!("{name} {key}:\n  {:?}\n  {:?}", find(&older), find(&whole)));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
 /// A tokenizer.model that tokenizer.json was not made of is not used.
 #[test]
 fn tokenizer_json_is_the_truth() {

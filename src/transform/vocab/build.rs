@@ -313,7 +313,12 @@ fn vocab_and_merges(
     rows.put_all(vocab.into_iter().map(normal)).map_err(|e| e.file("vocab.json"))?;
     let mut built = Built::new(Engine::Gpt2(pre), rows);
     let decoder = tokenizer_config.get("added_tokens_decoder").unwrap_or(&Value::Null);
-    put_configured(&mut built, added, decoder, 0.0, options.arch)?;
+    let added = added.as_object().into_iter().flatten().filter_map(|(text, id)| Some((text, id.as_u64()?)));
+    built.rows.put_all(added.map(|(text, id)| {
+        let (text, kind) = added_text(text, false, options.arch);
+        (id, Row { text, score: 0.0, kind })
+    }))?;
+    put_configured(&mut built, &Value::Null, decoder, 0.0, options.arch)?;
     // GPT-2's own end of text stands in no list of added tokens.
     if let Some(id) = built.rows.find("<|endoftext|>") {
         built.rows.put(id, Row { text: "<|endoftext|>".into(), score: 0.0, kind: Kind::Control });

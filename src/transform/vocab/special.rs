@@ -39,8 +39,20 @@ type Named = &'static [(&'static str, &'static str)];
 /// Keys and values.
 type Keyed<T> = Vec<(&'static str, T)>;
 
-/// Tokens that the reference converter looks up by name for some architectures: role and text.
+/// Tokens that are looked up by name for some architectures, where nothing else has said: role and text.
 const BY_NAME: &[(&[&str], Named)] = &[
+    // Without these the engine takes the ids of BERT's own vocabulary.
+    (
+        &["bert", "nomic-bert", "nomic-bert-moe"],
+        &[
+            ("bos", "[CLS]"),
+            ("eos", "[SEP]"),
+            ("unk", "[UNK]"),
+            ("sep", "[SEP]"),
+            ("pad", "[PAD]"),
+            ("mask", "[MASK]"),
+        ],
+    ),
     (
         &["glm4"],
         &[("eos", "<|endoftext|>"), ("eot", "<|user|>"), ("unk", "<|endoftext|>"), ("bos", "<|endoftext|>")],
@@ -98,16 +110,15 @@ pub(super) fn read(sources: &Sources<'_>, rows: &Rows) -> Special {
         text(sources.tokenizer_config).or_else(|| text(sources.special_tokens_map))
     };
     let mut cast = Cast { texts: ROLES.iter().map(|(role, _)| named(role)).collect(), count: PLAIN_ROLES };
-    let configured = sources.tokenizer_config.as_object().is_some_and(|map| !map.is_empty());
-    if let Some(tokenizer) = sources.tokenizer {
-        if configured {
-            // BERT's first and last token, for those who ask for the beginning and the end.
-            for (role, from) in [("bos", "cls"), ("eos", "sep")] {
-                if cast.get(role).is_none() {
-                    cast.set(role, cast.get(from).map(String::from));
-                }
+    if sources.tokenizer_config.as_object().is_some_and(|map| !map.is_empty()) {
+        // BERT's first and last token, for those who ask for the beginning and the end.
+        for (role, from) in [("bos", "cls"), ("eos", "sep")] {
+            if cast.get(role).is_none() {
+                cast.set(role, cast.get(from).map(String::from));
             }
         }
+    }
+    if let Some(tokenizer) = sources.tokenizer {
         special.post_processor(&tokenizer.post_processor, &mut cast);
     }
     let added = sources.tokenizer.map_or(&[][..], |tokenizer| &tokenizer.added);
