@@ -176,4 +176,3 @@ impl Ties {
         self.head && is(name) && !is(kept)
     }
 }
-

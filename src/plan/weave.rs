@@ -286,8 +286,11 @@ fn strand(table: &Checkpoint, value: &Value, part: &Part, to: DType, limits: &Li
         Source::Joined(tensors) => {
             let tensors = tensors.iter().map(|&t| tensor(t)).collect::<Result<Vec<_>>>()?;
             let each = elements / (tensors.len() as u64).max(1);
-            if tensors.iter().any(|t| !t.at.is_plain() || t.dtype != value.dtype || t.element_count() != each) {
-                return Err(Error::unsupported("is joined of tensors that are not of one type and size, in one run"));
+            if tensors.iter().any(|t| !t.at.is_plain() || t.dtype != value.dtype || t.element_count() != each)
+            {
+                return Err(Error::unsupported(
+                    "is joined of tensors that are not of one type and size, in one run",
+                ));
             }
             let from = tensors.iter().map(|t| (t.at.span.file, t.at.span.offset_bytes)).collect();
             let mut joined = strand(Feed::Blocks { from, dtype: value.dtype, each }, view.clone(), 1);

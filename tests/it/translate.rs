@@ -284,10 +284,17 @@ fn elements(view: &View) -> Vec<u64> {
 }
 
 /// Which value and element each element of an output is, and what is added.
-fn origins(output: &Output) -> Vec<(usize, u64, f32)> {
+fn origins(recipe: &Recipe, output: &Output) -> Vec<(usize, u64, f32)> {
     let part = |p: &Part| {
-        let (value, add) = (p.value, p.add);
-        elements(&p.view).into_iter().map(move |e| (value, e, add))
+        let (index, add) = (p.value, p.add);
+        let value = &recipe.values[index];
+        elements(&p.view).into_iter().map(move |e| match &value.source {
+            Source::Joined(tensors) => {
+                let each = value.shape.iter().product::<u64>() / tensors.len() as u64;
+                (tensors[(e / each) as usize], e % each, add)
+            }
+            _ => (index, e, add),
+        })
     };
     output.parts.iter().flat_map(part).collect()
 }
@@ -302,10 +309,10 @@ fn there_and_back_is_where_it_was() {
         let again = to_gguf(values(&hf), family, &sizes, &plain_config(family), Want::Own)
             .unwrap_or_else(|e| panic!("{name}: {e}"));
         assert_eq!(sorted(tensors(&again)), sorted(gguf.clone()), "{name}");
-        let theirs: Vec<_> = there.outputs.iter().map(origins).collect();
+        let theirs: Vec<_> = there.outputs.iter().map(|o| origins(&there, o)).collect();
         for output in &again.outputs {
             let at = gguf.iter().position(|t| t.0 == output.name).unwrap();
-            for (n, (value, element, add)) in origins(output).into_iter().enumerate() {
+            for (n, (value, element, add)) in origins(&again, output).into_iter().enumerate() {
                 let (first, place, less) = theirs[value][element as usize];
                 assert_eq!((first, place, add + less), (at, n as u64, 0.0), "{name}: {}", output.name);
             }
@@ -381,7 +388,7 @@ fn elements_lie_as_each_side_has_them() {
         let recipe = to_gguf(values(&hf), family, &sizes, &plain_config(family), Want::Own)
             .unwrap_or_else(|e| panic!("{kind}: {from}: {e}"));
         let output = recipe.outputs.iter().find(|o| o.name == *to).unwrap();
-        for (n, (value, element, _)) in origins(output).into_iter().enumerate() {
+        for (n, (value, element, _)) in origins(&recipe, output).into_iter().enumerate() {
             assert_eq!((value, element), (hf.len() - 1, origin(n as u64)), "{kind}: {to}, element {n}");
         }
     }
@@ -769,12 +776,17 @@ fn padded_positions_come_back_as_zeros() {
     assert!(back(&gguf_of(roberta, &sizes), roberta, &sizes).is_err());
 }
 
-/// More parts than a plan holds are refused before they are made.
+/// More parts than a plan holds are refused before they are made; gate and up that take turns are one part, however
+/// large.
 #[test]
 fn parts_are_bounded() {
     let gpt_oss = family("gpt_oss");
     let sizes = Sizes { hidden: 2880, heads: 64, kv_heads: 8, head_dim: 64, experts: Some(32), ..small() };
-    let error = back(&gguf_of(gpt_oss, &sizes), gpt_oss, &sizes).unwrap_err();
+    let recipe = back(&gguf_of(gpt_oss, &sizes), gpt_oss, &sizes).unwrap();
+    assert!(recipe.outputs.iter().all(|o| o.parts.len() == 1));
+    let qwen = family("qwen3_moe");
+    let sizes = Sizes { experts: Some(1 << 19), ..small() };
+    let error = back(&gguf_of(qwen, &sizes), qwen, &sizes).unwrap_err();
     assert_eq!(error.kind(), Unsupported, "{error}");
     assert!(error.to_string().contains("pieces"), "{error}");
 }
