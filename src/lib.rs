@@ -23,7 +23,7 @@
 //! | 4 | [open]: the only place that joins a source to a format; [plan] |
 //! | 5 | [sink]: host memory, GPU memory, files |
 //! | 6 | [run]: threads, jobs, events |
-//! | 7 | [load], [inspect], [doctor], [synth]: what the library offers, one call each |
+//! | 7 | [load], [convert], [diff], [inspect], [doctor], [synth]: what the library offers, one call each |
 //! | 9 | `cli`, in the binary: arguments, output, signals |
 //!
 //! # Choices that are not obvious
@@ -39,6 +39,11 @@
 //!   direct reads).
 //! - **A chunk is hot only if what follows it is hot too.** Reading a cached page at the edge of a cold stretch makes the
 //!   kernel read ahead, and the next chunk would look hot in its turn, all the way through a cold file.
+//! - **A load is planned by what is read, a conversion by what is written.** There the bus decides; here a file is written
+//!   front to back, each byte once, and what a family rearranges is a view ([transform::view]): sizes and strides that compose,
+//!   invert, and are carried out when bytes move ([plan::weave]).
+//! - **A finished file is hashed by reading it back.** What the kernel copies never passes through here; the journal that lets
+//!   a cut-off run go on needs its hash all the same, and the page cache still holds it.
 //! - **cudarc gives types, not calls.** The driver's functions are looked up by hand (`sink::cuda::driver`), so that a
 //!   missing library or symbol is an error and not a panic.
 
