@@ -64,7 +64,7 @@ pub enum Work {
         offset_bytes: u64,
     },
     /// They are made of others.
-    Make(Make),
+    Make(Box<Make>),
 }
 
 /// Bytes to be read.

@@ -1,9 +1,11 @@
 //! Carries a conversion out: workers take tasks in the order of the files, make their bytes, write them where they belong.
 //!
-//! One queue gives out everything there is to do, and what finishes a file (its checksums, the hash of what was written)
-//! comes from the same queue before the next file's tasks, so that a file is complete as early as it can be and the
-//! others' work goes on meanwhile. A worker does one task from reading to writing; with a few of them reads, arithmetic
-//! and writes overlap, and what is in flight is bounded by [`Weave::memory_bytes`].
+//! A worker does one task from reading to writing; with a few of them reads, arithmetic and writes overlap, and what is in
+//! flight is bounded by [`Weave::memory_bytes`]. Each keeps to a file of its own while there are enough of them, because
+//! systems let one thread at a time write to a file; when there are not, it helps with another's. A file's tasks are given
+//! out from front to back, and what is written is hashed behind the front, while the caches still hold it; the rest of
+//! that (all of it, where bytes at the front follow from those behind) is given out before new tasks, so that a file is
+//! complete as early as it can be.
 
 use super::job::Control;
 use super::make::{Hands, Losses};
@@ -11,13 +13,17 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::open::Model;
 use crate::plan::weave::{Limits, Make, Task, Work, tasks};
 use crate::sink::file::FileSink;
-use crate::sink::output::hash::{BLOCK_BYTES as HASH_BLOCK_BYTES, block_hash};
+use crate::sink::output::hash::{BLOCK_BYTES as HASH_BLOCK_BYTES, BlockHash};
 use crate::transform::recipe::Recipe;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+/// Files that are written at the same time. More would leave more unfinished where a run is cut off.
+const FILES_MAX: usize = 4;
+/// What is read back at once for a hash: it stays in a core's own cache.
+const HASH_PIECE_BYTES: u64 = 256 << 10;
 /// Bytes that one piece of hashing reads.
 const HASH_CHORE_BYTES: u64 = 8 * HASH_BLOCK_BYTES;
 /// The disk is told to begin when so much has been written.
@@ -78,14 +84,24 @@ struct File {
     /// CRC-32 of each task: the tensor's place in the target, its offset there, its size.
     checksums: Mutex<Vec<(usize, u64, u64, u32)>>,
     hashes: Mutex<Vec<u64>>,
+    front: Mutex<Front>,
+    stream: Mutex<Stream>,
     hash_count: AtomicUsize,
     flushed_bytes: AtomicU64,
 }
 
 /// Something to do.
 enum Chore {
-    Make { file: Arc<File>, place: usize, task: Task },
+    Make { file: Arc<File>, place: usize, task: Task, number: u64 },
     Hash { file: Arc<File>, first: u64 },
+}
+
+/// A file whose tasks are still being given out.
+struct Active<'a> {
+    file: Arc<File>,
+    /// The tensor whose tasks they are, by its place in the target.
+    place: usize,
+    tasks: Option<Tasks<'a>>,
 }
 
 /// Tasks of one output that are still to come.
@@ -93,10 +109,9 @@ type Tasks<'a> = std::iter::Peekable<Box<dyn Iterator<Item = Task> + Send + 'a>>
 
 /// What there is to do, in order.
 struct Queue<'a> {
-    target: usize,
-    place: usize,
-    file: Option<Arc<File>>,
-    tasks: Option<Tasks<'a>>,
+    /// The first target that nobody has begun.
+    next_target: usize,
+    active: Vec<Active<'a>>,
     urgent: VecDeque<Chore>,
     closed_count: usize,
 }
@@ -128,10 +143,8 @@ pub fn weave(
         targets,
         files,
         queue: Mutex::new(Queue {
-            target: 0,
-            place: 0,
-            file: None,
-            tasks: None,
+            next_target: 0,
+            active: Vec::new(),
             urgent: VecDeque::new(),
             closed_count: 0,
         }),
@@ -147,11 +160,12 @@ pub fn weave(
     super::parallel("convert", weave.threads, control, |index| {
         let mut hands = Hands::default();
         let mut buffer = Vec::new();
+        let mut own = None;
         while !control.is_stopped() {
-            let Some(chore) = shared.next()? else { break };
+            let Some(chore) = shared.next(&mut own)? else { break };
             match chore {
-                Chore::Make { file, place, task } => {
-                    shared.carry_out(index, &mut hands, &mut buffer, &file, place, &task)?;
+                Chore::Make { file, place, task, number } => {
+                    shared.carry_out(index, &mut hands, &mut buffer, &file, place, &task, number)?;
                     shared.done(file)?;
                 }
                 Chore::Hash { file, first } => shared.hash(index, &mut buffer, file, first)?,
@@ -163,62 +177,113 @@ pub fn weave(
 }
 
 impl<'a> Shared<'a> {
-    /// The next thing to do; begins files and ends them on the way.
-    fn next(&self) -> Result<Option<Chore>> {
+    /// The next thing to do; begins files and ends them on the way. `own` is the target that the worker keeps to.
+    fn next(&self, own: &mut Option<usize>) -> Result<Option<Chore>> {
         loop {
             let mut queue = lock(&self.queue);
             if let Some(chore) = queue.urgent.pop_front() {
                 return Ok(Some(chore));
             }
-            let Some(target) = self.targets.get(queue.target) else {
-                // Files that are still being written may yet need to be hashed.
-                if queue.closed_count == self.targets.len() || self.control.is_stopped() {
-                    return Ok(None);
+            let mine = own.and_then(|own| queue.active.iter().position(|a| a.file.target == own));
+            let may_begin = queue.next_target < self.targets.len() && queue.active.len() < FILES_MAX;
+            let at = match mine {
+                Some(at) => at,
+                None if may_begin => {
+                    let index = queue.next_target;
+                    queue.next_target += 1;
+                    drop(queue);
+                    *own = Some(index);
+                    self.begin(index)?;
+                    continue;
                 }
-                let wait = Duration::from_millis(100);
-                drop(self.changed.wait_timeout(queue, wait).unwrap_or_else(PoisonError::into_inner));
-                continue;
-            };
-            let Some(file) = queue.file.clone() else {
-                let index = queue.target;
-                match self.files.open(index)? {
-                    Some(sink) => queue.file = Some(Arc::new(File::new(index, sink, target))),
-                    None => {
-                        let bytes = target.outputs.iter().map(|&o| self.weave.recipe.outputs[o].size_bytes());
-                        self.control.moved(bytes.sum::<Result<u64>>()?);
-                        queue.target += 1;
-                        queue.closed_count += 1;
-                    }
+                None if !queue.active.is_empty() => 0,
+                // Files that are still being begun, written or hashed may yet have something to do.
+                None if queue.closed_count < self.targets.len() && !self.control.is_stopped() => {
+                    let wait = Duration::from_millis(100);
+                    drop(self.changed.wait_timeout(queue, wait).unwrap_or_else(PoisonError::into_inner));
+                    continue;
                 }
-                continue;
+                None => return Ok(None),
             };
-            let place = queue.place;
-            if let Some(tasks) = &mut queue.tasks {
+            let Active { file, place, tasks: waiting } = &mut queue.active[at];
+            let target = &self.targets[file.target];
+            if let Some(tasks) = waiting {
                 if let Some(task) = next_of(tasks, self.weave.limits.copy_bytes) {
                     file.open_count.fetch_add(1, Ordering::Relaxed);
-                    return Ok(Some(Chore::Make { file, place, task }));
+                    let start = target.offsets_bytes[*place] + task.offset_bytes;
+                    let number = lock(&file.front).give_out(start, task.size_bytes);
+                    return Ok(Some(Chore::Make { file: file.clone(), place: *place, task, number }));
                 }
-                queue.tasks = None;
-                queue.place += 1;
+                *waiting = None;
+                *place += 1;
                 continue;
             }
-            match target.outputs.get(place) {
+            match target.outputs.get(*place) {
                 Some(&output) => {
                     let Weave { model, recipe, limits, .. } = self.weave;
                     let output = &recipe.outputs[output];
                     let all = tasks(&model.table, recipe, output, limits)?;
                     let all: Box<dyn Iterator<Item = Task> + Send> = Box::new(all);
-                    queue.tasks = Some(all.peekable());
+                    *waiting = Some(all.peekable());
                 }
                 None => {
-                    queue.file = None;
-                    queue.target += 1;
-                    queue.place = 0;
+                    let file = queue.active.remove(at).file;
                     drop(queue);
                     self.done(file)?;
                 }
             }
         }
+    }
+
+    /// Begins a file. Claiming its space takes the system a while: nobody waits for that.
+    fn begin(&self, index: usize) -> Result<()> {
+        let target = &self.targets[index];
+        let opened = self.files.open(index)?;
+        let mut queue = lock(&self.queue);
+        match opened {
+            Some(sink) => {
+                let file = Arc::new(File::new(index, sink, target));
+                queue.active.push(Active { file, place: 0, tasks: None });
+            }
+            None => {
+                queue.closed_count += 1;
+                let bytes = target.outputs.iter().map(|&o| self.weave.recipe.outputs[o].size_bytes());
+                self.control.moved(bytes.sum::<Result<u64>>()?);
+            }
+        }
+        self.changed.notify_all();
+        Ok(())
+    }
+
+    /// A task's bytes are written: hashes what is complete behind the front. The task's own bytes are taken from `made`
+    /// where they follow what is hashed already; others are read back, as long as the caches hold them.
+    fn follow(&self, buffer: &mut Vec<u8>, file: &File, number: u64, start: u64, made: &[u8]) -> Result<()> {
+        let ready = lock(&file.front).written(number);
+        let target = &self.targets[file.target];
+        // Checksums are written among the data when all of it is known.
+        if target.checksums || !target.hashes {
+            return Ok(());
+        }
+        // Who finds somebody at it leaves the rest to them.
+        let Ok(mut stream) = file.stream.try_lock() else { return Ok(()) };
+        if !made.is_empty() && stream.at <= start && start + made.len() as u64 <= ready {
+            self.read_back(buffer, file, &mut stream, start)?;
+            stream.feed(made, &file.hashes);
+        }
+        if ready >= stream.at + HASH_PIECE_BYTES {
+            self.read_back(buffer, file, &mut stream, ready)?;
+        }
+        Ok(())
+    }
+
+    /// Feeds a stream what the file holds up to `end`.
+    fn read_back(&self, buffer: &mut Vec<u8>, file: &File, stream: &mut Stream, end: u64) -> Result<()> {
+        while stream.at < end {
+            let piece = sized(buffer, (end - stream.at).min(HASH_PIECE_BYTES) as usize);
+            file.with(|sink| sink.read_exact_at(piece, stream.at))?;
+            stream.feed(piece, &file.hashes);
+        }
+        Ok(())
     }
 
     /// One task of a file is done, or the last was given out; after both the file is finished.
@@ -232,13 +297,16 @@ impl<'a> Shared<'a> {
         if !target.hashes || target.size_bytes == 0 {
             return self.close(&file);
         }
-        let blocks = target.size_bytes.div_ceil(HASH_BLOCK_BYTES);
-        lock(&file.hashes).resize(blocks as usize, 0);
-        let count = target.size_bytes.div_ceil(HASH_CHORE_BYTES);
+        let hashed = lock(&file.stream).close(target.size_bytes, &file.hashes);
+        let count = (target.size_bytes - hashed).div_ceil(HASH_CHORE_BYTES);
+        if count == 0 {
+            return self.close(&file);
+        }
         file.hash_count.store(count as usize, Ordering::Release);
         let mut queue = lock(&self.queue);
-        for first in 0..count {
-            queue.urgent.push_back(Chore::Hash { file: file.clone(), first: first * HASH_CHORE_BYTES });
+        for number in 0..count {
+            let first = hashed + number * HASH_CHORE_BYTES;
+            queue.urgent.push_back(Chore::Hash { file: file.clone(), first });
         }
         self.changed.notify_all();
         Ok(())
@@ -254,21 +322,14 @@ impl<'a> Shared<'a> {
         Ok(())
     }
 
-    /// Hashes some blocks of what was written.
+    /// Hashes some blocks of a file that is otherwise complete.
     fn hash(&self, worker: usize, buffer: &mut Vec<u8>, file: Arc<File>, first: u64) -> Result<()> {
         let started = Instant::now();
-        let end = (first + HASH_CHORE_BYTES).min(self.targets[file.target].size_bytes);
-        buffer.resize(HASH_BLOCK_BYTES as usize, 0);
-        let mut at = first;
-        while at < end {
-            let size = HASH_BLOCK_BYTES.min(end - at);
-            let block = &mut buffer[..size as usize];
-            file.with(|sink| sink.read_exact_at(block, at))?;
-            if let Some(place) = lock(&file.hashes).get_mut((at / HASH_BLOCK_BYTES) as usize) {
-                *place = block_hash(block);
-            }
-            at += size;
-        }
+        let size_bytes = self.targets[file.target].size_bytes;
+        let end = (first + HASH_CHORE_BYTES).min(size_bytes);
+        let mut stream = Stream { at: first, hash: BlockHash::default() };
+        self.read_back(buffer, &file, &mut stream, end)?;
+        stream.close(size_bytes, &file.hashes);
         self.control.span(worker, "hash", file.target as u32, first, end - first, started);
         if file.hash_count.fetch_sub(1, Ordering::AcqRel) == 1 {
             return self.close(&file);
@@ -277,6 +338,7 @@ impl<'a> Shared<'a> {
     }
 
     /// One task, from reading to writing.
+    #[allow(clippy::too_many_arguments)]
     fn carry_out(
         &self,
         worker: usize,
@@ -285,6 +347,7 @@ impl<'a> Shared<'a> {
         file: &File,
         place: usize,
         task: &Task,
+        number: u64,
     ) -> Result<()> {
         let target = &self.targets[file.target];
         let output = target.outputs[place];
@@ -300,6 +363,7 @@ impl<'a> Shared<'a> {
                         _ => e.tensor(name),
                     }
                 })?;
+                self.follow(buffer, file, number, at, &[])?;
                 self.control.span(worker, "copy", source.0, *offset_bytes, task.size_bytes, started);
             }
             Work::Make(make) => {
@@ -320,6 +384,7 @@ impl<'a> Shared<'a> {
                 if target.checksums {
                     file.note_checksum(place, task.offset_bytes, bytes);
                 }
+                self.follow(buffer, file, number, at, bytes)?;
                 if losses != Losses::default() {
                     let mut sum = lock(&self.losses[output]);
                     *sum = sum.and(losses);
@@ -375,6 +440,82 @@ impl<'a> Shared<'a> {
     }
 }
 
+/// The first bytes of some memory, which grows.
+fn sized(memory: &mut Vec<u8>, count: usize) -> &mut [u8] {
+    if memory.len() < count {
+        memory.resize(count, 0);
+    }
+    &mut memory[..count]
+}
+
+/// How far a file is written without a gap.
+#[derive(Debug, Default)]
+struct Front {
+    /// Where the tasks begin that are given out and not done, by their number.
+    open: BTreeMap<u64, u64>,
+    given_count: u64,
+    /// Where the last task given out ends.
+    end_bytes: u64,
+}
+
+/// A hash that follows the front.
+#[derive(Default)]
+struct Stream {
+    /// Up to here the file is hashed, the block that this is in not yet to its end.
+    at: u64,
+    hash: BlockHash,
+}
+
+impl Stream {
+    /// The file's next bytes.
+    fn feed(&mut self, mut bytes: &[u8], hashes: &Mutex<Vec<u64>>) {
+        while !bytes.is_empty() {
+            let room = HASH_BLOCK_BYTES - self.at % HASH_BLOCK_BYTES;
+            let (piece, rest) = bytes.split_at(bytes.len().min(usize::try_from(room).unwrap_or(usize::MAX)));
+            self.hash.update(piece);
+            self.at += piece.len() as u64;
+            bytes = rest;
+            if self.at.is_multiple_of(HASH_BLOCK_BYTES) {
+                self.finish_block(self.at - HASH_BLOCK_BYTES, hashes);
+            }
+        }
+    }
+
+    /// No more bytes come: up to where everything is hashed. A block that is not whole is only where the file ends in it.
+    fn close(&mut self, size_bytes: u64, hashes: &Mutex<Vec<u64>>) -> u64 {
+        let begun = self.at - self.at % HASH_BLOCK_BYTES;
+        if self.at < size_bytes || begun == self.at {
+            return begun;
+        }
+        self.finish_block(begun, hashes);
+        size_bytes
+    }
+
+    fn finish_block(&mut self, start: u64, hashes: &Mutex<Vec<u64>>) {
+        let hash = std::mem::take(&mut self.hash).finish();
+        if let Some(place) = lock(hashes).get_mut((start / HASH_BLOCK_BYTES) as usize) {
+            *place = hash;
+        }
+    }
+}
+
+impl Front {
+    /// A task's number. Tasks are given out from front to back.
+    fn give_out(&mut self, start_bytes: u64, size_bytes: u64) -> u64 {
+        let number = self.given_count;
+        self.given_count += 1;
+        self.open.insert(number, start_bytes);
+        self.end_bytes = start_bytes + size_bytes;
+        number
+    }
+
+    /// A task is done: up to where the file is what it will be.
+    fn written(&mut self, number: u64) -> u64 {
+        self.open.remove(&number);
+        self.open.first_key_value().map_or(self.end_bytes, |(_, &start)| start)
+    }
+}
+
 /// The next task, joined to those that go on where it ends: small tensors that lie side by side in both files.
 fn next_of(tasks: &mut Tasks<'_>, copy_bytes: u64) -> Option<Task> {
     let mut task = tasks.next()?;
@@ -410,7 +551,9 @@ impl File {
             sink: RwLock::new(Some(sink)),
             open_count: AtomicUsize::new(1),
             checksums,
-            hashes: Mutex::default(),
+            hashes: Mutex::new(vec![0; if of.hashes { of.size_bytes.div_ceil(HASH_BLOCK_BYTES) as usize } else { 0 }]),
+            front: Mutex::default(),
+            stream: Mutex::default(),
             hash_count: AtomicUsize::new(0),
             flushed_bytes: AtomicU64::new(0),
         }

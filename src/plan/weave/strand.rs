@@ -225,7 +225,7 @@ impl Strand {
                 let mut one = make(Vec::new(), Decode::As(*dtype), count);
                 one.made = Some((bytes.clone(), range));
                 one.pick = pick(View { offset: 0, ..part });
-                vec![task(first, count, Work::Make(one))]
+                vec![task(first, count, Work::Make(Box::new(one)))]
             }
             Feed::Bytes { file, offset_bytes, dtype, fix } => {
                 let width = u64::from(dtype.facts().block_bytes);
@@ -237,7 +237,7 @@ impl Strand {
                     let Flags { swap, conj, neg } = *fix;
                     one.fix = Some(Fix { dtype: *dtype, shape, strides, swap, conj, neg });
                 }
-                vec![task(first, count, Work::Make(one))]
+                vec![task(first, count, Work::Make(Box::new(one)))]
             }
             Feed::Blocks { from, dtype, each } => {
                 let facts = dtype.facts();
@@ -257,7 +257,7 @@ impl Strand {
                     grid.strides.insert(at, (end - start) * block);
                 }
                 one.pick = pick(grid);
-                vec![task(first, count, Work::Make(one))]
+                vec![task(first, count, Work::Make(Box::new(one)))]
             }
             Feed::Mx { nibbles, scales } => {
                 // In blocks of 32 where they stay whole, else in elements.
@@ -276,7 +276,7 @@ impl Strand {
                     32 if self.to != DType::MXFP4 => pick(in_elements(grid, 32)),
                     _ => pick(grid),
                 };
-                vec![task(first, count, Work::Make(one))]
+                vec![task(first, count, Work::Make(Box::new(one)))]
             }
             Feed::Scaled {
                 codes,
@@ -322,7 +322,7 @@ impl Strand {
                     let count = grid.element_count();
                     let mut one = make(reads, decode, count);
                     one.pick = pick(grid);
-                    task(first, count, Work::Make(one))
+                    task(first, count, Work::Make(Box::new(one)))
                 };
                 let (start, end) = (part.offset, part.offset + extent(&part));
                 if start / matrix == (end - 1) / matrix {

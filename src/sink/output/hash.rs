@@ -39,6 +39,22 @@ pub fn block_hash(bytes: &[u8]) -> u64 {
     xxh3_64(bytes)
 }
 
+/// The hash of one block that comes in pieces.
+#[derive(Default)]
+pub struct BlockHash(Xxh3);
+
+impl BlockHash {
+    /// The next bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The same as [`block_hash`] of all of them.
+    pub fn finish(self) -> u64 {
+        self.0.digest()
+    }
+}
+
 /// The file's hash from those of its blocks, in order.
 pub fn combine(blocks: &[u64]) -> Hash {
     let mut whole = Xxh3::new();
