@@ -46,8 +46,6 @@ ALLOWED = [
      "two names of one splitting in the engine, which no structure tells apart"),
     (r"llama-hf", r"tokenizer\.ggml\.scores", lambda a, b: a and b and a[:2] == b[:2],
      "without tokenizer.model the reference writes -1000 for every score, and the engine then merges by position; hoist writes ranks"),
-    (r"gpt_oss", r"general\.file_type", lambda a, b: (a, b) == (["uint32", 7], ["uint32", 38]),
-     "MXFP4 experts with Q8_0 around them are what llama.cpp itself calls 38, MXFP4_MOE"),
 ]
 
 # Strings of the thousand in which the engine differs from Hugging Face whatever the file holds: tokenizer folder → (most, why).
@@ -57,6 +55,16 @@ ENGINE = {
     "wordpiece": (5, "U+2581 becomes a space, marks that stand alone vanish"),
     "unigram": (5, "U+200D is removed by one character map"),
 }
+
+
+# Families whose files the engine computes less closely than 1e-5, the reference converter's own included: (limit, why).
+LOGITS = {
+    "gpt_oss": (0.15, "ggml multiplies MXFP4 weights with activations of eight bits"),
+    "deepseek_v2-lite": (3e-5, "rounding in the engine"),
+}
+
+# Strings of the thousand in which a tokenizer.json rebuilt from a GGUF may differ: tokenizer folder → (most, why).
+REBUILT = {"deepseek-llm": (1, "the tiny model's class of letters is wider than the splitting that the key names")}
 
 
 class Miss(Exception):
@@ -208,6 +216,8 @@ def check_back(name, family, gguf, out, expected, ids, source, tmp, show):
         lines.append(f"{k}: not in the source")
     for k in sorted(source.keys() & back.keys()):
         a, b = source[k], back[k]
+        if family.load:
+            a = a.to(b.dtype)                    # codes times scales have more bits than a narrow type holds
         if name.endswith("roberta") and k.endswith("position_embeddings.weight") and a.shape == b.shape:
             a, b = a[2:], b[2:]                  # rows up to the padding's own, which no GGUF holds and no text reaches
         if a.shape != b.shape:
@@ -221,14 +231,14 @@ def check_back(name, family, gguf, out, expected, ids, source, tmp, show):
         family.model, family.model), family.config, family.tokenizer)
     got = models.answer(models.load_model(text_only, out, tmp), ids)
     error = relative(expected, got)
-    if error > (1e-6 if gemma_f32 else 0):
+    if error > (1e-6 if gemma_f32 else 0) and not (family.load and gguf.name != f"{name}.f32.gguf"):
         raise Miss(f"back from {gguf.name}: transformers' answer is off by {error:.1e}")
     tok = out / "tokenizer.json"
     if not tok.exists():
         raise Miss(f"back from {gguf.name}: no tokenizer.json")
     original, written = Tokenizer.from_file(str(models.TOKENIZERS / family.tokenizer / "tokenizer.json")), Tokenizer.from_file(str(tok))
     bad, examples = tokens_alike(original, lambda t: written.encode(t).ids, show)
-    if bad:
+    if bad > REBUILT.get(family.tokenizer, (0, ""))[0]:
         raise Miss(f"back from {gguf.name}: {bad} of 1000 strings tokenise otherwise: {'; '.join(examples)}")
     return error
 
@@ -271,7 +281,7 @@ def check(name, family, root, use_reference, show):
     gguf = ours / f"{name}.f32.gguf"
     if not gguf.exists():
         return cells, misses
-    limit = 1e-3 if spec["gelu"] else 1e-5
+    limit = LOGITS.get(name, (1e-3 if spec["gelu"] else 1e-5,))[0]
     error = relative(expected, engine_answer(gguf, ids, encoder))
     cells["logits"] = f"{error:.1e}"
     if not error < limit:
