@@ -34,7 +34,7 @@ use crate::plan::weave::{self, Limits};
 use crate::run::job::Job;
 use crate::sink::file::free_bytes;
 use crate::sink::output::{self, Begin, Identity};
-use crate::transform::recipe::{LeftOut, Recipe};
+use crate::transform::recipe::{LeftOut, Recipe, Source};
 use companions::{Companion, Companions};
 use draft::Draft;
 use std::path::{Path, PathBuf};
@@ -45,6 +45,8 @@ pub const MEMORY_BYTES: u64 = 512 << 20;
 const MEMORY_BYTES_MIN: u64 = 64 << 20;
 /// What the process needs besides tasks in flight: code, tables, the allocator's slack.
 const RESERVE_BYTES: u64 = 48 << 20;
+/// What a worker may keep beside the tasks in flight.
+const WORKER_BYTES: u64 = 32 << 20;
 /// Bytes of a shard where nobody says otherwise, as the Hub's own tools have it.
 pub const SHARD_BYTES: u64 = 5_000_000_000;
 
@@ -124,6 +126,11 @@ impl Options {
         }
     }
 
+    /// Memory for tasks in flight.
+    fn task_memory_bytes(&self) -> u64 {
+        self.memory_bytes - RESERVE_BYTES.min(self.memory_bytes / 2)
+    }
+
     /// The container that will be written.
     pub fn container(&self) -> Container {
         self.to.or_else(|| by_extension(&self.out)).unwrap_or(Container::Safetensors)
@@ -147,6 +154,25 @@ impl Options {
         }
         if self.shard_bytes == Some(0) || self.split_bytes == Some(0) || self.split_tensors == Some(0) {
             return Err(Error::usage("files of nothing hold nothing"));
+        }
+        if let Some(dtype) = self.dtype
+            && !draft::holds(self.container(), dtype)
+        {
+            return Err(Error::usage(format!("{} has no type `{dtype}`", self.container()))
+                .hint("--to gguf, or an OUT that ends in .gguf"));
+        }
+        let given =
+            |key: &str| self.meta.iter().any(|(k, _)| k == key || key.ends_with('.') && k.starts_with(key));
+        for (key, hint) in [
+            ("general.alignment", "--alignment sets it, and lays the tensors out for it"),
+            ("split.", "--split-max-size and --split-max-tensors split a file"),
+        ] {
+            if given(key) {
+                return Err(Error::usage(format!(
+                    "--meta cannot set `{key}`: it says how the file is laid out"
+                ))
+                .hint(hint));
+            }
         }
         let mut wrong: Vec<(&str, bool)> = vec![("--shard-size", gguf && self.shard_bytes.is_some())];
         wrong.extend([
@@ -245,7 +271,7 @@ impl Plan {
             source_bytes,
             file_bytes,
             copied_bytes: 0,
-            free_bytes: free_bytes(beside(&options.out)),
+            free_bytes: free_bytes(&beside(&options.out)),
             vocabulary: draft.vocabulary,
             chat_template: draft.chat_template,
             notes: draft.notes,
@@ -256,7 +282,8 @@ impl Plan {
             hash,
         };
         plan.notes.append(&mut plan.recipe.notes);
-        let limits = Limits::within(options.memory_bytes);
+        plan.notes.extend(rounded(&plan.recipe));
+        let limits = Limits::within(options.task_memory_bytes());
         for output in &plan.recipe.outputs {
             // What cannot be made is refused now.
             drop(weave::tasks(&model.table, &plan.recipe, output, &limits)?);
@@ -383,10 +410,43 @@ pub fn carry_out(model: Model, options: Options, plan: Plan, trace: bool) -> Job
     Job::start("convert", trace, move |control| write::write(&model, &options, plan, control))
 }
 
+/// What is said of numbers that a narrow type rounds: those of quantised blocks and of codes times scales have more bits
+/// than 16 bits hold. (Not MXFP4's: powers of two times three bits.)
+fn rounded(recipe: &Recipe) -> Option<String> {
+    let mut types: Vec<String> = Vec::new();
+    let mut count = 0;
+    for output in recipe.outputs.iter().filter(|o| matches!(o.dtype, DType::F16 | DType::BF16)) {
+        let Some(value) = output.parts.first().and_then(|p| recipe.values.get(p.value)) else { continue };
+        let from = match value.source {
+            Source::Scaled { .. } => "scaled f8".to_owned(),
+            Source::Tensor(_) | Source::Joined(_)
+                if !value.dtype.is_plain() && value.dtype != DType::MXFP4 =>
+            {
+                value.dtype.to_string()
+            }
+            _ => continue,
+        };
+        count += 1;
+        let kind = format!("{from} → {}", output.dtype);
+        if !types.contains(&kind) {
+            types.push(kind);
+        }
+    }
+    let many = if count == 1 { "1 tensor is".to_owned() } else { format!("{count} tensors are") };
+    (count > 0)
+        .then(|| format!("{many} dequantised and rounded ({}); --dtype f32 is exact", types.join(", ")))
+}
+
 /// Chooses the way and goes it.
 fn draft(model: &Model, options: &Options, to: Container) -> Result<Draft> {
     if model.table.tensors.is_empty() {
         return Err(Error::bad_input("holds no tensors"));
+    }
+    // A loader may go on without them; a copy that lacks them would be taken for the whole.
+    if let Some(note) =
+        model.table.notes.iter().find(|n| n.contains("skipped") && n.contains("holds tensors"))
+    {
+        return Err(Error::unsupported("holds tensors that would be lost").detail(note.clone()));
     }
     let mut draft = match (draft::is_gguf(model), to == Container::Gguf) {
         (false, true) if !options.raw => to_gguf::draft(model, options)?,
@@ -403,11 +463,12 @@ fn draft(model: &Model, options: &Options, to: Container) -> Result<Draft> {
     Ok(draft)
 }
 
-/// The directory that an output stands in.
-fn beside(out: &Path) -> &Path {
-    match out.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
+/// The directory that an output stands in: where its link leads to, if it is one.
+fn beside(out: &Path) -> PathBuf {
+    let real = out.canonicalize();
+    match real.as_deref().unwrap_or(out).parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => PathBuf::from("."),
     }
 }
 

@@ -110,7 +110,6 @@ enum To {
 pub(crate) fn run(args: Args, common: &Common) -> Result<()> {
     let name = model_text(&args.model)?;
     let options = options(&args, common)?;
-    let cancel = signals::cancelled();
     let model = open::open(name, &open::Options { follow_links: args.follow_links, hub_cache: None })?;
     let warnings = model.table.notes.clone();
     for note in &warnings {
@@ -136,6 +135,8 @@ pub(crate) fn run(args: Args, common: &Common) -> Result<()> {
     plan.notes.iter().for_each(|note| common.note(note));
     let known = plan.notes.clone();
     let document = common.json.then(|| planned(&plan, &options, &warnings));
+    // From here on a signal has something to clean up; before, it just ends the process.
+    let cancel = signals::cancelled();
     let job = convert::carry_out(model, options, plan, false);
     Watch::new(common, "convert").follow(&job, cancel, false);
     let summary =

@@ -71,6 +71,8 @@ pub(super) struct Draft {
     pub(super) vocabulary: Option<String>,
     /// Where the chat template came from.
     pub(super) chat_template: Option<String>,
+    /// Rows of the embedding, where it is known which tensor that is.
+    pub(super) embedding_rows: u64,
     /// What a person should know.
     pub(super) notes: Vec<String>,
 }
@@ -145,7 +147,17 @@ pub(super) fn holds(container: Container, dtype: DType) -> bool {
     }
 }
 
-/// A JSON file beside the weights; one that cannot be read is a note.
-pub(super) fn json(model: &Model, name: &str, notes: &mut Vec<String>) -> Option<Json> {
-    model.companion_json(name, notes)
+/// A JSON file beside the weights, `None` where there is none. What it says decides what is written, so one that cannot be
+/// read is an error and no reason to go without.
+pub(super) fn json(model: &Model, name: &str) -> Result<Option<Json>> {
+    let Some(bytes) = model.companion(name, JSON_BYTES_MAX).map_err(|e| match e.file_name() {
+        Some(_) => e,
+        None => e.file(name),
+    })?
+    else {
+        return Ok(None);
+    };
+    serde_json::from_slice(&bytes)
+        .map(Some)
+        .map_err(|e| Error::bad_input(format!("is not JSON: {e}")).file(name))
 }

@@ -16,7 +16,7 @@ use std::collections::HashMap;
 pub(super) fn draft(model: &Model, options: &Options, to: Container) -> Result<Draft> {
     let table = &model.table;
     let mut draft = Draft::default();
-    let config = json(model, "config.json", &mut draft.notes);
+    let config = json(model, "config.json")?;
     // Without a cast, and where the container can hold what there is, nothing is interpreted: codes and scales of any
     // scheme are tensors like others.
     let interpret = options.dtype.is_some() || table.tensors.iter().any(|t| !holds(to, t.dtype));
@@ -67,12 +67,12 @@ pub(super) fn draft(model: &Model, options: &Options, to: Container) -> Result<D
             draft.firsts.push(at);
         }
         written.entry(first).or_insert(at);
-        let part = Part::new(index, value.view()?);
+        let view = values::unpacked(table, value)?;
         let output = Output {
             name: value.name.clone(),
             dtype,
-            shape: value.shape.clone(),
-            parts: vec![part],
+            shape: view.shape.clone(),
+            parts: vec![Part::new(index, view)],
             narrow: None,
         };
         draft.recipe.outputs.push(output);
@@ -92,6 +92,10 @@ pub(super) fn draft(model: &Model, options: &Options, to: Container) -> Result<D
 
 /// The type a value is written in, where its name says nothing about it.
 fn dtype_of(value: &Value, wanted: Option<DType>, to: Container) -> Result<DType> {
+    // Experts that were trained in blocks stay so where the container has them.
+    if to == Container::Gguf && value.dtype == DType::MXFP4 {
+        return Ok(value.dtype);
+    }
     let is_number = matches!(value.dtype.facts().class, Class::Float | Class::Block)
         || !matches!(value.source, Source::Tensor(_) | Source::Made(_));
     let dtype = match wanted {

@@ -29,7 +29,7 @@ const POOLING: &str = "1_Pooling/config.json";
 /// Translates by the family's rows.
 pub(super) fn draft(model: &Model, options: &Options) -> Result<Draft> {
     let mut draft = Draft::default();
-    let config = json(model, "config.json", &mut draft.notes).ok_or_else(|| {
+    let config = json(model, "config.json")?.ok_or_else(|| {
         Error::not_found("there is no config.json beside the weights, so the family is not known")
             .hint("--raw writes the tensors alone, which no engine runs")
     })?;
@@ -38,22 +38,30 @@ pub(super) fn draft(model: &Model, options: &Options) -> Result<Draft> {
     let all = values(&model.table, Some(&config))?;
     draft.notes.extend(all.notes);
     let want = options.dtype.map_or(Want::Own, Want::Type);
-    let mut recipe = translate::to_gguf(all.values.clone(), family, &sizes, &config, want)?;
-    if let Some(&(head, _)) =
-        recipe.equal.iter().find(|&&pair| !examine::equal(model, &recipe, pair).unwrap_or(false))
-    {
+    let selection = Selection::new(&options.include, &options.exclude)?;
+    let names: Vec<String> = all.values.iter().map(|v| v.name.clone()).collect();
+    let mut kept = all.values;
+    // What no row knows can be left out by the name that the checkpoint gives it.
+    kept.retain(|v| !selection.excludes(&v.name));
+    let mut recipe = translate::to_gguf(kept.clone(), family, &sizes, &config, want)?;
+    let mut parted = None;
+    for &pair in &recipe.equal {
+        if !examine::equal(model, &recipe, pair)? {
+            parted = Some(pair.0);
+        }
+    }
+    if let Some(head) = parted {
         // Said to be tied, and it is not: what the file holds counts.
         let name = Shown(&recipe.values[head].name).to_string();
         draft
             .notes
             .push(format!("`{name}` differs from the embedding, though the config ties them: it is written"));
-        recipe = translate::to_gguf(all.values, family, &sizes, &untied(&config), want)?;
+        recipe = translate::to_gguf(kept, family, &sizes, &untied(&config), want)?;
     }
     recipe.left_out.extend(all.left_out);
-    let selection = Selection::new(&options.include, &options.exclude)?;
-    select(&mut recipe, &selection)?;
     let embedding_rows = rows(&recipe.outputs);
-    let generation = json(model, "generation_config.json", &mut draft.notes);
+    select(&mut recipe, &selection, &names)?;
+    let generation = json(model, "generation_config.json")?;
     let card = model
         .companion("README.md", super::draft::JSON_BYTES_MAX)?
         .map(|b| String::from_utf8_lossy(&b).into_owned());
@@ -81,9 +89,17 @@ pub(super) fn draft(model: &Model, options: &Options) -> Result<Draft> {
     })?;
     draft.keys = made.entries;
     draft.notes.extend(made.notes);
-    let source = Files::of(model);
-    let vocabulary = vocabulary(&source, family.gguf, &config, generation.as_ref(), embedding_rows, options)?;
-    draft.take_vocabulary(vocabulary);
+    draft.embedding_rows = embedding_rows;
+    // Another one may be taken because this one is missing or unknown.
+    if options.tokenizer_from.is_none() {
+        let source = Files::of(model);
+        let mut made =
+            vocabulary(&source, family.gguf, &config, generation.as_ref(), embedding_rows, options)?;
+        if options.chat_template.is_some() {
+            made.notes.retain(|note| !note.contains("no chat template"));
+        }
+        draft.take_vocabulary(made);
+    }
     draft.recipe = recipe;
     Ok(draft)
 }
@@ -144,12 +160,19 @@ fn vocabulary(
     vocab::to_gguf(&|name| files.read(name), &wanted)
 }
 
-/// Leaves out what the patterns do not take. Their names are those that are written.
-pub(super) fn select(recipe: &mut Recipe, selection: &Selection) -> Result<()> {
+/// Leaves out what the patterns do not take. Their names are those that are written; to leave out, the source's too.
+pub(super) fn select(recipe: &mut Recipe, selection: &Selection, source: &[String]) -> Result<()> {
     if selection.is_all() {
         return Ok(());
     }
-    let picked = selection.pick_names(recipe.outputs.iter().map(|o| o.name.as_str()))?;
+    let written = recipe.outputs.iter().map(|o| o.name.as_str());
+    let mut picked = selection.pick_names(written.chain(source.iter().map(String::as_str)))?;
+    picked.retain(|&index| index < recipe.outputs.len());
+    if picked.is_empty() {
+        let example = recipe.outputs.first().map_or(String::new(), |o| Shown(&o.name).to_string());
+        return Err(Error::not_found("the patterns leave no tensor")
+            .hint(format!("they are for the names that are written, like `{example}`")));
+    }
     let mut index = 0;
     recipe.outputs.retain(|_| {
         index += 1;
@@ -247,7 +270,7 @@ pub(super) fn edit_keys(draft: &mut Draft, options: &Options) -> Result<()> {
         let arch = draft.keys.iter().find(|(k, _)| k == "general.architecture").and_then(|(_, v)| v.as_str());
         let arch = arch.unwrap_or_default().to_owned();
         let place = LocalPlace::new(directory.as_path());
-        let entries = place.list("")?;
+        let entries = place.list("").map_err(|e| e.file(directory.display().to_string()))?;
         let files = Files { place: &place, names: entries.into_iter().map(|e| e.name).collect() };
         let read = |name: &str| -> Result<Option<Json>> {
             let Some(bytes) = files.read(name)? else { return Ok(None) };
@@ -257,7 +280,10 @@ pub(super) fn edit_keys(draft: &mut Draft, options: &Options) -> Result<()> {
         };
         let config = read("config.json")?.unwrap_or_else(|| Json::Object(Default::default()));
         let generation = read("generation_config.json")?;
-        let rows = rows(&draft.recipe.outputs);
+        let rows = match draft.embedding_rows {
+            0 => rows(&draft.recipe.outputs),
+            known => known,
+        };
         let vocabulary =
             vocabulary(&files, &arch, &config, generation.as_ref(), rows, options).map_err(|e| {
                 match e.file_name() {
@@ -280,13 +306,41 @@ pub(super) fn edit_keys(draft: &mut Draft, options: &Options) -> Result<()> {
         draft.keys.retain(|(k, _)| k != key);
         if draft.keys.len() == before {
             return Err(Error::not_found(format!("there is no key `{}` to leave out", Shown(key)))
-                .hint("hoist inspect MODEL --json lists them"));
+                .detail("a key is left out by its whole name"));
         }
     }
+    if draft.keys.iter().all(|(key, _)| key != "general.architecture") {
+        return Err(Error::usage("a GGUF without `general.architecture` is one that nothing opens"));
+    }
     for (key, value) in &options.meta {
+        let old = draft.keys.iter().find(|(k, _)| k == key).map(|(_, old)| old);
+        if let Some(old) = old.filter(|old| std::mem::discriminant(*old) != std::mem::discriminant(value)) {
+            return Err(Error::usage(format!("`{}` is of another type: {}", Shown(key), type_name(old)))
+                .hint(format!("--meta '{}={}:VALUE'", Shown(key), type_name(old))));
+        }
         put(&mut draft.keys, key, value.clone());
     }
     Ok(())
+}
+
+/// The type of a key's value, as `--meta` names it.
+fn type_name(value: &MetaValue) -> String {
+    match value {
+        MetaValue::U8(_) => "u8".into(),
+        MetaValue::I8(_) => "i8".into(),
+        MetaValue::U16(_) => "u16".into(),
+        MetaValue::I16(_) => "i16".into(),
+        MetaValue::U32(_) => "u32".into(),
+        MetaValue::I32(_) => "i32".into(),
+        MetaValue::U64(_) => "u64".into(),
+        MetaValue::I64(_) => "i64".into(),
+        MetaValue::F32(_) => "f32".into(),
+        MetaValue::F64(_) => "f64".into(),
+        MetaValue::Bool(_) => "bool".into(),
+        MetaValue::Text(_) => "str".into(),
+        MetaValue::Array(array) => format!("arr[{}]", array.kind.name()),
+        MetaValue::Null => "nothing".into(),
+    }
 }
 
 fn read_text(path: &Path) -> Result<String> {

@@ -52,7 +52,7 @@ pub(super) fn draft(model: &Model, options: &Options) -> Result<Draft> {
     } else {
         draft.notes.push("it has no tokenizer, so none is written".into());
     }
-    to_gguf::select(&mut recipe, &Selection::new(&options.include, &options.exclude)?)?;
+    to_gguf::select(&mut recipe, &Selection::new(&options.include, &options.exclude)?, &[])?;
     draft.recipe = recipe;
     if options.container() == Container::Safetensors {
         draft.add_metadata(model);

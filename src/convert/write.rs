@@ -1,7 +1,7 @@
 //! Carrying a plan out: weights by the workers, companions after them, and then the output gets its name.
 
 use super::companions::Companion;
-use super::{Options, Plan, RESERVE_BYTES, Summary, default_threads, inputs};
+use super::{Options, Plan, Summary, WORKER_BYTES, default_threads, inputs};
 use crate::error::{Error, Result};
 use crate::machine;
 use crate::open::Model;
@@ -106,8 +106,10 @@ pub(super) fn write(model: &Model, options: &Options, plan: Plan, control: &Cont
     let written = targets.iter().flat_map(|t| &t.outputs);
     let tensor_bytes = written.map(|&o| plan.recipe.outputs[o].size_bytes()).sum::<Result<u64>>()?;
     control.plan(format!("{} tensors", plan.recipe.outputs.len()), tensor_bytes);
-    let threads = options.threads.unwrap_or_else(default_threads).clamp(1, 256);
-    let memory_bytes = options.memory_bytes - RESERVE_BYTES.min(options.memory_bytes / 2);
+    // Each worker keeps a few megabytes beside the tasks that are counted.
+    let threads_max = usize::try_from(options.memory_bytes / WORKER_BYTES).unwrap_or(256).clamp(1, 256);
+    let threads = options.threads.unwrap_or_else(default_threads).clamp(1, threads_max);
+    let memory_bytes = options.task_memory_bytes();
     let run = Weave {
         model,
         recipe: &plan.recipe,
@@ -137,7 +139,7 @@ pub(super) fn write(model: &Model, options: &Options, plan: Plan, control: &Cont
                 if control.is_stopped() {
                     return Err(Error::new(crate::ErrorKind::Signal(2), "cancelled"));
                 }
-                place(model, &out, companion, control)?;
+                place(model, &out, companion, &identity, control)?;
             }
             notes.extend(out.finish()?);
         }
@@ -174,15 +176,27 @@ pub(super) fn write(model: &Model, options: &Options, plan: Plan, control: &Cont
 const SMALL_BYTES_MAX: u64 = 64 << 20;
 
 /// Writes one companion, or keeps the one that an earlier run wrote.
-fn place(model: &Model, out: &DirectoryOut, companion: &Companion, control: &Control) -> Result<()> {
+fn place(
+    model: &Model,
+    out: &DirectoryOut,
+    companion: &Companion,
+    identity: &Identity,
+    control: &Control,
+) -> Result<()> {
     let Companion { name, size_bytes, made } = companion;
     if let Some(bytes) = made {
         return out.write(name, bytes);
     }
     let in_file = |e: Error| if e.file_name().is_some() { e } else { e.file(name.as_str()) };
     let source = model.place.open(name)?;
-    if source.size_bytes() != *size_bytes {
-        return Err(in_file(Error::bad_input("changed while the model was read")));
+    let changed = || {
+        Error::bad_input("changed while the model was converted")
+            .hint("run it again when nothing writes to it")
+    };
+    let now = source.as_local().map(|local| Stamp::of(name.as_str(), local.file())).transpose()?;
+    let then = identity.sources.iter().find(|s| s.name == *name);
+    if source.size_bytes() != *size_bytes || now.as_ref().zip(then).is_some_and(|(now, then)| now != then) {
+        return Err(in_file(changed()));
     }
     if *size_bytes <= SMALL_BYTES_MAX {
         let mut bytes = vec![0; *size_bytes as usize];

@@ -12,7 +12,7 @@ use crate::open::Model;
 use crate::transform::arch::families::{self, Sizes};
 use crate::transform::arch::translate::{self, Want};
 use crate::transform::recipe::{LeftOut, Output, Part, Recipe, Source, Value};
-use crate::transform::values::{raw, values};
+use crate::transform::values::{raw, unpacked, values};
 use serde_json::Value as Json;
 use std::collections::{HashMap, HashSet};
 
@@ -85,7 +85,7 @@ impl Sides {
                     (all.values, all.left_out)
                 }
             };
-            let mut side = Side::of_values(all, left_out)?;
+            let mut side = Side::of_values(&model.table, all, left_out)?;
             side.find_aliases(&model.table);
             if is_gguf(model) {
                 side.tie();
@@ -132,11 +132,12 @@ impl Sides {
 
 impl Side {
     /// Each value under its own name.
-    fn of_values(values: Vec<Value>, left_out: Vec<LeftOut>) -> Result<Side> {
+    fn of_values(table: &Checkpoint, values: Vec<Value>, left_out: Vec<LeftOut>) -> Result<Side> {
         let mut outputs = Vec::with_capacity(values.len());
         for (index, value) in values.iter().enumerate() {
-            let parts = vec![Part::new(index, value.view()?)];
-            let (name, shape) = (value.name.clone(), value.shape.clone());
+            let view = unpacked(table, value)?;
+            let (name, shape) = (value.name.clone(), view.shape.clone());
+            let parts = vec![Part::new(index, view)];
             outputs.push(Output { name, dtype: value.dtype, shape, parts, narrow: None });
         }
         Ok(Side { recipe: Recipe { values, outputs, left_out, ..Recipe::default() }, ..Side::default() })

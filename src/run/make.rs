@@ -46,7 +46,7 @@ fn sized<T: Copy + Default>(memory: &mut Vec<T>, count: usize) -> &mut [T] {
 }
 
 /// More than this is given back after the task that needed it.
-const KEPT_BYTES: usize = 16 << 20;
+const KEPT_BYTES: usize = 4 << 20;
 
 impl Hands {
     /// Makes a task's bytes. Files in the order of the table.
@@ -56,7 +56,6 @@ impl Hands {
         files: &[Arc<dyn ReadAt>],
         saturate: bool,
     ) -> Result<(&'a [u8], Losses)> {
-        self.forget();
         let size: u64 = make.reads.iter().map(|r| r.size_bytes).sum();
         let read = sized(&mut self.read, size as usize);
         let mut at = 0;
@@ -142,8 +141,9 @@ impl Hands {
         Ok((made, losses))
     }
 
-    /// Gives back what only a large matrix needed.
-    fn forget(&mut self) {
+    /// Gives back what only a large matrix needed. To be called when a task's bytes are written, before its memory counts
+    /// as free.
+    pub fn forget(&mut self) {
         for memory in [&mut self.read, &mut self.fixed, &mut self.blocks, &mut self.made] {
             if memory.len() > KEPT_BYTES {
                 *memory = Vec::new();

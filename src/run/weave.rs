@@ -270,6 +270,8 @@ impl<'a> Shared<'a> {
             self.read_back(buffer, file, &mut stream, start)?;
             stream.feed(made, &file.hashes);
         }
+        // Not all of what the kernel copied meanwhile: between two looks at whether to stop.
+        let ready = ready.min(stream.at + HASH_CHORE_BYTES);
         if ready >= stream.at + HASH_PIECE_BYTES {
             self.read_back(buffer, file, &mut stream, ready)?;
         }
@@ -389,6 +391,7 @@ impl<'a> Shared<'a> {
                     let mut sum = lock(&self.losses[output]);
                     *sum = sum.and(losses);
                 }
+                hands.forget();
                 drop(held);
                 self.control.span(worker, "make", file.target as u32, at, task.size_bytes, started);
             }
@@ -551,7 +554,14 @@ impl File {
             sink: RwLock::new(Some(sink)),
             open_count: AtomicUsize::new(1),
             checksums,
-            hashes: Mutex::new(vec![0; if of.hashes { of.size_bytes.div_ceil(HASH_BLOCK_BYTES) as usize } else { 0 }]),
+            hashes: Mutex::new(vec![
+                0;
+                if of.hashes {
+                    of.size_bytes.div_ceil(HASH_BLOCK_BYTES) as usize
+                } else {
+                    0
+                }
+            ]),
             front: Mutex::default(),
             stream: Mutex::default(),
             hash_count: AtomicUsize::new(0),

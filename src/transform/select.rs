@@ -46,6 +46,11 @@ impl Selection {
         self.pick_names(table.tensors.iter().map(|t| t.name.as_str()))
     }
 
+    /// Whether one of the patterns to leave matches.
+    pub fn excludes(&self, name: &str) -> bool {
+        self.exclude.iter().any(|pattern| pattern.is_match(name))
+    }
+
     /// The same of any list of names.
     ///
     /// # Errors

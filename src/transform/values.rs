@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::text::Shown;
 use crate::transform::config::Description;
 use crate::transform::recipe::{LeftOut, Source, Value};
+use crate::transform::view::View;
 use hashbrown::HashMap;
 use serde_json::Value as Json;
 
@@ -119,6 +120,24 @@ const MX_ELEMENTS: u64 = 32;
 
 /// Block sizes that files have where nothing says otherwise.
 const DEFAULT_BLOCK: (u64, u64) = (128, 128);
+
+/// A value in the order in which a checkpoint without its packing holds it. gpt-oss packs its experts `[experts, out, in]`
+/// and has them `[experts, in, out]` as plain tensors.
+pub fn unpacked(table: &Checkpoint, value: &Value) -> Result<View> {
+    let view = value.view()?;
+    match value.source {
+        Source::Mxfp4 { blocks, .. }
+            if view.shape.len() == 3
+                && table.tensors.get(blocks).is_some_and(|t| t.name.ends_with(TURNED_BLOCKS)) =>
+        {
+            view.swap(1, 2).map_err(|e| e.tensor(&value.name))
+        }
+        _ => Ok(view),
+    }
+}
+
+/// The end of the names of blocks that are packed in another order than plain weights have.
+const TURNED_BLOCKS: &str = "_blocks";
 
 /// Each tensor as it is: what a conversion that changes only the container works on.
 pub fn raw(table: &Checkpoint) -> Vec<Value> {

@@ -314,20 +314,23 @@ fn what_does_not_fit_is_refused() {
 #[test]
 fn joined_tensors_take_turns() {
     let mut random = Random(17);
-    for dtype in [DType::BF16, DType::F32, DType::Q8_0] {
-        let (mut table, bytes) = table(&mut random, dtype, &[6, 4, 32], None);
+    let kinds = [DType::BF16, DType::F32, DType::Q8_0];
+    for (dtype, experts) in kinds.into_iter().flat_map(|d| [(d, 3), (d, 1)]) {
+        let (mut table, bytes) = table(&mut random, dtype, &[2 * experts, 4, 32], None);
         let all = numbers(&table, &bytes);
         let tensor = table.tensors.remove(0);
         let half = tensor.at.span.size_bytes / 2;
         for n in 0..2 {
             let mut part = tensor.clone();
             part.name = format!("half {n}");
-            part.shape = vec![3, 4, 32];
-            part.at.span.offset_bytes += n * half;
+            part.shape = vec![experts, 4, 32];
+            // The second lies before the first, so that no read that goes on is right by chance.
+            part.at.span.offset_bytes += (1 - n) * half;
             part.at.span.size_bytes = half;
             table.tensors.push(part);
         }
-        let shape = vec![2, 3, 4, 32];
+        let shape = vec![2, experts, 4, 32];
+        let each = (experts * 128) as usize;
         let value =
             Value { name: "both".into(), dtype, shape: shape.clone(), source: Source::Joined(vec![0, 1]) };
         let whole = || View::whole(&shape).unwrap();
@@ -343,8 +346,11 @@ fn joined_tensors_take_turns() {
                     Recipe { values: vec![value.clone()], outputs: vec![output], ..Recipe::default() };
                 let limits = Limits { chunk_bytes, copy_bytes: 100, matrix_bytes };
                 let made = carried_out(&table, Bytes(bytes.0.clone()), &recipe, &limits).unwrap();
-                let expected: Vec<u8> = elements(&view).iter().flat_map(|&i| all[i].to_le_bytes()).collect();
-                assert_eq!(made, expected, "{dtype} {order:?} in {chunk_bytes}");
+                let expected: Vec<u8> = elements(&view)
+                    .iter()
+                    .flat_map(|&i| all[(i + each) % (2 * each)].to_le_bytes())
+                    .collect();
+                assert_eq!(made, expected, "{dtype} {experts} {order:?} in {chunk_bytes}");
             }
         }
     }

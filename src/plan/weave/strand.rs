@@ -131,7 +131,8 @@ impl Strand {
     /// A view without the dimension that steps from one joined tensor to the next; its place, and how many steps.
     fn split_joined(&self, view: &View) -> (View, Option<usize>, u64) {
         let Feed::Blocks { from, each, .. } = &self.source else { return (view.clone(), None, 1) };
-        let place = (from.len() > 1).then(|| view.strides.iter().position(|s| s == each)).flatten();
+        let joint = |(&n, s): (&u64, &u64)| n > 1 && s == each;
+        let place = (from.len() > 1).then(|| view.shape.iter().zip(&view.strides).position(joint)).flatten();
         let mut inner = View { offset: view.offset % (*each).max(1), ..view.clone() };
         let Some(at) = place else { return (inner, None, 1) };
         inner.strides.remove(at);

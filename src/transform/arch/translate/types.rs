@@ -35,7 +35,7 @@ pub(super) fn of_gguf(out: &mut Recipe, drafts: Vec<Draft>, want: Want) -> Resul
         && !matches!(dtype, DType::F32 | DType::F16 | DType::BF16 | DType::Q8_0)
     {
         return Err(Error::unsupported(format!("`{dtype}` is no type that convert writes into a GGUF"))
-            .hint("f32, f16, bf16 or q8_0; `hoist quantize` has more"));
+            .hint("f32, f16, bf16 or q8_0"));
     }
     let (mut fell_back, mut kept, mut rounded) = (0u64, 0u64, 0u64);
     let mut generated = std::mem::take(&mut out.outputs);
