@@ -47,7 +47,8 @@ const MEMORY_BYTES_MIN: u64 = 64 << 20;
 const RESERVE_BYTES: u64 = 48 << 20;
 /// What a worker may keep beside the tasks in flight.
 const WORKER_BYTES: u64 = 32 << 20;
-/// Bytes of a shard where nobody says otherwise, as the Hub's own tools have it.
+/// Bytes of a shard of what comes from a GGUF where nobody says otherwise, as the Hub's own tools have it. Other sources keep
+/// their shards.
 pub const SHARD_BYTES: u64 = 5_000_000_000;
 
 /// What to convert into, and how.
@@ -66,7 +67,8 @@ pub struct Options {
     pub exclude: Vec<String>,
     /// Names changed by a regular expression, one after the other.
     pub renames: Vec<Renaming>,
-    /// Bytes of a shard at most (safetensors, PyTorch). Makes `out` a directory.
+    /// Bytes of a shard at most (safetensors, PyTorch). Makes `out` a directory. Where it is not said, a directory is sharded
+    /// as its source is.
     pub shard_bytes: Option<u64>,
     /// Bytes of a file at most (GGUF). Makes `out` a directory.
     pub split_bytes: Option<u64>,

@@ -44,7 +44,7 @@ pub(crate) struct Args {
     /// Change names, as in '^model\.(.*)=>$1'
     #[arg(long = "rename", value_name = "REGEX=>TEXT", env = "HOIST_RENAME", hide_env_values = true)]
     renames: Vec<String>,
-    /// The most bytes of a shard [default: 5GB where OUT is a directory]
+    /// The most bytes of a shard; OUT is a directory then [default: sharded as the source is; 5GB from a GGUF]
     #[arg(long, value_name = "SIZE", value_parser = size_bytes, env = "HOIST_SHARD_SIZE", hide_env_values = true)]
     shard_size: Option<u64>,
     /// The most bytes of a file of a split GGUF; OUT is a directory then

@@ -2,7 +2,7 @@
 
 use super::draft::Draft;
 use super::{Options, SHARD_BYTES};
-use crate::checkpoint::Container;
+use crate::checkpoint::{Container, FileRef, Tensor};
 use crate::error::{Error, Result};
 use crate::format::gguf::layout as gguf;
 use crate::format::gguf::names::split_name;
@@ -116,7 +116,11 @@ pub(super) fn lay_out(
             .collect::<Result<_>>()?;
         let shards: Vec<Range<usize>> = match container {
             Container::Gguf => gguf::split(&sizes, options.split_bytes, options.split_tensors),
-            _ => layout::split_by_size(&sizes, options.shard_bytes.unwrap_or(SHARD_BYTES)),
+            _ => match options.shard_bytes {
+                Some(shard_bytes) => layout::split_by_size(&sizes, shard_bytes),
+                None if super::draft::is_gguf(model) => layout::split_by_size(&sizes, SHARD_BYTES),
+                None => split_as_source(model, draft, &members),
+            },
         };
         let count = shards.len();
         let (extension, _) = usual(container);
@@ -156,6 +160,40 @@ pub(super) fn lay_out(
     Ok(files)
 }
 
+/// A shard for each file of the source: outputs are in its order.
+fn split_as_source(model: &Model, draft: &Draft, members: &[usize]) -> Vec<Range<usize>> {
+    let mut shards: Vec<Range<usize>> = Vec::new();
+    let mut last = None;
+    for (at, &index) in members.iter().enumerate() {
+        // An alias stays with what it shares.
+        let file = match draft.firsts[index] == index {
+            true => source_of(model, draft, index).map(|(tensor, _)| tensor.at.span.file).or(last),
+            false => last,
+        };
+        match shards.last_mut() {
+            Some(shard) if file == last => shard.end = at + 1,
+            _ => shards.push(at..at + 1),
+        }
+        last = file;
+    }
+    if shards.is_empty() {
+        shards.push(0..0);
+    }
+    shards
+}
+
+/// The first tensor that an output is made of, and its file.
+fn source_of<'a>(model: &'a Model, draft: &Draft, index: usize) -> Option<(&'a Tensor, &'a FileRef)> {
+    let output = &draft.recipe.outputs[index];
+    match draft.recipe.values.get(output.parts.first()?.value)?.source {
+        Source::Tensor(t) | Source::Scaled { codes: t, .. } | Source::Mxfp4 { blocks: t, .. } => {
+            let tensor = model.table.tensors.get(t)?;
+            Some((tensor, model.table.files.get(tensor.at.span.file.index())?))
+        }
+        Source::Joined(_) | Source::Made(_) => None,
+    }
+}
+
 fn entry(name: &str, dtype: crate::dtype::DType, shape: &[u64]) -> Entry {
     Entry { name: name.to_owned(), dtype, shape: shape.to_vec() }
 }
@@ -172,14 +210,7 @@ fn gguf_stem(options: &Options) -> String {
 /// The folder and stem of the file that an output's first source lies in.
 fn home(model: &Model, draft: &Draft, index: usize, container: Container) -> (String, String) {
     let (_, stem) = usual(container);
-    let output = &draft.recipe.outputs[index];
-    let file = output.parts.first().and_then(|p| match draft.recipe.values.get(p.value)?.source {
-        Source::Tensor(t) | Source::Scaled { codes: t, .. } | Source::Mxfp4 { blocks: t, .. } => {
-            let tensor = model.table.tensors.get(t)?;
-            Some((tensor, model.table.files.get(tensor.at.span.file.index())?))
-        }
-        Source::Joined(_) | Source::Made(_) => None,
-    });
+    let file = source_of(model, draft, index);
     let Some((tensor, file)) = file else { return (String::new(), stem.to_owned()) };
     let (folder, name) = file.name.rsplit_once('/').unwrap_or(("", &file.name));
     let is_component =
