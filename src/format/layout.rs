@@ -3,7 +3,7 @@
 //!
 //! A layout is arithmetic: from names, types and shapes to every byte that is not a tensor's and to the place of every
 //! byte that is. No data and no file is needed, so a plan knows where all of it goes before the first byte is read. What
-//! was laid out is read back by our own reader before data follows ([`Laid::check`]): an error then is a bug of the
+//! was laid out is read back by our own reader before data follows (`Laid::check`): an error then is a bug of the
 //! writer, and nothing has been spent on it yet.
 
 use super::{Known, Step};

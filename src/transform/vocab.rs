@@ -2,8 +2,8 @@
 //!
 //! Which kind of tokenizer it is decides everything, and `model.type` of tokenizer.json decides the kind. GGUF knows
 //! four: `gpt2` (byte-level BPE with merges, and a name for how text is cut), `llama` (SentencePiece pieces with scores
-//! and byte fallback), `t5` (unigram), `bert` (WordPiece). Each is brought to the same rows ([`rows`]); the special
-//! tokens ([`special`]) and chat templates ([`template`]) are read alike for all. tokenizer.json is the truth where it is
+//! and byte fallback), `t5` (unigram), `bert` (WordPiece). Each is brought to the same rows (`vocab::rows`); the special
+//! tokens (`vocab::special`) and chat templates (`vocab::template`) are read alike for all. tokenizer.json is the truth where it is
 //! there, the embedding's rows are the size. Keys come in the reference converter's order, so that they can be compared.
 
 mod base64;
