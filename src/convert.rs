@@ -63,7 +63,7 @@ pub struct Options {
     /// Patterns of names to take; all where there is none. Names are the source's, but for a translation between Hugging
     /// Face's and GGUF's, where they are those that are written.
     pub include: Vec<String>,
-    /// Patterns of names to leave out.
+    /// Patterns of names to leave out; into a GGUF those of the checkpoint count too.
     pub exclude: Vec<String>,
     /// Names changed by a regular expression, one after the other.
     pub renames: Vec<Renaming>,

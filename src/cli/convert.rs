@@ -38,10 +38,10 @@ pub(crate) struct Args {
     /// Take only tensors whose names match a pattern (the source's names; between Hugging Face's and GGUF's the new ones)
     #[arg(long, alias = "filter", value_name = "GLOB", env = "HOIST_INCLUDE", hide_env_values = true)]
     include: Vec<String>,
-    /// Leave out tensors whose names match a pattern
+    /// Leave out tensors whose names match a pattern (into a GGUF, by the source's names or the new ones)
     #[arg(long, value_name = "GLOB", env = "HOIST_EXCLUDE", hide_env_values = true)]
     exclude: Vec<String>,
-    /// Change names, as in '^model\.(.*)=>$1'
+    /// Change the names that are written, as in '^model\.(.*)=>$1'
     #[arg(long = "rename", value_name = "REGEX=>TEXT", env = "HOIST_RENAME", hide_env_values = true)]
     renames: Vec<String>,
     /// The most bytes of a shard; OUT is a directory then [default: sharded as the source is; 5GB from a GGUF]

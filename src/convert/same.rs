@@ -42,8 +42,10 @@ pub(super) fn draft(model: &Model, options: &Options, to: Container) -> Result<D
         let dtype = dtype_of(value, options.dtype, to)?;
         dequantised |= matches!(value.source, Source::Scaled { .. } | Source::Mxfp4 { .. });
         let first = firsts[index];
+        let at = draft.recipe.outputs.len();
+        let mut shares = at;
         if first != index
-            && let Some(&at) = written.get(&first)
+            && let Some(&kept) = written.get(&first)
         {
             match to {
                 // safetensors has no aliases: what the model ties by itself is written once, anything else twice.
@@ -55,17 +57,11 @@ pub(super) fn draft(model: &Model, options: &Options, to: Container) -> Result<D
                         .push(LeftOut { name: value.name.clone(), why: "shares its bytes with another" });
                     continue;
                 }
-                Container::Torch if draft.recipe.outputs[at].dtype == dtype => {
-                    draft.firsts.resize(draft.recipe.outputs.len(), 0);
-                    draft.firsts.push(at);
-                }
+                Container::Torch if draft.recipe.outputs[kept].dtype == dtype => shares = kept,
                 _ => {}
             }
         }
-        let at = draft.recipe.outputs.len();
-        if draft.firsts.len() == at {
-            draft.firsts.push(at);
-        }
+        draft.firsts.push(shares);
         written.entry(first).or_insert(at);
         let view = values::unpacked(table, value)?;
         let output = Output {

@@ -519,7 +519,8 @@ impl Front {
     }
 }
 
-/// The next task, joined to those that go on where it ends: small tensors that lie side by side in both files.
+/// The next task of an output, joined to those that go on where it ends: parts of a stack that lie side by side in both
+/// files.
 fn next_of(tasks: &mut Tasks<'_>, copy_bytes: u64) -> Option<Task> {
     let mut task = tasks.next()?;
     while let Work::Copy { file, offset_bytes } = task.work
