@@ -66,5 +66,7 @@ pub mod source;
 pub mod synth;
 pub mod text;
 pub mod transform;
+#[cfg(feature = "verify")]
+pub mod verify;
 
 pub use error::{Error, ErrorKind, Result};

@@ -8,6 +8,7 @@ pub mod config;
 pub mod gather;
 pub mod recipe;
 pub mod select;
+pub mod task;
 pub mod values;
 pub mod view;
 pub mod vocab;

@@ -12,6 +12,7 @@
 //! `families.rs`, and carried out by `translate.rs`.
 
 pub mod families;
+pub mod forward;
 mod gguf;
 mod hf;
 pub mod keys;

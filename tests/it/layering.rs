@@ -46,7 +46,6 @@ const FORBIDDEN: &[(&str, &str)] = &[
     ("verify", "format"),
     ("verify", "plan"),
     ("verify", "sink"),
-    ("verify", "run"),
 ];
 
 /// Words, and the files (and what is below them) that may hold them.

@@ -1,0 +1,11 @@
+//! Verifying: a forward pass over what was loaded, to show that it still computes what it should.
+
+pub mod weights;
+pub mod subject;
+
+use crate::error::Error;
+
+/// An error of the tensor library. It has no cause that a user could name, unless memory ended.
+pub(crate) fn candle(error: candle_core::Error) -> Error {
+    Error::bug(format!("the forward pass failed: {error}"))
+}
