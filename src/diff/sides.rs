@@ -5,7 +5,7 @@
 //! that what is compared is what a faithful conversion would have written.
 
 use super::Which;
-use crate::checkpoint::{Checkpoint, Container};
+use crate::checkpoint::Checkpoint;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::open::Model;
