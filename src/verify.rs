@@ -1,7 +1,9 @@
 //! Verifying: a forward pass over what was loaded, to show that it still computes what it should.
 
-pub mod weights;
+pub mod audit;
+pub mod device;
 pub mod subject;
+pub mod weights;
 
 use crate::error::Error;
 
