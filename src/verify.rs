@@ -19,8 +19,14 @@
 
 pub mod audit;
 pub mod device;
+pub mod limits;
+pub mod metrics;
+pub mod reference;
+pub mod report;
+pub mod sample;
 pub mod subject;
 pub mod weights;
+pub mod windows;
 
 use crate::dtype::DType;
 use crate::error::Error;
