@@ -17,6 +17,9 @@
 //! must be in memory, and where the two first part is known for nothing. Logits are compared in bands of the vocabulary, so
 //! that there is never a matrix of tokens × vocabulary.
 
+pub mod decoder;
+mod kernels;
+pub mod stack;
 pub mod subject;
 pub mod weights;
 

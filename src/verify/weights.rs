@@ -3,9 +3,11 @@
 
 use crate::dtype::DType;
 use crate::error::Result;
+use crate::verify::candle;
 use crate::verify::subject::Subject;
 use candle_core::quantized::QTensor;
 use candle_core::{Device, Tensor};
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -47,39 +49,65 @@ pub enum Weight {
 impl Weight {
     /// `x · weightᵀ` for a weight `[out, in]` and `x` `[.., in]`.
     pub fn linear(&self, x: &Tensor) -> Result<Tensor> {
-        let _ = x;
-        Err(crate::error::Error::bug("not yet"))
+        let run = || match self {
+            Weight::Plain(weight) => {
+                let weight = if weight.rank() == 3 { weight.squeeze(0)? } else { weight.clone() };
+                let (rows, columns) = weight.dims2()?;
+                let mut dims = x.dims().to_vec();
+                let flat = x.reshape(((), columns))?;
+                let y = flat.matmul(&weight.t()?)?;
+                if let Some(last) = dims.last_mut() {
+                    *last = rows;
+                }
+                y.reshape(dims)
+            }
+            Weight::Blocks(_) => candle_core::bail!("not yet"),
+        };
+        run().map_err(candle)
     }
 
     /// Its numbers.
     pub fn tensor(&self) -> Result<Tensor> {
-        Err(crate::error::Error::bug("not yet"))
+        match self {
+            Weight::Plain(weight) => Ok(weight.clone()),
+            Weight::Blocks(_) => Err(crate::error::Error::bug("not yet")),
+        }
     }
 }
 
 /// The tensors of one stage. Which of them were asked for is noted: one that nobody needs is a finding.
 #[derive(Debug, Clone)]
-pub struct Tensors {}
+pub struct Tensors {
+    all: Arc<HashMap<String, Tensor>>,
+}
 
 impl Tensors {
     /// A tensor by its whole name. A bug where it is not there: the recipe was checked.
     pub fn get(&self, name: &str) -> Result<Weight> {
-        let _ = name;
-        Err(crate::error::Error::bug("not yet"))
+        self.find(name).ok_or_else(|| crate::error::Error::bug("is not there").tensor(name))
     }
 
     /// A tensor that not every model has.
     pub fn find(&self, name: &str) -> Option<Weight> {
-        let _ = name;
-        None
+        self.all.get(name).cloned().map(Weight::Plain)
     }
 }
 
 /// A subject's weights.
 #[derive(Debug)]
-pub struct Weights {}
+pub struct Weights {
+    all: Arc<HashMap<String, Tensor>>,
+    shapes: HashMap<String, Vec<u64>>,
+}
 
 impl Weights {
+    /// Of tensors at hand, under the names by which they are computed with.
+    pub fn from_tensors(tensors: HashMap<String, Tensor>) -> Weights {
+        let shape = |t: &Tensor| t.dims().iter().map(|&d| d as u64).collect();
+        let shapes = tensors.iter().map(|(name, t)| (name.clone(), shape(t))).collect();
+        Weights { all: Arc::new(tensors), shapes }
+    }
+
     /// Decides whether all fit, and loads them if so.
     ///
     /// # Errors
@@ -91,26 +119,31 @@ impl Weights {
 
     /// Whether there is such a tensor.
     pub fn has(&self, name: &str) -> bool {
-        let _ = name;
-        false
+        self.all.contains_key(name)
     }
 
     /// Its sizes.
     pub fn shape(&self, name: &str) -> Option<&[u64]> {
-        let _ = name;
-        None
+        self.shapes.get(name).map(Vec::as_slice)
     }
 
     /// The tensors of a stage. Held whole, they are handed out; else loaded now.
     pub fn stage(&self, stage: Stage) -> Result<Tensors> {
         let _ = stage;
-        Err(crate::error::Error::bug("not yet"))
+        Ok(Tensors { all: Arc::clone(&self.all) })
     }
 
     /// Rows of a tensor (its first dimension), one range behind the other: tokens of an embedding, one expert
     /// (`ffn_up_exps`, with the first dimension kept), a band of the vocabulary.
     pub fn rows(&self, name: &str, rows: &[Range<u64>]) -> Result<Weight> {
-        let _ = (name, rows);
-        Err(crate::error::Error::bug("not yet"))
+        let Some(all) = self.all.get(name) else {
+            return Err(crate::error::Error::bug("is not there").tensor(name));
+        };
+        let part = |r: &Range<u64>| all.narrow(0, r.start as usize, (r.end - r.start) as usize);
+        let run = || match rows {
+            [one] => part(one),
+            many => Tensor::cat(&many.iter().map(part).collect::<candle_core::Result<Vec<_>>>()?, 0),
+        };
+        run().map(Weight::Plain).map_err(candle)
     }
 }
