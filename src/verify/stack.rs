@@ -26,6 +26,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// Tables that a pass keeps: as many as a model has ropes, and some lengths.
 const TABLES_MAX: usize = 8;
 
+/// A table, and what it was made for: a rope, a number of positions, a device.
+type Known = ((usize, usize, DeviceLocation), Arc<Table>);
+
 /// What is common to all layers that some tokens pass. Keep one for all layers, and for all windows of tokens that begin
 /// at the same position: it holds the tables of the rotary embeddings.
 #[derive(Debug)]
@@ -34,7 +37,7 @@ pub struct Pass<'a> {
     pub positions: usize,
     /// `[b, n]` of u8, 1 where there is a token; all are where it is missing. Not together with a cache.
     pub padding: Option<&'a Tensor>,
-    tables: Mutex<Vec<((usize, usize, DeviceLocation), Arc<Table>)>>,
+    tables: Mutex<Vec<Known>>,
 }
 
 impl<'a> Pass<'a> {
