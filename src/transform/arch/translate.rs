@@ -16,7 +16,7 @@ use crate::checkpoint::Meta;
 use crate::dtype::{Class, DType};
 use crate::error::{Error, Result};
 use crate::text::{Shown, grouped};
-use crate::transform::arch::families::{Dim, Ends, Family, Head, Map, Need, Row, Sizes, places};
+use crate::transform::arch::families::{Dim, Ends, Family, Head, Map, Need, Row, Sizes, generates, says_tied};
 use crate::transform::recipe::{LeftOut, Output, Part, Recipe, Source, Value};
 use maps::{PARTS_MAX, Task};
 use names::{Hit, Index, Side, filled};
@@ -90,18 +90,13 @@ pub fn to_gguf(
     config: &serde_json::Value,
     want: Want,
 ) -> Result<Recipe> {
-    let said = |yes| places(config).filter_map(|p| p.get("tie_word_embeddings")?.as_bool()).any(|b| b == yes);
-    let tied = match family.head {
-        Head::None => false,
-        Head::Tied => true,
-        Head::Said { tied } => said(true) || tied && !said(false),
-    };
+    let tied = family.is_tied(config);
     let mut walk = Walk::new(values, family, sizes, Side::Hf, tied);
     for at in 0..walk.out.values.len() {
         walk.take_hf(at).map_err(|e| e.tensor(&walk.out.values[at].name))?;
     }
     walk.take_head_as_embedding()?;
-    let head_needed = matches!(family.head, Head::Said { .. }) && !tied && said(false) && generates(config);
+    let head_needed = matches!(family.head, Head::Said { .. }) && !tied && says_tied(config, false) && generates(config);
     let drafts = walk.finish(head_needed)?;
     for value in made::made(family, sizes, config)? {
         let view = value.view()?;
@@ -139,14 +134,6 @@ pub fn to_hf(
     types::of_hf(&mut walk.out, drafts, want)?;
     walk.out.outputs.iter().try_for_each(Output::check)?;
     Ok(walk.out)
-}
-
-/// Whether the config's class has a head that generates text.
-fn generates(config: &serde_json::Value) -> bool {
-    let class = places(config).find_map(|p| p.get("architectures")?.as_array()?.first()?.as_str());
-    class.is_none_or(|c| {
-        ["ForCausalLM", "LMHeadModel", "ForConditionalGeneration"].iter().any(|end| c.ends_with(end))
-    })
 }
 
 impl Walk<'_> {
