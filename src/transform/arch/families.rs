@@ -229,6 +229,11 @@ impl Family {
         self.tensors.iter().flat_map(|group| group.iter())
     }
 
+    /// The rows of [`Family::heads`].
+    pub fn head_rows(&self) -> impl Iterator<Item = &'static Row> {
+        self.heads.iter().flat_map(|group| group.iter())
+    }
+
     /// Whether a config says that the head is the embedding, or leaves it to a family where it is.
     pub(super) fn is_tied(&self, config: &Value) -> bool {
         match self.head {
