@@ -197,7 +197,8 @@ impl Plan {
     /// What is loaded together where everything is: all numbers at once, but what is copied on its way (blocks; all of it,
     /// to a GPU) a stage or a matrix at a time, so that little of it is there twice.
     pub(super) fn groups(&self, copied: bool) -> Vec<Vec<usize>> {
-        let (mut straight, mut stages, mut alone) = (Vec::new(), BTreeMap::<Stage, Vec<usize>>::new(), Vec::new());
+        let (mut straight, mut stages, mut alone) =
+            (Vec::new(), BTreeMap::<Stage, Vec<usize>>::new(), Vec::new());
         for (at, entry) in self.entries.iter().enumerate() {
             match entry.stage {
                 _ if entry.dtype.is_plain() && !copied => straight.push(at),
@@ -282,7 +283,8 @@ mod tests {
     }
 
     fn model() -> Vec<Entry> {
-        let mut entries = vec![entry("token_embd.weight", &[1 << 16, 64]), entry("output_norm.weight", &[64])];
+        let mut entries =
+            vec![entry("token_embd.weight", &[1 << 16, 64]), entry("output_norm.weight", &[64])];
         for n in 0..8 {
             entries.push(entry(&format!("blk.{n}.attn_q.weight"), &[1024, 1024]));
             entries.push(entry(&format!("blk.{n}.ffn_up_exps.weight"), &[4, 1024, 512]));
