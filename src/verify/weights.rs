@@ -10,7 +10,7 @@ mod linear;
 mod plan;
 
 use crate::dtype::DType;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::load::{self, MakeOptions, Wanted, Watch};
 use crate::open::Model;
 use crate::run::job::{Job, StopSign};
@@ -429,6 +429,9 @@ impl Source {
 
     /// Starts to load.
     fn load(&self, wanted: Vec<Wanted>, audit: bool) -> Result<Job<Loaded>> {
+        if self.hold.stop.is_set() {
+            return Err(Error::new(ErrorKind::Signal(2), "cancelled"));
+        }
         let source = self.clone();
         Ok(Job::start("weights", false, move |control| {
             let Source { model, recipe, hold, .. } = &source;
