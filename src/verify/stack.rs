@@ -141,7 +141,7 @@ pub fn linear(tensors: &Tensors, name: &str, x: &Tensor, out: Option<usize>) -> 
     let inputs = x.dim(D::Minus1).map_err(candle)?;
     let dims = match &weight {
         Weight::Plain(t) => t.dims(),
-        Weight::Blocks(t) => t.shape().dims(),
+        Weight::Blocks { matrix, .. } => matrix.shape().dims(),
     };
     match *dims {
         [rows, columns] if columns == inputs && out.is_none_or(|out| out == rows) => {}
