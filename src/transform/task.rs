@@ -268,12 +268,3 @@ pub fn max_length(
     ];
     Ok(limits.into_iter().flatten().min().or(is_encoder(family).then_some(USUAL)))
 }
-
-/// The task of a GGUF. `config` is the one that its keys make.
-///
-/// # Errors
-/// As [`of`].
-pub fn of_gguf(meta: &crate::checkpoint::Meta, config: &Value) -> Result<Task> {
-    let _ = (meta, config);
-    Err(crate::error::Error::bug("not yet"))
-}

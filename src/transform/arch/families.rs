@@ -276,9 +276,9 @@ pub fn of_config_for_gguf(config: &Value) -> Result<&'static Family> {
     }
     let class = config.get("architectures").and_then(|list| list.get(0)).and_then(Value::as_str);
     match class {
-        Some(class) if stem(class, CLASSIFIERS).is_some() && !family.architectures.contains(&class) => {
-            Err(Error::unsupported(format!("a GGUF has no place for the head of the class `{}`", Shown(class))))
-        }
+        Some(class) if stem(class, CLASSIFIERS).is_some() && !family.architectures.contains(&class) => Err(
+            Error::unsupported(format!("a GGUF has no place for the head of the class `{}`", Shown(class))),
+        ),
         _ => Ok(family),
     }
 }
