@@ -231,6 +231,20 @@ impl Family {
         self.tensors.iter().flat_map(|group| group.iter())
     }
 
+    /// The rows of [`Family::heads`].
+    pub fn head_rows(&self) -> impl Iterator<Item = &'static Row> {
+        self.heads.iter().flat_map(|group| group.iter())
+    }
+
+    /// Whether a config says that the head is the embedding, or leaves it to a family where it is.
+    pub(super) fn is_tied(&self, config: &Value) -> bool {
+        match self.head {
+            Head::None => false,
+            Head::Tied => true,
+            Head::Said { tied } => says_tied(config, true) || tied && !says_tied(config, false),
+        }
+    }
+
     /// The name to show: the first `model_type`.
     pub fn name(&self) -> &'static str {
         self.model_types.first().copied().unwrap_or(self.gguf)
@@ -281,6 +295,19 @@ pub fn of_config_for_gguf(config: &Value) -> Result<&'static Family> {
         ),
         _ => Ok(family),
     }
+}
+
+/// Whether the config says this of the head and the embedding being one.
+pub(super) fn says_tied(config: &Value, tied: bool) -> bool {
+    places(config).filter_map(|p| p.get("tie_word_embeddings")?.as_bool()).any(|said| said == tied)
+}
+
+/// Whether the config's class has a head that generates text.
+pub(super) fn generates(config: &Value) -> bool {
+    let class = places(config).find_map(|p| p.get("architectures")?.as_array()?.first()?.as_str());
+    class.is_none_or(|c| {
+        ["ForCausalLM", "LMHeadModel", "ForConditionalGeneration"].iter().any(|end| c.ends_with(end))
+    })
 }
 
 /// The family of a `config.json`; of a wrapper that of its text part.

@@ -9,11 +9,11 @@
 
 use super::{
     Activation, Attention, Embedding, Forward, Gate, HeadNorm, Layer, Mlp, Norm, NormKind, Norms, Pairs,
-    Projections, Rope, Row, Scope, Window,
+    Projections, Row, Scope, Window,
 };
 use crate::error::{Error, Result};
 use crate::text::Shown;
-use crate::transform::arch::model_config::{RopePart, bad, shown};
+use crate::transform::arch::model_config::{bad, shown};
 use serde_json::{Value, json};
 
 pub(super) const ROWS: &[Row] = &[
@@ -214,7 +214,8 @@ fn modernbert(scope: &Scope<'_>) -> Result<Forward> {
     // The key counts both sides.
     let around = Window::Around(scope.size(&["local_attention"])? / 2);
     let sliding = scope.rope.sliding.as_ref().unwrap_or(&scope.rope.full);
-    let ropes = vec![plain_rope(&scope.rope.full, shape.head_dim)?, plain_rope(sliding, shape.head_dim)?];
+    let rope = |part| scope.rotary(part, shape.head_dim, Pairs::Halves);
+    let ropes = vec![rope(&scope.rope.full)?, rope(sliding)?];
     let layers = locals(scope, shape.layers)?.into_iter().enumerate().map(|(index, local)| {
         let norms = Norms {
             attention_in: (index > 0).then_some("attn_norm"),
@@ -279,32 +280,11 @@ fn nomic_bert(scope: &Scope<'_>) -> Result<Forward> {
     }
     let shape = &scope.shape()?;
     let norm = scope.norm(&[if old { "layer_norm_epsilon" } else { "layer_norm_eps" }])?;
-    let rope = plain_rope(&scope.rope.full, shape.head_dim)?;
+    let rope = scope.rotary(&scope.rope.full, shape.head_dim, Pairs::Halves)?;
     let attention = Attention { rope: Some(0), ..attention(shape, Projections::Fused) };
     let mlp = Mlp::Dense { gate: Gate::Separate, activation: Activation::Silu };
     let layer = layer(norm, AFTER, attention, mlp);
     let embedding = Embedding { scale: 1.0, positions: false, types: true, norm: Some(norm) };
     let forward = encoder(scope, shape, embedding, vec![layer; shape.layers]);
     Ok(Forward { ropes: vec![rope], ..forward })
-}
-
-/// A rope without scaling over a whole head, in f32 as torch computes it.
-fn plain_rope(part: &RopePart<'_>, head_dim: usize) -> Result<Rope> {
-    if part.kind != "default" {
-        return Err(unsupported(format!(
-            "the rotary scaling `{}` is not known for encoders",
-            Shown(part.kind)
-        )));
-    }
-    let theta =
-        part.theta.filter(|theta| *theta > 0.0).ok_or_else(|| bad("has no base of rotary embeddings"))?;
-    if !head_dim.is_multiple_of(2) {
-        return Err(bad(format!("has heads of {head_dim} elements, which make no pairs")));
-    }
-    let one = |i: usize| {
-        let exponent = i as f32 / head_dim as f32;
-        1.0 / (f64::from(theta as f32).powf(f64::from(exponent)) as f32)
-    };
-    let inverse_frequencies = (0..head_dim).step_by(2).map(one).collect();
-    Ok(Rope { inverse_frequencies, long: None, scale: 1.0, pairs: Pairs::Halves })
 }

@@ -58,10 +58,10 @@ const PREFIXES: &[&str] = &[
 const OLD_ENDS: &[(&str, &str)] = &[(".gamma", ".weight"), (".beta", ".bias")];
 
 impl Index {
-    pub(super) fn new(family: &'static Family, side: Side) -> Index {
+    pub(super) fn new(rows: impl Iterator<Item = &'static Row>, side: Side) -> Index {
         let mut by_name: HashMap<String, Vec<Hit>> = HashMap::new();
         let other = if side == Side::Hf { Way::Back } else { Way::In };
-        for (number, row) in family.rows().enumerate().filter(|(_, row)| row.way != other) {
+        for (number, row) in rows.enumerate().filter(|(_, row)| row.way != other) {
             for bias in biases(row.ends) {
                 let mut name = format!("{}{}", pattern(row, side), end(row.ends, bias));
                 if side == Side::Hf {
@@ -254,7 +254,7 @@ mod tests {
     fn no_two_rows_share_a_name_unless_they_share_its_tensor() {
         for family in families::all() {
             for side in [Side::Hf, Side::Gguf] {
-                for (name, hits) in Index::new(family, side).names() {
+                for (name, hits) in Index::new(family.rows().chain(family.head_rows()), side).names() {
                     let mut others: Vec<String> = hits
                         .iter()
                         .map(|h| {
