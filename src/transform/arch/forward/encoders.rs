@@ -26,21 +26,6 @@ pub(super) const ROWS: &[Row] = &[
     Row { family: "nomic_bert", forward: nomic_bert },
 ];
 
-/// The most layers an encoder has; a number alone must not fill memory.
-const LAYERS_MAX: usize = 1024;
-
-/// Names of activations in configs.
-const ACTIVATIONS: &[(&str, Activation)] = &[
-    ("gelu", Activation::Gelu),
-    ("gelu_python", Activation::Gelu),
-    ("gelu_new", Activation::GeluTanh),
-    ("gelu_pytorch_tanh", Activation::GeluTanh),
-    ("gelu_fast", Activation::GeluTanh),
-    ("relu", Activation::Relu),
-    ("silu", Activation::Silu),
-    ("swish", Activation::Silu),
-];
-
 /// BERT's norms: after what is added to the stream.
 const AFTER: Norms = Norms {
     attention_in: None,
@@ -51,7 +36,7 @@ const AFTER: Norms = Norms {
     mlp_sum: Some("layer_output_norm"),
 };
 
-/// The sizes that every encoder has, by the names that its configs have for them.
+/// The sizes that every encoder has.
 struct Shape {
     hidden: usize,
     heads: usize,
@@ -61,44 +46,21 @@ struct Shape {
 }
 
 impl Scope<'_> {
-    fn size(&self, names: &[&str]) -> Result<usize> {
-        let count = self.config.need_count(names)?;
-        usize::try_from(count).ok().filter(|&n| n > 0).ok_or_else(|| {
-            bad(format!("`{}` is `{count}`, and no model has that", names.first().unwrap_or(&"")))
-        })
-    }
-
     fn shape(&self) -> Result<Shape> {
         const CONTEXT: &[&str] = &["max_position_embeddings", "n_positions"];
-        let hidden = self.size(&["hidden_size", "n_embd", "dim"])?;
-        let heads = self.size(&["num_attention_heads", "n_head", "n_heads"])?;
-        let layers = self.size(&["num_hidden_layers", "n_layer", "n_layers"])?;
-        if layers > LAYERS_MAX {
-            return Err(bad(format!("has {layers} layers, and no encoder has more than {LAYERS_MAX}")));
-        }
-        if !hidden.is_multiple_of(heads) {
-            return Err(bad(format!("is {hidden} wide, which {heads} heads do not divide")));
-        }
+        let sizes = self.sizes;
         // RoBERTa's first positions are for padding: no token has them.
-        let unused = match self.family.padded_positions {
-            true => self.config.count(&["pad_token_id"])?.map_or(0, |pad| pad.saturating_add(1)),
-            false => 0,
+        let unused = match sizes.pad_id {
+            Some(pad) if self.family.padded_positions => pad.saturating_add(1),
+            _ => 0,
         };
-        let context = match self.config.count(CONTEXT)? {
-            None => None,
-            Some(n) => usize::try_from(n.saturating_sub(unused)).ok().filter(|&n| n > 0),
-        };
-        Ok(Shape { hidden, heads, head_dim: hidden / heads, layers, context })
-    }
-
-    fn norm(&self, names: &[&str]) -> Result<Norm> {
-        Ok(Norm { kind: NormKind::Layer, eps: self.config.need_float(names)? as f32 })
-    }
-
-    fn activation(&self, names: &[&str], usual: &'static str) -> Result<Activation> {
-        let name = self.config.text(names)?.unwrap_or(usual);
-        ACTIVATIONS.iter().find(|(known, _)| *known == name).map(|(_, a)| *a).ok_or_else(|| {
-            unsupported(format!("the activation `{}` is not known for `{}`", Shown(name), self.family.name()))
+        let context = self.config.count(CONTEXT)?.map(|n| n.saturating_sub(unused)).filter(|&n| n > 0);
+        Ok(Shape {
+            hidden: self.size("the width", sizes.hidden)?,
+            heads: self.size("heads", sizes.heads)?,
+            head_dim: self.size("the elements of a head", sizes.head_dim)?,
+            layers: self.layers()?,
+            context: context.and_then(|n| usize::try_from(n).ok()),
         })
     }
 
@@ -184,15 +146,15 @@ fn bert(scope: &Scope<'_>) -> Result<Forward> {
         ("is_decoder", Fine, json!(false)),
         ("add_cross_attention", Fine, json!(false)),
     ])?;
-    let norm = scope.norm(&["layer_norm_eps"])?;
-    after(scope, norm, scope.activation(&["hidden_act"], "gelu")?, true)
+    let norm = scope.norm(NormKind::Layer, &["layer_norm_eps"])?;
+    after(scope, norm, scope.activation(&["hidden_act"], Activation::Gelu)?, true)
 }
 
 /// DistilBERT: BERT without types. The epsilon is in its code. Positions are read from the file, also where they were
 /// made as sines.
 fn distilbert(scope: &Scope<'_>) -> Result<Forward> {
     let norm = Norm { kind: NormKind::Layer, eps: 1e-12 };
-    after(scope, norm, scope.activation(&["activation"], "gelu")?, false)
+    after(scope, norm, scope.activation(&["activation"], Activation::Gelu)?, false)
 }
 
 /// An encoder with learned positions and norms behind each part.
@@ -208,11 +170,12 @@ fn after(scope: &Scope<'_>, norm: Norm, activation: Activation, types: bool) -> 
 /// of their own.
 fn modernbert(scope: &Scope<'_>) -> Result<Forward> {
     let shape = &scope.shape()?;
-    let norm = scope.norm(&["norm_eps"])?;
+    let norm = scope.norm(NormKind::Layer, &["norm_eps"])?;
     let mlp =
-        Mlp::Dense { gate: Gate::FirstHalf, activation: scope.activation(&["hidden_activation"], "gelu")? };
+        Mlp::Dense { gate: Gate::FirstHalf, activation: scope.activation(&["hidden_activation"], Activation::Gelu)? };
     // The key counts both sides.
-    let around = Window::Around(scope.size(&["local_attention"])? / 2);
+    let local = scope.config.need_count(&["local_attention"])?;
+    let around = Window::Around(scope.size("the window", local)? / 2);
     let sliding = scope.rope.sliding.as_ref().unwrap_or(&scope.rope.full);
     let rope = |part| scope.rotary(part, shape.head_dim, Pairs::Halves);
     let ropes = vec![rope(&scope.rope.full)?, rope(sliding)?];
@@ -237,8 +200,12 @@ fn modernbert(scope: &Scope<'_>) -> Result<Forward> {
 /// Which layers look at their surroundings only: as `layer_types` says, else all but every n-th, the first being one that
 /// sees everything.
 fn locals(scope: &Scope<'_>, layers: usize) -> Result<Vec<bool>> {
+    const EVERY: &str = "global_attn_every_n_layers";
     let Some(list) = scope.config.list(&["layer_types"])? else {
-        let every = scope.size(&["global_attn_every_n_layers"])?;
+        let every = scope.size("a period of layers", scope.config.need_count(&[EVERY])?)?;
+        if every == 0 {
+            return Err(bad(format!("`{EVERY}` is `0`, and no layer comes so often")));
+        }
         return Ok((0..layers).map(|index| !index.is_multiple_of(every)).collect());
     };
     if list.len() != layers {
@@ -279,7 +246,7 @@ fn nomic_bert(scope: &Scope<'_>) -> Result<Forward> {
         return Err(unsupported(format!("the activation `{}` is not known for `nomic_bert`", Shown(name))));
     }
     let shape = &scope.shape()?;
-    let norm = scope.norm(&[if old { "layer_norm_epsilon" } else { "layer_norm_eps" }])?;
+    let norm = scope.norm(NormKind::Layer, &[if old { "layer_norm_epsilon" } else { "layer_norm_eps" }])?;
     let rope = scope.rotary(&scope.rope.full, shape.head_dim, Pairs::Halves)?;
     let attention = Attention { rope: Some(0), ..attention(shape, Projections::Fused) };
     let mlp = Mlp::Dense { gate: Gate::Separate, activation: Activation::Silu };
