@@ -18,12 +18,16 @@
 //! that there is never a matrix of tokens × vocabulary.
 
 pub mod audit;
+mod causal;
 pub mod device;
 pub mod limits;
 pub mod metrics;
 pub mod reference;
 pub mod report;
 pub mod sample;
+pub mod decoder;
+mod kernels;
+pub mod stack;
 pub mod subject;
 pub mod weights;
 pub mod windows;
