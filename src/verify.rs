@@ -20,6 +20,7 @@
 pub mod audit;
 mod causal;
 pub mod device;
+pub mod encoder;
 pub mod limits;
 pub mod metrics;
 pub mod reference;
