@@ -23,6 +23,7 @@ mod checks;
 pub mod decoder;
 pub mod device;
 mod kernels;
+pub mod encoder;
 pub mod limits;
 pub mod metrics;
 pub mod reference;

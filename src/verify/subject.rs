@@ -78,7 +78,8 @@ impl Subject {
         notes.append(&mut recipe.notes);
         let forward = forward::of_config(&config).map_err(of_config)?;
         let file = |name: &str| model.json(name);
-        let task = if gguf { task::of_gguf(meta, &config)? } else { task::of(&config, &file)? };
+        let mut task = if gguf { task::of_gguf(meta, &config)? } else { task::of(&config, &file)? };
+        task::settle(&mut task, &forward, &mut recipe, gguf)?;
         if !gguf && has_code(&config) {
             notes.push(format!(
                 "the repo brings Python of its own, which is never run: it is computed as family `{}`",

@@ -128,6 +128,13 @@ const ROWS: &[(&str, &[Row])] = &[
     ("roberta", ROBERTA),
     ("xlm-roberta", ROBERTA),
     ("camembert", ROBERTA),
+    ("distilbert", &[(CONTEXT, Count(512)), ("dim", Count(768)), ("hidden_dim", Count(3072)), ("n_heads", Count(12)), ("n_layers", Count(6)),
+        ("activation", Text("gelu")), ("pad_token_id", Count(0))]),
+    ("modernbert", &[(CONTEXT, Count(8192)), ("hidden_size", Count(768)), ("intermediate_size", Count(1152)), ("num_attention_heads", Count(12)),
+        ("num_hidden_layers", Count(22)), ("norm_eps", Float(1e-5)), ("hidden_activation", Text("gelu")), ("local_attention", Count(128)),
+        ("global_attn_every_n_layers", Count(3)), ("classifier_pooling", Text("cls")), ("classifier_activation", Text("gelu"))]),
+    ("nomic_bert", &[(CONTEXT, Count(2048)), ("hidden_size", Count(768)), ("intermediate_size", Count(3072)), ("num_attention_heads", Count(12)),
+        ("num_hidden_layers", Count(12)), ("layer_norm_eps", Float(1e-12)), ("hidden_act", Text("silu")), ("type_vocab_size", Count(2))]),
 ];
 
 /// The families whose base is not 10,000.
@@ -144,6 +151,9 @@ const THETAS: &[(&str, Theta)] = &[
     ("roberta", NO_ROPE),
     ("xlm-roberta", NO_ROPE),
     ("camembert", NO_ROPE),
+    ("distilbert", NO_ROPE),
+    ("modernbert", Theta { full: Some(160_000.0), sliding: Some(1e4) }),
+    ("nomic_bert", Theta { full: Some(1000.0), sliding: None }),
 ];
 
 const NO_ROPE: Theta = Theta { full: None, sliding: None };

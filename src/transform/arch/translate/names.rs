@@ -49,6 +49,9 @@ const PREFIXES: &[&str] = &[
     "transformer.",
     "bert.",
     "roberta.",
+    "distilbert.transformer.",
+    "distilbert.",
+    "nomic_bert.",
 ];
 
 /// Ends of names of older checkpoints, and what they are now.
@@ -199,6 +202,17 @@ const LASTS: &[(&str, &[&str])] = &[
     ("activation scale", &["input_scale", "input_global_scale", "k_scale", "v_scale", "q_scale", "output_scale"]),
 ];
 
+/// Beginnings of the names of the heads that encoders are trained with: BERT's, RoBERTa's, ModernBERT's, DistilBERT's.
+const PRE_TRAINING: &[&str] = &[
+    "cls.predictions.",
+    "cls.seq_relationship.",
+    "lm_head.",
+    "decoder.",
+    "vocab_transform.",
+    "vocab_layer_norm.",
+    "vocab_projector.",
+];
+
 /// Why a tensor that no row knows is left out; `None` where nobody knows it.
 pub(super) fn left_out(name: &str, family: &Family, side: Side) -> Option<&'static str> {
     if side == Side::Gguf {
@@ -224,7 +238,7 @@ pub(super) fn left_out(name: &str, family: &Family, side: Side) -> Option<&'stat
         if name.starts_with("pooler.") {
             return Some("pooler");
         }
-        if ["cls.predictions.", "cls.seq_relationship.", "lm_head."].iter().any(|p| name.starts_with(p)) {
+        if PRE_TRAINING.iter().any(|part| name.starts_with(part)) {
             return Some(HEAD);
         }
     }
