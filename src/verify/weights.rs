@@ -11,7 +11,6 @@ mod plan;
 
 use crate::dtype::DType;
 use crate::error::{Error, ErrorKind, Result};
-use crate::error::{Error, Result};
 use crate::load::{self, MakeOptions, Wanted, Watch};
 use crate::open::Model;
 use crate::run::job::{Job, StopSign};
