@@ -4,7 +4,7 @@ Run from the repository's root, with a Python that has torch, transformers, safe
 
     python testdata/make/verify.py [CASE…]              the families of testdata/families that have a vocabulary, and VARIANTS
     python testdata/make/verify.py reference OUT [CASE…]  the same answers whole, as `hoist verify --reference` reads them: OUT/CASE.safetensors
-    python testdata/make/verify.py windows              rustdoc.json, rustdoc.safetensors: the trained model on its text's first windows
+    python testdata/make/verify.py trained              rustdoc.json, rustdoc.safetensors: the trained model on the beginning of its text
 
 A case is a model of testdata/families, made from its spec by families.py, as it is or with other values in its config (a
 *variant*: what no published tiny config asks for, a window in Mistral, a base in yarn, a router that does not normalise). One
@@ -194,9 +194,25 @@ def whole(case, out):
     save_file({"input_ids": ids, "logits": logits.float()[None].contiguous()}, out / f"{case}.safetensors")
 
 
-def windows(width=256, count=8, kept=16):
-    """The trained model: the sum of the negative log-likelihoods in each of the first windows of its text, each token but a window's
-    first scored, and the logits of the first tokens as a reference file."""
+def perplexity(model, ids, width, stride):
+    """(tokens scored, exp of their mean negative log-likelihood): windows of at most `width` tokens start at 0, stride, 2·stride, …; in
+    each the tokens that were not scored before are scored, except a window's first."""
+    import torch
+
+    done, total, count, start = 0, 0.0, 0, 0
+    while done < len(ids):
+        window = torch.tensor([ids[start:start + width]])
+        scores = logits_of(model, window).log_softmax(-1)
+        first = max(done - start, 1)
+        total -= scores[first - 1:-1].gather(1, window[0, first:, None]).sum().item()
+        count += window.shape[1] - first
+        done = start + window.shape[1]
+        start += stride
+    return count, math.exp(total / count)
+
+
+def trained(kept=16, characters=8000):
+    """The trained model: perplexity of the beginning of its text, and the logits of the first tokens as a reference file."""
     import torch
     import transformers as tf
     from safetensors.torch import save_file
@@ -205,17 +221,16 @@ def windows(width=256, count=8, kept=16):
     tf.logging.set_verbosity_error()
     tf.logging.disable_progress_bar()
     model = tf.AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, attn_implementation="eager").eval()
-    ids = tf.AutoTokenizer.from_pretrained(directory)(text.read_text(encoding="utf-8"), add_special_tokens=False).input_ids
-    sums = []
-    for k in range(count):
-        window = torch.tensor([ids[k * width:(k + 1) * width]])
-        logits = logits_of(model, window)
-        if k == 0:
-            save_file({"input_ids": window[:, :kept].contiguous(), "logits": logits[None, :kept].float().contiguous()},
-                      GOLDEN / "rustdoc.safetensors", {"versions": json.dumps(versions())})
-        sums.append(-logits.log_softmax(-1)[:-1].gather(1, window[0, 1:, None]).sum().item())
-    golden = {"versions": versions(), "tokens": len(ids), "width": width, "nll": [round(s, 4) for s in sums],
-              "perplexity": round(math.exp(sum(sums) / (count * (width - 1))), 5)}
+    tokens = lambda text: tf.AutoTokenizer.from_pretrained(directory)(text, add_special_tokens=False).input_ids
+    whole = text.read_bytes().decode("utf-8")
+    text = whole[:whole.index("\n\n", characters)]
+    ids = tokens(text)
+    first = torch.tensor([ids[:kept]])
+    save_file({"input_ids": first, "logits": logits_of(model, first)[None].float().contiguous()}, GOLDEN / "rustdoc.safetensors",
+              {"versions": json.dumps(versions())})
+    rows = [dict(zip(("window", "stride", "scored", "perplexity"), (w, s, *perplexity(model, ids, w, s)))) for w, s in ((256, 256), (256, 128), (512, 256))]
+    golden = {"versions": versions(), "bytes": len(text.encode()), "tokens": len(ids), "perplexity": rows,
+              "whole": {"tokens": len(tokens(whole)), "bytes": len(whole.encode())}}
     (GOLDEN / "rustdoc.json").write_text(json.dumps(golden, indent=1) + "\n")
     print(golden)
 
@@ -225,8 +240,8 @@ def main():
 
     torch.set_num_threads(1)
     args = sys.argv[1:]
-    if args and args[0] == "windows":
-        return windows()
+    if args and args[0] == "trained":
+        return trained()
     out = None
     if args and args[0] == "reference":
         out, args = pathlib.Path(args[1]), args[2:]
