@@ -15,8 +15,8 @@ through the model with eager attention on the CPU. A file holds
     sample     [n, 32] f32: of each position p the logits of the tokens (29 p + k ⌊V / 32⌋) mod V, k = 0…31
     last       [V] f32: the last position's logits
 
-and in its metadata the versions, the config's edit, max|logit| over all positions (`scale`: errors are relative to it), and as
-fractions of it what other arithmetic gives, over all positions: `f64` (how far float32 is from float64 in transformers itself)
+and in its metadata the versions, the config's edit, max|logit| over all positions (`scale`: errors are relative to it), whether a
+GGUF of it is the `same` model (`GGUF` says why not), and as fractions of it what other arithmetic gives, over all positions: `f64` (how far float32 is from float64 in transformers itself)
 and `bf16_max`, `bf16_rms` (how far its bf16 is from its f32; this is the limit for ours). A sample of each position is kept
 and not some positions whole, because what goes wrong goes wrong at a position: at a window's edge, after a chunk.
 
@@ -70,12 +70,25 @@ VARIANTS = {
     "gemma2.caps": ("gemma2", {"attn_logit_softcapping": 5.0, "final_logit_softcapping": 10.0}),
     "gemma3.linear": ("gemma3", {ROPE: {"full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1000000.0}}}),
     "llama4.even": ("llama4", {"attn_temperature_tuning": False, "use_qk_norm": False}),
+    "llama4.published": ("llama4", {"attention_chunk_size": 8192, "floor_scale": 8192}),
     "gpt_oss.truncate": ("gpt_oss", {ROPE: {"rope_theta": 10000.0, "truncate": True}}),
     "smollm3.every-other": ("smollm3", {"no_rope_layers": [1, 0, 1, 0]}),
     "gpt2.scaled": ("gpt2", {"scale_attn_by_inverse_layer_idx": True}),
     "qwen2.untied-theta": ("qwen2", {ROPE: {"rope_theta": 1000000.0}}),
 }
 LENGTHS["phi3-longrope.short"] = 160
+
+# What a GGUF of a case is, where it is not the same model: "refused" by the converter, or one that "differs", and why.
+WINDOW = "the engine has no window in this family, and no key says one"
+CHUNKS = "the engine's chunks and steps of temperature are 8192 long, and no key says others"
+GGUF = {
+    "mistral.window": ("differs", WINDOW), "mixtral.window": ("differs", WINDOW), "starcoder2.window": ("differs", WINDOW),
+    "qwen2.window": ("differs", WINDOW), "llama4": ("differs", CHUNKS), "llama4-vision": ("differs", CHUNKS), "llama4.even": ("differs", CHUNKS),
+    "qwen3_moe.plain": ("differs", "the engine normalises in this family"),
+    "llama.gelu": ("refused", "one activation a family"), "llama.gelu-tanh": ("refused", "one activation a family"),
+    "deepseek_v3.mscale": ("refused", "one factor for both"), "smollm3.every-other": ("refused", "every fourth layer"),
+    "gpt2.scaled": ("refused", "no such scale"),
+}
 
 
 def cases():
@@ -164,6 +177,7 @@ def answers(case):
         facts = {"family": name, "edit": edit, "salt": salt, "scale": scale, "f64": rounding, "bf16_max": off.max().item(),
                  "bf16_rms": math.sqrt((off**2).mean().item())}
         assert single.isfinite().all() and half.isfinite().all() and 1 < scale < 200, (case, scale)
+    facts["gguf"], _ = GGUF.get(case, ("same", ""))
     return ids, single, facts
 
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """`hoist verify` against transformers, from the command line: a row a case, exit 7 if one misses.
 
-usage: verify.py [CASE…] [--work DIR] [--no-real]
+usage: verify.py [CASE…] [--work DIR] [--no-real] [--minilm DIR]
 
 Per case of testdata/make/verify.py (each family with a vocabulary, and variants of their configs) the model is written, transformers
 computes its logits in float32, and
@@ -12,7 +12,7 @@ computes its logits in float32, and
   own     `hoist verify GGUF --against MODEL` passes
 
 Then the real models: the trained model's perplexity over the whole of its text against transformers, in both recipes and from each
-container, and its logits. --work keeps the files, --no-real leaves the real models out, names choose cases.
+container; with --minilm, where testdata/get_minilm.sh has put it, the embeddings of a real encoder. --work keeps the files, --no-real leaves the real models out, names choose cases.
 environment: HOIST (the binary). Python: setup_python.sh.
 """
 import argparse
@@ -36,8 +36,6 @@ oracle = importlib.util.module_from_spec(maker)
 maker.loader.exec_module(oracle)
 
 LIMIT = 1e-5
-# Cases that a GGUF cannot say, as `NOT_IN_GGUF` in tests/it/verify_families.rs has them.
-NOT_IN_GGUF = set()
 
 
 def hoist(*args, codes=(0,)):
@@ -75,7 +73,7 @@ def check(case, root):
     config.write_text(json.dumps(oracle.merged(json.loads(config.read_text()), edit), indent=1))
     forms = {"safetensors": source, "bin": root / case / "torch", "gguf": root / case / "f32.gguf"}
     hoist("convert", source, "-o", forms["bin"], "--to", "bin", "--force")
-    if case in NOT_IN_GGUF:
+    if facts["gguf"] != "same":
         del forms["gguf"]
     else:
         hoist("convert", source, "-o", forms["gguf"], "--dtype", "f32", "--force")
@@ -171,11 +169,30 @@ def real(root):
     return lines, misses
 
 
+def sentences(directory):
+    """Line, misses: embeddings of a sentence-transformers BERT (get_minilm.sh) against transformers' mean of the last hidden states."""
+    import numpy as np
+    import torch
+    import transformers as tf
+
+    texts = ["A cat sat on the mat.", "Der Zug nach Hamburg fährt um 7:42 Uhr ab.", "let x: Vec<u8> = Vec::new();", "数学", "", "word " * 400]
+    tokenizer, model = tf.AutoTokenizer.from_pretrained(directory), tf.AutoModel.from_pretrained(directory, dtype=torch.float32).eval()
+    batch = tokenizer(texts, padding=True, truncation=True, max_length=256, return_tensors="pt")
+    with torch.no_grad():
+        hidden = model(**batch).last_hidden_state
+    mask = batch["attention_mask"][..., None].float()
+    expected = torch.nn.functional.normalize((hidden * mask).sum(1) / mask.sum(1), dim=-1).double().numpy()
+    found = np.array([json.loads(l) for l in hoist("verify", directory, "--embed", *texts)[1].splitlines()], np.float64)
+    cosine = float((expected * found).sum(-1).min()) if found.shape == expected.shape else float("nan")
+    return f"embeddings of {directory}: least cosine {cosine:.7f}", [] if cosine > 0.9999 else [f"embeddings: cosine {cosine}"]
+
+
 def main():
     ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("cases", nargs="*")
     ap.add_argument("--work", type=Path)
     ap.add_argument("--no-real", action="store_true")
+    ap.add_argument("--minilm", type=Path)
     args = ap.parse_args()
     if not os.environ.get("HOIST"):
         sys.exit("HOIST names no binary")
@@ -205,6 +222,10 @@ def main():
         if not args.no_real and not args.cases:
             lines, misses = real(root)
             print("\n".join(lines))
+            failed += misses
+        if args.minilm:
+            line, misses = sentences(args.minilm)
+            print(line)
             failed += misses
     if failed:
         print(f"FAILED: {'; '.join(failed)}", file=sys.stderr)
