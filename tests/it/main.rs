@@ -38,4 +38,10 @@ mod torch;
 mod translate;
 mod values;
 mod vocab;
+#[cfg(feature = "verify")]
+mod verify_families;
+#[cfg(feature = "verify")]
+mod verify_faults;
+#[cfg(feature = "verify")]
+mod verify_memory;
 mod weave;

@@ -10,6 +10,7 @@ use crate::naive::testdata;
 use candle_core::Device;
 use hoist::convert::{Container, Options as Conversion, convert};
 use hoist::dtype::DType;
+use hoist::run::job::StopSign;
 use hoist::verify::decoder::Decoder;
 use hoist::verify::stack::Pass;
 use hoist::verify::subject::Subject;
@@ -134,7 +135,14 @@ pub struct Logits {
 
 /// How weights are held where nothing else is asked: whole, in float32.
 pub fn whole() -> Hold {
-    Hold { dtype: DType::F32, device: Device::Cpu, memory_bytes: 4 << 30, native: false, threads: Some(1) }
+    Hold {
+        dtype: DType::F32,
+        device: Device::Cpu,
+        memory_bytes: 4 << 30,
+        native: false,
+        threads: Some(1),
+        stop: StopSign::default(),
+    }
 }
 
 /// A model's logits for one sequence.
@@ -143,7 +151,7 @@ pub fn logits(path: &Path, ids: &[u32], hold: Hold) -> Result<Logits, Error> {
     let weights = Weights::new(&subject, hold)?;
     let decoder = Decoder { forward: &subject.forward, weights: &weights };
     let mut x = decoder.embed(ids, 0)?;
-    let pass = Pass { positions: 0, padding: None };
+    let pass = Pass::new(0, None);
     for k in 0..subject.forward.layers.len() {
         let tensors = weights.stage(Stage::Layer(k))?;
         x = decoder.layer(k, &tensors, &x, &pass, None)?;

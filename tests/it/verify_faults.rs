@@ -10,7 +10,7 @@ use crate::verify_families::{converted, edit_config};
 use hoist::checkpoint::Tensor;
 use hoist::convert::Container;
 use hoist::dtype::DType;
-use hoist::verify::report::{Outcome, Report};
+use hoist::verify::report::Report;
 use hoist::verify::{Options, verify};
 use hoist::{Error, ErrorKind};
 use serde_json::json;
@@ -494,7 +494,7 @@ fn verified(candidate: &Path, original: &Path) -> Result<Report, Error> {
 
 /// The checks that failed.
 fn failed(report: &Report) -> Vec<&'static str> {
-    report.checks.iter().filter(|c| matches!(c.outcome, Outcome::Failed)).map(|c| c.name).collect()
+    report.failed().map(|c| c.name).collect()
 }
 
 #[test]
