@@ -17,8 +17,20 @@
 //! must be in memory, and where the two first part is known for nothing. Logits are compared in bands of the vocabulary, so
 //! that there is never a matrix of tokens × vocabulary.
 
+pub mod audit;
+mod causal;
+pub mod device;
+pub mod limits;
+pub mod metrics;
+pub mod reference;
+pub mod report;
+pub mod sample;
+pub mod decoder;
+mod kernels;
+pub mod stack;
 pub mod subject;
 pub mod weights;
+pub mod windows;
 
 use crate::dtype::DType;
 use crate::error::Error;
