@@ -40,8 +40,8 @@ mod values;
 mod vocab;
 #[cfg(feature = "verify")]
 mod verify_families;
-#[cfg(feature = "verify")]
-mod verify_faults;
-#[cfg(feature = "verify")]
-mod verify_memory;
+//SOON #[cfg(feature = "verify")]
+//SOON mod verify_faults;
+//SOON #[cfg(feature = "verify")]
+//SOON mod verify_memory;
 mod weave;
