@@ -40,4 +40,10 @@ mod values;
 #[cfg(feature = "verify")]
 mod verify_weights;
 mod vocab;
+#[cfg(feature = "verify")]
+mod verify_families;
+//SOON #[cfg(feature = "verify")]
+//SOON mod verify_faults;
+//SOON #[cfg(feature = "verify")]
+//SOON mod verify_memory;
 mod weave;
