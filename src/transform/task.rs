@@ -107,3 +107,12 @@ pub fn of(config: &Value, file: &dyn Fn(&str) -> Result<Option<Value>>) -> Resul
     let _ = (config, file);
     Err(crate::error::Error::bug("not yet"))
 }
+
+/// The task of a GGUF. `config` is the one that its keys make.
+///
+/// # Errors
+/// As [`of`].
+pub fn of_gguf(meta: &crate::checkpoint::Meta, config: &Value) -> Result<Task> {
+    let _ = (meta, config);
+    Err(crate::error::Error::bug("not yet"))
+}

@@ -34,6 +34,9 @@ pub struct Family {
     pub architectures: &'static [&'static str],
     /// Its tensors. Groups, so that families share what they have in common.
     pub tensors: &'static [&'static [Row]],
+    /// Tensors of heads that no GGUF has: they take part only where a model is computed with
+    /// ([`super::translate::to_forward`]). Each may be missing.
+    pub heads: &'static [&'static [Row]],
     /// Whether GGUF has the rows of each query and key head as neighbouring pairs, where checkpoints have two halves.
     pub paired_heads: bool,
     /// Added to the weights of norms in a GGUF: where the model computes with one plus the weight, GGUF holds the sum.

@@ -11,7 +11,12 @@
 //!
 //! Sources: the modelling files of `transformers` 5.23, for encoders with code of their own that of their repositories.
 
-use crate::error::Result;
+mod decoders;
+mod encoders;
+
+use super::families::{self, Family};
+use super::model_config::{self, ModelConfig};
+use crate::error::{Error, Result};
 use serde_json::Value;
 
 /// What a forward pass of one model does.
@@ -321,6 +326,29 @@ pub struct Groups {
 /// `Unsupported` where the family is unknown, or asks for what no field here can say; `BadInput` for a config that
 /// contradicts itself.
 pub fn of_config(config: &Value) -> Result<Forward> {
-    let _ = config;
-    Err(crate::error::Error::bug("not yet"))
+    let family = families::of_config(config)?;
+    let config = &ModelConfig::new(config)?;
+    let rope = &config.rope()?;
+    let row = decoders::ROWS.iter().chain(encoders::ROWS).find(|row| row.family == family.name());
+    let row = row.ok_or_else(|| {
+        Error::unsupported(format!("nobody here knows how the family `{}` computes", family.name()))
+    })?;
+    let forward = (row.forward)(&Scope { family, config, rope })?;
+    config.rope_all_read(rope)?;
+    Ok(forward)
+}
+
+/// How one family computes.
+struct Row {
+    /// Its name: [`Family::name`].
+    family: &'static str,
+    /// From a config of this family.
+    forward: fn(&Scope<'_>) -> Result<Forward>,
+}
+
+/// What a row sees.
+struct Scope<'s> {
+    family: &'static Family,
+    config: &'s ModelConfig<'s>,
+    rope: &'s model_config::Rope<'s>,
 }

@@ -5,6 +5,7 @@
 //! is checked against what the family needs (nothing missing, nothing twice, every size the one that the config says)
 //! and only then is there a recipe. Nothing is read: what can be refused is refused from names and shapes.
 
+mod forward;
 mod made;
 mod maps;
 mod names;
@@ -20,6 +21,7 @@ use crate::transform::recipe::{LeftOut, Output, Part, Recipe, Source, Value};
 use maps::{PARTS_MAX, Task};
 use names::{Hit, Index, Side, filled};
 use std::collections::HashMap;
+pub use forward::{Origin, to_forward};
 pub use types::{Want, stays_f32};
 
 /// The embedding's row, by its GGUF name.

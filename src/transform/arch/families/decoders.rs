@@ -252,6 +252,7 @@ const LLAMA: Family = Family {
     model_types: &["llama"],
     architectures: &["LlamaForCausalLM", "LLaMAForCausalLM", "LlamaModel", "IQuestCoderForCausalLM"],
     tensors: &[EMBEDDING, BEFORE, BETWEEN, ATTENTION, GATED],
+    heads: &[],
     paired_heads: true,
     norm_offset: 0.0,
     padded_positions: false,

@@ -37,6 +37,7 @@ const BASE: Family = Family {
     model_types: &["bert"],
     architectures: &["BertModel", "BertForMaskedLM", "BertForPreTraining"],
     tensors: &[BERT],
+    heads: &[],
     paired_heads: false,
     norm_offset: 0.0,
     padded_positions: false,
