@@ -3,6 +3,8 @@
 //! They read a `config.json` of their own dialect (no `rope_parameters`, every window a number), so [`dialect`] turns
 //! transformers' into it. What they cannot say at all is no row here.
 
+pub mod ours;
+
 use candle_core::{D, DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use candle_transformers::models;
@@ -24,7 +26,7 @@ pub struct Rival {
 }
 
 /// A family: its `model_type` and how its model is made of a config and weights.
-type Row = (&'static str, fn(&Value, VarBuilder) -> Result<Forward>);
+type Row = (&'static str, fn(&Value, VarBuilder<'static>) -> Result<Forward>);
 
 /// A row whose model is made and asked as nearly all are.
 macro_rules! usual {
@@ -71,7 +73,6 @@ const ROWS: &[Row] = &[
     ("qwen3", usual!(models::qwen3::ModelForCausalLM)),
     ("qwen3_moe", usual!(models::qwen3_moe::ModelForCausalLM)),
     ("gemma2", usual!(models::gemma2::Model, false)),
-    ("gemma3_text", usual!(models::gemma3::Model, false)),
     ("phi3", usual!(models::phi3::Model)),
     ("starcoder2", usual!(models::starcoder2::Model)),
     ("olmo2", usual!(models::olmo2::Model)),
@@ -86,18 +87,14 @@ fn parse<T: DeserializeOwned>(config: &Value) -> Result<T> {
 pub fn dialect(config: &Value) -> Value {
     let mut config = config.clone();
     let rope = config["rope_parameters"].take();
-    let full = rope.get("full_attention").unwrap_or(&rope);
     let mut set = |key: &str, value: Value| config[key] = value;
-    if let Some(theta) = full.get("rope_theta") {
+    if let Some(theta) = rope.get("rope_theta") {
         set("rope_theta", theta.clone());
     }
-    if let Some(local) = rope.get("sliding_attention") {
-        set("rope_local_base_freq", local["rope_theta"].clone());
+    if rope.get("rope_type").is_some_and(|kind| kind != "default") {
+        set("rope_scaling", rope.clone());
     }
-    if full.get("rope_type").is_some_and(|kind| kind != "default") {
-        set("rope_scaling", full.clone());
-    }
-    if let Some(partial) = full.get("partial_rotary_factor") {
+    if let Some(partial) = rope.get("partial_rotary_factor") {
         set("partial_rotary_factor", partial.clone());
     }
     // Fields that are optional to transformers and not to candle.
@@ -107,7 +104,6 @@ pub fn dialect(config: &Value) -> Value {
         ("use_sliding_window", json!(false)),
         ("max_window_layers", json!(0)),
         ("num_experts", config["num_local_experts"].clone()),
-        ("sliding_window_pattern", config["_sliding_window_pattern"].clone()),
     ];
     for (key, value) in defaults {
         if config.get(key).is_none_or(Value::is_null) {

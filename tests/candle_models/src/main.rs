@@ -12,8 +12,7 @@ use serde_json::{Value, json};
 use std::path::Path;
 use std::time::Instant;
 
-const USAGE: &str =
-    "usage: hoist-candle-models hoist|candle MODEL [--dtype f32|bf16|f16] [--prefill N] [--decode N] [--runs N]";
+const USAGE: &str = "usage: hoist-candle-models hoist|candle MODEL [--dtype f32|bf16|f16] [--prefill N] [--decode N] [--runs N]";
 
 struct Wanted {
     engine: String,
@@ -51,7 +50,7 @@ fn wanted() -> Result<Wanted> {
 
 /// Seconds of processor time of this process so far.
 fn cpu_seconds() -> Option<f64> {
-    hoist::machine::cpu_seconds()
+    hoist::machine::cpu_time().map(|t| t.as_secs_f64())
 }
 
 fn main() -> Result<()> {
@@ -80,27 +79,28 @@ fn main() -> Result<()> {
     for run in 0..=wanted.runs {
         let mut lines = Vec::new();
         let mut logits = Vec::new();
-        let mut timed = |what: &str, tokens: usize, work: &mut dyn FnMut() -> Result<Vec<f32>>| -> Result<()> {
-            let (before, began) = (cpu_seconds(), Instant::now());
-            logits = work()?;
-            let seconds = began.elapsed().as_secs_f64();
-            let cpu = cpu_seconds().zip(before).map(|(after, before)| after - before);
-            lines.push(json!({
-                "engine": wanted.engine,
-                "part": what,
-                "dtype": wanted.dtype.as_str(),
-                "tokens": tokens,
-                "seconds": seconds,
-                "cpu_seconds": cpu,
-                "tokens_per_second": tokens as f64 / seconds.max(1e-9),
-                "load_seconds": load_seconds,
-                "peak_rss_bytes": hoist::machine::peak_resident_bytes(),
-                "threads": candle_core::utils::get_num_threads(),
-                "top": greedy(&logits),
-                "norm": logits.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt(),
-            }));
-            Ok(())
-        };
+        let mut timed =
+            |what: &str, tokens: usize, work: &mut dyn FnMut() -> Result<Vec<f32>>| -> Result<()> {
+                let (before, began) = (cpu_seconds(), Instant::now());
+                logits = work()?;
+                let seconds = began.elapsed().as_secs_f64();
+                let cpu = cpu_seconds().zip(before).map(|(after, before)| after - before);
+                lines.push(json!({
+                    "engine": wanted.engine,
+                    "part": what,
+                    "dtype": wanted.dtype.as_str(),
+                    "tokens": tokens,
+                    "seconds": seconds,
+                    "cpu_seconds": cpu,
+                    "tokens_per_second": tokens as f64 / seconds.max(1e-9),
+                    "load_seconds": load_seconds,
+                    "peak_rss_bytes": hoist::machine::peak_resident_bytes(),
+                    "threads": candle_core::utils::get_num_threads(),
+                    "top": greedy(&logits),
+                    "norm": logits.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt(),
+                }));
+                Ok(())
+            };
         timed("prefill", prompt.len(), &mut || step(prompt, 0))?;
         if !rest.is_empty() {
             timed("decode", rest.len(), &mut || {
