@@ -38,4 +38,6 @@ mod torch;
 mod translate;
 mod values;
 mod vocab;
+#[cfg(feature = "verify")]
+mod verify_cli;
 mod weave;
