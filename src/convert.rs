@@ -18,6 +18,7 @@ mod draft;
 mod examine;
 mod files;
 mod same;
+pub mod tensors;
 mod to_gguf;
 mod to_hf;
 mod write;

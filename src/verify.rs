@@ -18,8 +18,16 @@
 //! that there is never a matrix of tokens × vocabulary.
 
 pub mod answer;
+pub mod audit;
+pub mod device;
+pub mod limits;
+pub mod metrics;
+pub mod reference;
+pub mod report;
+pub mod sample;
 pub mod subject;
 pub mod weights;
+pub mod windows;
 
 use crate::dtype::DType;
 use crate::error::Error;

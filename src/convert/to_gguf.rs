@@ -1,11 +1,12 @@
 //! A Hugging Face checkpoint as a GGUF, and a GGUF with other keys.
 
+use super::Options;
 use super::draft::Draft;
-use super::{Options, examine};
 use crate::checkpoint::{Container, MetaValue};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::open::Model;
+use crate::run::examine;
 use crate::source::local::LocalPlace;
 use crate::source::{Place, ReadAt};
 use crate::text::Shown;
