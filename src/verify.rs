@@ -19,12 +19,16 @@
 
 pub mod answer;
 pub mod audit;
+mod causal;
 pub mod device;
 pub mod limits;
 pub mod metrics;
 pub mod reference;
 pub mod report;
 pub mod sample;
+pub mod decoder;
+mod kernels;
+pub mod stack;
 pub mod subject;
 pub mod weights;
 pub mod windows;
