@@ -17,6 +17,7 @@
 //! must be in memory, and where the two first part is known for nothing. Logits are compared in bands of the vocabulary, so
 //! that there is never a matrix of tokens × vocabulary.
 
+pub mod answer;
 pub mod audit;
 mod causal;
 mod checks;

@@ -42,8 +42,10 @@ mod verify_weights;
 mod vocab;
 #[cfg(feature = "verify")]
 mod verify_families;
-//SOON #[cfg(feature = "verify")]
-//SOON mod verify_faults;
-//SOON #[cfg(feature = "verify")]
-//SOON mod verify_memory;
+#[cfg(feature = "verify")]
+mod verify_faults;
+#[cfg(feature = "verify")]
+mod verify_memory;
+#[cfg(feature = "verify")]
+mod verify_cli;
 mod weave;
