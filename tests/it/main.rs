@@ -19,6 +19,7 @@ mod cuda;
 mod diff;
 mod doctor;
 mod families;
+mod forward;
 mod gguf;
 mod hash;
 mod hostile;
