@@ -416,7 +416,7 @@ fn refusals() {
     job.cancel();
     assert_eq!(refused(Hold { stop, ..hold(PLENTY) }).kind(), ErrorKind::Signal(2));
     // Changed after it was opened: found before by stage, and when nothing is read yet.
-    let staged = Weights::of(&model, &recipe, hold(10 << 20)).unwrap();
+    let staged = Weights::of(&model, &recipe, hold(9 << 20)).unwrap();
     assert!(!staged.is_resident());
     staged.stage(Stage::Layer(0)).unwrap();
     std::fs::write(&path, b"short").unwrap();
