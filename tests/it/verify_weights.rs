@@ -421,7 +421,8 @@ fn refusals() {
     staged.stage(Stage::Layer(0)).unwrap();
     std::fs::write(&path, b"short").unwrap();
     let e = staged.stage(Stage::Layer(0)).unwrap_err();
-    assert_eq!((e.kind(), e.file_name()), (ErrorKind::BadInput, Some("model.safetensors")), "{e}");
+    assert_eq!(e.kind(), ErrorKind::BadInput, "{e}");
+    assert!(e.file_name().is_some_and(|f| f.ends_with("model.safetensors")), "{e}");
 }
 
 /// A model ten times as large as its memory: every stage, the embedding and the head pass within it.
