@@ -214,7 +214,7 @@ impl Weights {
     /// # Errors
     /// `NoSpace` where not even the largest stage fits; errors of the load.
     pub fn new(subject: &Subject, hold: Hold) -> Result<Weights> {
-        Weights::of(&subject.model, &Arc::new(subject.recipe.clone()), hold)
+        Weights::of(&subject.model, &subject.recipe, hold)
     }
 
     /// Of a recipe's outputs.
@@ -237,6 +237,14 @@ impl Weights {
             inner.resident = Some(Arc::new(all));
         }
         Ok(Weights { inner: Arc::new(inner) })
+    }
+
+    /// Bytes that all of a recipe's outputs take, held at once.
+    ///
+    /// # Errors
+    /// `BadInput`: a shape that overflows.
+    pub fn whole_bytes(model: &Model, recipe: &Recipe, hold: &Hold) -> Result<u64> {
+        Plan::whole_bytes(model, recipe, hold)
     }
 
     /// Of tensors at hand, under the names by which they are computed with.

@@ -120,6 +120,16 @@ impl Plan {
     /// # Errors
     /// `NoSpace` where not even a stage at a time fits.
     pub(super) fn new(model: &Model, recipe: &Recipe, hold: &Hold) -> Result<Plan> {
+        Plan::of(Plan::entries(model, recipe, hold)?, hold.memory_bytes)
+    }
+
+    /// Bytes of all entries, held at once.
+    pub(super) fn whole_bytes(model: &Model, recipe: &Recipe, hold: &Hold) -> Result<u64> {
+        let entries = Plan::entries(model, recipe, hold)?;
+        Ok(entries.iter().fold(0u64, |sum, e| sum.saturating_add(e.held_bytes())))
+    }
+
+    fn entries(model: &Model, recipe: &Recipe, hold: &Hold) -> Result<Vec<Entry>> {
         let mut entries = Vec::with_capacity(recipe.outputs.len());
         for output in &recipe.outputs {
             let native = || load::blocks(model, recipe, output).filter(|&d| ggml(d).is_some());
@@ -134,7 +144,7 @@ impl Plan {
             let (name, shape) = (output.name.clone(), output.shape.clone());
             entries.push(Entry { stage: stage(&name), name, shape, dtype, size_bytes });
         }
-        Plan::of(entries, hold.memory_bytes)
+        Ok(entries)
     }
 
     /// Decides how entries are held in so much memory.
