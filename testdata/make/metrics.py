@@ -106,8 +106,8 @@ def figures(a, b, targets):
 cases = []
 for name, case in CASES.items():
     a, b, targets = make(**case)
-    # A few of the numbers themselves, so that a test that makes others is told so.
-    probe = [a[0, 0], a[-1, -1], b[0, 0], b[-1, -1]]
+    # The bits of a few of the numbers, so that a test that makes others is told so.
+    probe = np.array([a[0, 0], a[-1, -1], b[0, 0], b[-1, -1]], dtype=np.float32).view(np.uint32).tolist()
     cases.append({"name": name, **case, "probe": probe, "figures": figures(a, b, targets)})
 golden = {"versions": {"numpy": np.__version__}, "cases": cases}
 pathlib.Path("testdata/golden/metrics.json").write_text(json.dumps(golden, indent=1, allow_nan=False) + "\n")

@@ -111,7 +111,7 @@ fn figures_are_numpys() {
         let made = Case::of(case);
         let last = made.reference.len() - 1;
         let probe = [made.reference[0], made.reference[last], made.candidate[0], made.candidate[last]];
-        assert_eq!(json!(probe.map(f64::from)), case["probe"], "{name}: other numbers than numpy had");
+        assert_eq!(json!(probe.map(f32::to_bits)), case["probe"], "{name}: other numbers than numpy had");
         let expected = &case["figures"];
         for (chunk, band, back) in [
             (usize::MAX / 2, usize::MAX / 2, false),
@@ -592,7 +592,7 @@ fn checks_say_what_was_found_and_what_was_needed() {
     assert_eq!(same.outcome, Outcome::Passed);
     assert_eq!(
         same.line,
-        "max rel 0   KL 0 (median 0, 99 % 0, max 0)   cosine 1   top-1 100 %   top-5 100 %   limit for the same numbers: max rel 0.001"
+        "max rel 0   KL 0 (median 0, 99 % 0, max 0)   cosine 1.0000   top-1 100 %   top-5 100 %   limit for the same numbers: max rel 0.001"
     );
     let four =
         limits(&[("up", DType::Q4_0, 10)], &[("up", DType::BF16, 10)], Computed::F32, &Gate::default());
