@@ -290,7 +290,14 @@ impl Limits {
 
     /// For a file of logits, which is taken to be of the same numbers.
     pub fn of_file(computed: Computed, user: &Gate) -> Limits {
-        Limits::at(computed.floor(), None, user)
+        let mut limits = Limits::at(computed.floor(), None, user);
+        if !limits.given {
+            limits.note = Some(
+                "a file is taken to be of the same numbers as the model; for one that was made before quantising, --max-kl and --min-top1 say what may be lost"
+                    .to_owned(),
+            );
+        }
+        limits
     }
 
     fn at(step: Step, scheme: Option<Scheme>, user: &Gate) -> Limits {

@@ -39,5 +39,15 @@ mod translate;
 mod values;
 #[cfg(feature = "verify")]
 mod verify_metrics;
+#[cfg(feature = "verify")]
+mod verify_weights;
 mod vocab;
+#[cfg(feature = "verify")]
+mod verify_families;
+#[cfg(feature = "verify")]
+mod verify_faults;
+#[cfg(feature = "verify")]
+mod verify_memory;
+#[cfg(feature = "verify")]
+mod verify_cli;
 mod weave;

@@ -643,6 +643,7 @@ fn a_report_reads_as_it_should() {
     assert!(report.passed());
     report.checks.pop();
     report.checks.push(report::logits(&comparison(2_000_000, 5), None, &exact));
+    assert!(report.lines().iter().any(|l| l.contains("a file is taken to be of the same numbers")));
     assert_eq!(report.lines().last().unwrap(), "failed     logits");
     let error = report.verdict().unwrap_err();
     assert_eq!(error.kind().exit_code(), 11);
