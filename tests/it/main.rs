@@ -39,6 +39,8 @@ mod torch;
 mod translate;
 mod values;
 #[cfg(feature = "verify")]
+mod verify_metrics;
+#[cfg(feature = "verify")]
 mod verify_weights;
 mod vocab;
 #[cfg(feature = "verify")]
