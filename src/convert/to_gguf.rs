@@ -34,7 +34,7 @@ pub(super) fn draft(model: &Model, options: &Options) -> Result<Draft> {
         Error::not_found("there is no config.json beside the weights, so the family is not known")
             .hint("--raw writes the tensors alone, which no engine runs")
     })?;
-    let family = families::of_config(&config)?;
+    let family = families::of_config_for_gguf(&config)?;
     let sizes = Sizes::of_config(&config).map_err(|e| e.file("config.json"))?;
     let all = values(&model.table, Some(&config))?;
     draft.notes.extend(all.notes);

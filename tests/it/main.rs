@@ -37,7 +37,15 @@ mod synth;
 mod torch;
 mod translate;
 mod values;
+#[cfg(feature = "verify")]
+mod verify_weights;
 mod vocab;
 #[cfg(feature = "verify")]
 mod verify_cli;
+#[cfg(feature = "verify")]
+mod verify_families;
+//SOON #[cfg(feature = "verify")]
+//SOON mod verify_faults;
+//SOON #[cfg(feature = "verify")]
+//SOON mod verify_memory;
 mod weave;
