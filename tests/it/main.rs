@@ -39,10 +39,7 @@ mod torch;
 mod translate;
 mod values;
 #[cfg(feature = "verify")]
-mod verify_metrics;
-#[cfg(feature = "verify")]
-mod verify_weights;
-mod vocab;
+mod verify_cli;
 #[cfg(feature = "verify")]
 mod verify_families;
 #[cfg(feature = "verify")]
@@ -50,5 +47,8 @@ mod verify_faults;
 #[cfg(feature = "verify")]
 mod verify_memory;
 #[cfg(feature = "verify")]
-mod verify_cli;
+mod verify_metrics;
+#[cfg(feature = "verify")]
+mod verify_weights;
+mod vocab;
 mod weave;

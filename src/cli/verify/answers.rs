@@ -7,6 +7,7 @@ use crate::cli::{Common, Progress, say, signals};
 use hoist::open::Model;
 use hoist::text::Shown;
 use hoist::verify::Options;
+use hoist::verify::report::SCHEMA;
 use hoist::verify::answer::{Answer, Answered, Chat, Class, Entity, Prompt, Question, Said, answer};
 use hoist::{Error, Result, machine};
 use serde_json::{Value, json};
@@ -123,7 +124,7 @@ pub(super) fn run(
     };
     let mut out = Out::stdout();
     if common.json {
-        out.json("hoist.verify/1", document(&answered, warnings))?;
+        out.json(SCHEMA, document(&answered, warnings))?;
         return out.finish();
     }
     if let Answer::Text(said) = &answered.answer {
