@@ -1,7 +1,10 @@
 //! Verifying: a forward pass over what was loaded, to show that it still computes what it should.
 
-pub mod weights;
+pub mod chat;
+pub mod generate;
 pub mod subject;
+pub mod text;
+pub mod weights;
 
 use crate::error::Error;
 
