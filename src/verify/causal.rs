@@ -158,17 +158,16 @@ pub(super) fn measure(of: &Measure<'_>, mut sink: Option<&mut dyn Sink>) -> Resu
     };
     let mut tokens = 0u64;
     let started = Instant::now();
-    let mut first = 0;
-    while first < of.windows.len() {
-        let mut end = first + 1;
-        let mut count = of.windows[first].ids.len();
-        while let Some(next) = of.windows.get(end)
-            && count + next.ids.len() <= of.tokens_at_once
-        {
-            count += next.ids.len();
-            end += 1;
-        }
-        let group = &of.windows[first..end];
+    let groups = groups(of.windows, of.tokens_at_once);
+    // A person is told in bytes of weights that were computed with.
+    let weights_bytes =
+        bytes(of.subject) + if let Other::Model(other, _) = of.other { bytes(other) } else { 0 };
+    let step_bytes = weights_bytes / (layers.len() as u64 + 1);
+    of.control
+        .plan(String::new(), step_bytes.saturating_mul((layers.len() as u64 + 1) * groups.len() as u64));
+    for range in groups {
+        let (first, group) = (range.start, &of.windows[range]);
+        let count: usize = group.iter().map(|w| w.ids.len()).sum();
         tokens += count as u64;
         // Rotary tables are the same for all windows and layers.
         let pass = Pass::new(0, None);
@@ -187,7 +186,7 @@ pub(super) fn measure(of: &Measure<'_>, mut sink: Option<&mut dyn Sink>) -> Resu
                 }
             }
             found.look(Some(index), &a.states)?;
-            of.control.moved(1);
+            of.control.moved(step_bytes);
         }
         if of.layers_only.is_none() {
             a.finish()?;
@@ -197,7 +196,7 @@ pub(super) fn measure(of: &Measure<'_>, mut sink: Option<&mut dyn Sink>) -> Resu
             let sink = sink.as_mut().map(|sink| &mut **sink as &mut dyn Sink);
             head(of, group, first, &a, b.as_ref(), &mut found, sink)?;
         }
-        first = end;
+        of.control.moved(step_bytes);
     }
     let seconds = started.elapsed().as_secs_f64();
     let is_compared = of.layers_only.is_none() && !matches!(of.other, Other::Nothing);
@@ -215,8 +214,32 @@ pub(super) fn measure(of: &Measure<'_>, mut sink: Option<&mut dyn Sink>) -> Resu
     })
 }
 
+/// Windows that pass together, one after the other: as many as tokens fit, one at least.
+fn groups(windows: &[Window], tokens_at_once: usize) -> Vec<Range<usize>> {
+    let mut groups: Vec<Range<usize>> = Vec::new();
+    let mut count = 0;
+    for (at, window) in windows.iter().enumerate() {
+        match groups.last_mut() {
+            Some(group) if count + window.ids.len() <= tokens_at_once => {
+                group.end = at + 1;
+                count += window.ids.len();
+            }
+            _ => {
+                groups.push(at..at + 1);
+                count = window.ids.len();
+            }
+        }
+    }
+    groups
+}
+
+/// Bytes of a model's weights as they are written.
+pub(super) fn bytes(subject: &Subject) -> u64 {
+    subject.model.table.totals().size_bytes
+}
+
 /// Two models that have nothing in common layer by layer cannot be compared so.
-fn comparable(a: &Subject, b: &Subject) -> Result<()> {
+pub(super) fn comparable(a: &Subject, b: &Subject) -> Result<()> {
     let of = |s: &Subject| (s.forward.layers.len(), s.forward.hidden);
     if of(a) == of(b) {
         return Ok(());
