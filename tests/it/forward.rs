@@ -724,3 +724,61 @@ fn configs_that_nobody_can_compute_are_refused() {
         }
     }
 }
+
+/// Whatever stands in a config, the answer is a description or an error.
+#[test]
+fn no_config_breaks_anything() {
+    let hostile = [
+        json!(null),
+        json!(true),
+        json!(0),
+        json!(-1),
+        json!(3),
+        json!(1e-300),
+        json!(1e38),
+        json!(4_294_967_295u64),
+        json!(u64::MAX),
+        json!("x"),
+        json!([]),
+        json!([0, 1, 1e9, "full_attention"]),
+        json!({}),
+        json!({"full_attention": {"rope_type": "yarn"}, "sliding_attention": null}),
+        json!({"rope_type": "dynamic", "factor": 1e38, "rope_theta": 1e38}),
+    ];
+    /// Every place in a value, as pointers.
+    fn places(value: &Value, at: &str, out: &mut Vec<String>) {
+        for (key, inner) in value.as_object().into_iter().flatten() {
+            let here = format!("{at}/{key}");
+            places(inner, &here, out);
+            out.push(here);
+        }
+    }
+    let more = [
+        "layer_types",
+        "no_rope_layers",
+        "moe_layers",
+        "sliding_window",
+        "partial_rotary_factor",
+        "rope_scaling",
+    ];
+    let golden = golden();
+    for case in golden["cases"].as_array().unwrap() {
+        let mut config = config(case);
+        for key in more {
+            config.as_object_mut().unwrap().entry(key).or_insert(Value::Null);
+        }
+        let mut all = Vec::new();
+        places(&config, "", &mut all);
+        for place in &all {
+            for value in &hostile {
+                let mut config = config.clone();
+                *config.pointer_mut(place).unwrap() = value.clone();
+                if let Ok(found) = forward::of_config(&config) {
+                    assert!(found.layers.len() <= 4096 && found.ropes.len() <= 2, "{place} {value}");
+                    let numbers = found.ropes.iter().flat_map(|r| &r.inverse_frequencies);
+                    assert!(numbers.copied().all(f32::is_finite), "{place} {value}");
+                }
+            }
+        }
+    }
+}
