@@ -37,5 +37,7 @@ mod synth;
 mod torch;
 mod translate;
 mod values;
+#[cfg(feature = "verify")]
+mod verify_encoder;
 mod vocab;
 mod weave;
