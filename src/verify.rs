@@ -17,25 +17,31 @@
 //! must be in memory, and where the two first part is known for nothing. Logits are compared in bands of the vocabulary, so
 //! that there is never a matrix of tokens × vocabulary.
 
+pub mod answer;
 pub mod audit;
 mod causal;
+mod checks;
+pub mod decoder;
 pub mod device;
+mod kernels;
 pub mod encoder;
 pub mod limits;
 pub mod metrics;
 pub mod reference;
 pub mod report;
 pub mod sample;
-pub mod decoder;
-mod kernels;
 pub mod stack;
 pub mod subject;
+pub mod text;
+mod vectors;
 pub mod weights;
 pub mod windows;
 
 use crate::dtype::DType;
 use crate::error::Error;
 use crate::open::Model;
+use crate::run::job::Job;
+use report::Report;
 use std::ops::Range;
 use std::path::PathBuf;
 
@@ -131,6 +137,16 @@ impl Default for Options {
             force: false,
         }
     }
+}
+
+/// Verifies a model. The report says which checks failed; an error is what kept them from being run.
+///
+/// # Errors
+/// `Unsupported`: a family or a task that no row says; a GPU in a build without kernels for one. `NoSpace`: not even a layer
+/// fits into memory, found before anything is loaded. `Usage`: options that do not go together. `BadInput`, `NotFound`: a
+/// model that was to be compared with is itself broken; a text without a tokenizer.
+pub fn verify(model: Model, options: Options) -> Job<Report> {
+    Job::start("verify", false, move |control| checks::run(model, options, control))
 }
 
 /// An error of the tensor library: a bug, unless memory ended.

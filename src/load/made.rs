@@ -113,12 +113,7 @@ pub fn make(
 ///
 /// # Errors
 /// As [`make`].
-pub fn pass(
-    model: &Arc<Model>,
-    recipe: &Arc<Recipe>,
-    wanted: Vec<Wanted>,
-    options: MakeOptions,
-) -> Job<()> {
+pub fn pass(model: &Arc<Model>, recipe: &Arc<Recipe>, wanted: Vec<Wanted>, options: MakeOptions) -> Job<()> {
     let (model, recipe) = (Arc::clone(model), Arc::clone(recipe));
     Job::start("pass", options.trace, move |control| {
         let outputs = wanted.iter().map(|w| output(&model, &recipe, w)).collect::<Result<Vec<_>>>()?;
@@ -154,7 +149,8 @@ pub fn blocks(model: &Model, recipe: &Recipe, output: &Output) -> Option<DType> 
 
 /// What makes a wanted output, or its rows.
 fn output(model: &Model, recipe: &Recipe, wanted: &Wanted) -> Result<Output> {
-    let whole = recipe.outputs.get(wanted.output).ok_or_else(|| Error::bug("an output that is none is wanted"))?;
+    let whole =
+        recipe.outputs.get(wanted.output).ok_or_else(|| Error::bug("an output that is none is wanted"))?;
     // Never quantised anew: blocks are those of the file, or there are none.
     if !wanted.dtype.is_plain() && blocks(model, recipe, whole) != Some(wanted.dtype) {
         return Err(Error::bug(format!("does not lie in blocks of `{}`", wanted.dtype)).tensor(&whole.name));
@@ -278,11 +274,8 @@ fn run(
     control.plan(format!("cpu, {}", bytes_text(total)), total);
     // Those that are read: others may be many, and a stage is a small part of a model.
     let files = files_of(model, recipe, outputs);
-    let unchanged = || {
-        files.iter().filter_map(|&file| model.files.get(file).zip(model.table.files.get(file))).try_for_each(
-            |(file, reference)| check_unchanged(&**file).map_err(|e| e.file(&reference.name)),
-        )
-    };
+    let unchanged =
+        || files.iter().filter_map(|&f| model.files.get(f)).try_for_each(|f| check_unchanged(&**f));
     unchanged()?;
     let work_bytes = options.work_bytes.unwrap_or(WORK_BYTES);
     let network = files.iter().filter_map(|&f| model.files.get(f)).any(|f| f.temper().network);

@@ -65,4 +65,3 @@ pub fn equal(model: &Model, recipe: &Recipe, pair: (usize, usize)) -> Result<boo
     };
     Ok(hash(pair.0)? == hash(pair.1)?)
 }
-

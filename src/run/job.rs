@@ -283,10 +283,10 @@ impl<T> Job<T> {
         const LOOK_EVERY: Duration = Duration::from_millis(50);
         let mut state = self.state.0.lock().unwrap_or_else(PoisonError::into_inner);
         while !state.is_done {
-            state = self.state.1.wait_timeout(state, LOOK_EVERY).unwrap_or_else(PoisonError::into_inner).0;
             if stop.is_set() {
                 self.cancel();
             }
+            state = self.state.1.wait_timeout(state, LOOK_EVERY).unwrap_or_else(PoisonError::into_inner).0;
         }
         drop(state);
         self.wait()

@@ -135,7 +135,10 @@ impl View {
     pub fn run(&self, range: Range<u64>) -> Result<Vec<View>> {
         let count = self.element_count();
         if range.start > range.end || range.end > count {
-            return Err(Error::bug(format!("a view of {count} elements has no {} to {}", range.start, range.end)));
+            return Err(Error::bug(format!(
+                "a view of {count} elements has no {} to {}",
+                range.start, range.end
+            )));
         }
         let (mut before, mut after) = (Vec::new(), Vec::new());
         let (mut start, mut end) = (range.start, range.end);

@@ -247,9 +247,15 @@ impl Seen {
         let mut say = |fault: Fault, detail: String, fatal: bool| {
             out.push(Finding { tensor: name.to_owned(), fault, detail, fatal });
         };
-        let place = |row: u64| if how.is_matrix { format!(", the first in row {}", grouped(row)) } else { String::new() };
+        let place = |row: u64| {
+            if how.is_matrix { format!(", the first in row {}", grouped(row)) } else { String::new() }
+        };
         if all.nan > 0 {
-            say(Fault::NotANumber, format!("has {} NaN{}", grouped(all.nan), place(self.nan_rows.first)), true);
+            say(
+                Fault::NotANumber,
+                format!("has {} NaN{}", grouped(all.nan), place(self.nan_rows.first)),
+                true,
+            );
         }
         if all.infinite > 0 {
             let first = place(self.infinite_rows.first);
@@ -283,7 +289,8 @@ impl Seen {
             say(Fault::Zero, of_stack(zero, "is all zero"), how.is_matrix);
         }
         if constant.count > 0 {
-            let what = if constant.count == 1 { format!("is {value} everywhere") } else { "is constant".into() };
+            let what =
+                if constant.count == 1 { format!("is {value} everywhere") } else { "is constant".into() };
             say(Fault::Constant, of_stack(constant, &what), how.is_matrix);
         }
         if how.is_matrix && zero.count == 0 && constant.count == 0 {
@@ -294,7 +301,8 @@ impl Seen {
             ] {
                 if some.count > 0 {
                     let (n, first) = (grouped(some.count), grouped(some.first));
-                    let detail = format!("has {n} of {} rows that {what}, the first of them {first}", grouped(rows));
+                    let detail =
+                        format!("has {n} of {} rows that {what}, the first of them {first}", grouped(rows));
                     say(fault, detail, false);
                 }
             }
@@ -345,12 +353,14 @@ impl Watch for Collector {
         let mut at = first_element;
         for chunk in bytes.chunks(chunk_bytes) {
             let count = chunk.len() / facts.block_bytes as usize * facts.block_elements as usize;
-            let numbers = numbers.get_mut(..count).ok_or_else(|| Error::bug("a chunk is larger than a chunk"))?;
+            let numbers =
+                numbers.get_mut(..count).ok_or_else(|| Error::bug("a chunk is larger than a chunk"))?;
             widen(wanted.dtype, chunk, numbers)?;
             let mut rest: &[f32] = numbers;
             while !rest.is_empty() {
                 let in_row = how.columns - at % how.columns;
-                let (piece, behind) = rest.split_at(rest.len().min(usize::try_from(in_row).unwrap_or(usize::MAX)));
+                let (piece, behind) =
+                    rest.split_at(rest.len().min(usize::try_from(in_row).unwrap_or(usize::MAX)));
                 seen.piece(how, at / how.columns, Figures::of(piece));
                 at += piece.len() as u64;
                 rest = behind;

@@ -38,7 +38,13 @@ pub(super) enum Other<'a> {
 /// Who is told of logits as they come.
 pub(super) trait Sink {
     /// Logits of the `positions` of a window for a band of the vocabulary, row-major.
-    fn logits(&mut self, window: usize, positions: Range<usize>, band: Range<u64>, logits: &[f32]) -> Result<()>;
+    fn logits(
+        &mut self,
+        window: usize,
+        positions: Range<usize>,
+        band: Range<u64>,
+        logits: &[f32],
+    ) -> Result<()>;
 }
 
 /// What was measured.
@@ -315,7 +321,9 @@ fn head(
     }
     let vocabulary = a.decoder.vocabulary()?;
     let other_vocabulary = b.map(|b| b.decoder.vocabulary()).transpose()?.unwrap_or(0);
-    let name = |side: &Side<'_>| if side.weights.has("output.weight") { "output.weight" } else { "token_embd.weight" };
+    let name = |side: &Side<'_>| {
+        if side.weights.has("output.weight") { "output.weight" } else { "token_embd.weight" }
+    };
     let step = [Some(a), b]
         .into_iter()
         .flatten()
@@ -357,7 +365,8 @@ fn head(
                 let x = columns(rows_of(&x, &row, part, width(&mine)), width(&mine), width(&common));
                 match (of.other, &y) {
                     (_, Some(y)) => {
-                        let y = columns(rows_of(y, &row, part, width(&others)), width(&others), width(&common));
+                        let y =
+                            columns(rows_of(y, &row, part, width(&others)), width(&others), width(&common));
                         compare.band(start, &y, &x)?;
                     }
                     (Other::File(file, answer), _) => {

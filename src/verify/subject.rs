@@ -1,7 +1,7 @@
 //! What is verified: a model, how it computes, and the tensors it needs under the names by which it computes.
 
 use crate::dtype::{Class, DType};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::open::Model;
 use crate::transform::arch::families::{self, Family, Sizes};
 use crate::transform::arch::forward::{self, Forward};
@@ -40,8 +40,8 @@ impl Subject {
     /// Of an opened model.
     ///
     /// # Errors
-    /// `Unsupported`: a family, a task or a construct that no row says. `BadInput`: tensors missing, too many, or of the
-    /// wrong shape; a config that contradicts itself. `NotFound`: no config.
+    /// `CheckFailed`, with its name: a tensor that is missing, left over, or of the wrong shape. `Unsupported`: a family, a
+    /// task or a construct that no row says. `BadInput`: a config that contradicts itself. `NotFound`: no config.
     pub fn of(model: Model) -> Result<Subject> {
         let mut notes = Vec::new();
         let name = model.name.clone();
@@ -52,8 +52,10 @@ impl Subject {
             (configs.config, configs.generation)
         } else {
             let config = model.json("config.json")?.ok_or_else(|| {
-                Error::not_found("there is no config.json beside the weights, so nobody knows how they compute")
-                    .file(name.clone())
+                Error::not_found(
+                    "there is no config.json beside the weights, so nobody knows how they compute",
+                )
+                .file(name.clone())
             })?;
             (config, model.json("generation_config.json")?)
         };
@@ -66,7 +68,12 @@ impl Subject {
         let all = values(&model.table, (!gguf).then_some(&config))?;
         notes.extend(all.notes);
         let origin = if gguf { Origin::Gguf(meta) } else { Origin::Checkpoint(&config) };
-        let mut recipe = to_forward(all.values, family, &sizes, origin)?;
+        // A tensor that is missing, left over or misshapen is what the check of tensors looks for.
+        let of_tensor = |e: Error| match e.tensor_name() {
+            Some(_) => e.kind_instead(ErrorKind::CheckFailed),
+            None => e,
+        };
+        let mut recipe = to_forward(all.values, family, &sizes, origin).map_err(of_tensor)?;
         recipe.left_out.extend(all.left_out);
         notes.append(&mut recipe.notes);
         let forward = forward::of_config(&config).map_err(of_config)?;
@@ -94,9 +101,9 @@ impl Subject {
 fn family_of(config: &Json) -> Result<&'static Family> {
     families::of_config(config).map_err(|e| {
         if has_code(config) {
-            e.hint("the repo brings Python of its own, which hoist never runs")
+            e.hint_instead("the repo brings Python of its own, which hoist never runs")
         } else {
-            e.hint("hoist inspect and hoist diff work on any tensors")
+            e.hint_instead("hoist inspect and hoist diff work on any tensors")
         }
     })
 }

@@ -10,7 +10,7 @@ mod linear;
 mod plan;
 
 use crate::dtype::DType;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::load::{self, MakeOptions, Wanted, Watch};
 use crate::open::Model;
 use crate::run::job::{Job, StopSign};
@@ -239,6 +239,14 @@ impl Weights {
         Ok(Weights { inner: Arc::new(inner) })
     }
 
+    /// Bytes that all of a recipe's outputs take, held at once.
+    ///
+    /// # Errors
+    /// `BadInput`: a shape that overflows.
+    pub fn whole_bytes(model: &Model, recipe: &Recipe, hold: &Hold) -> Result<u64> {
+        Plan::whole_bytes(model, recipe, hold)
+    }
+
     /// Of tensors at hand, under the names by which they are computed with.
     pub fn from_tensors(tensors: HashMap<String, Tensor>) -> Weights {
         let mut sorted: Vec<(String, Tensor)> = tensors.into_iter().collect();
@@ -360,7 +368,8 @@ impl Weights {
         let inner = &self.inner;
         if let Some(source) = &inner.source {
             let known = lock(&inner.audited);
-            let rest: Vec<usize> = (0..inner.plan.entries.len()).filter(|at| !known.contains_key(at)).collect();
+            let rest: Vec<usize> =
+                (0..inner.plan.entries.len()).filter(|at| !known.contains_key(at)).collect();
             drop(known);
             if !rest.is_empty() {
                 let Source { model, recipe, hold, .. } = source;
@@ -420,11 +429,13 @@ impl Source {
 
     /// Starts to load.
     fn load(&self, wanted: Vec<Wanted>, audit: bool) -> Result<Job<Loaded>> {
+        if self.hold.stop.is_set() {
+            return Err(Error::new(ErrorKind::Signal(2), "cancelled"));
+        }
         let source = self.clone();
         Ok(Job::start("weights", false, move |control| {
             let Source { model, recipe, hold, .. } = &source;
-            let collector =
-                audit.then(|| Arc::new(Collector::new(recipe, wanted.iter().map(|w| w.output))));
+            let collector = audit.then(|| Arc::new(Collector::new(recipe, wanted.iter().map(|w| w.output))));
             let watch = collector.clone().map(|c| c as Arc<dyn Watch>);
             let outputs: Vec<(usize, DType)> = wanted.iter().map(|w| (w.output, w.dtype)).collect();
             let job = load::make(model, recipe, wanted, source.options(watch));

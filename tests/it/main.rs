@@ -19,6 +19,7 @@ mod cuda;
 mod diff;
 mod doctor;
 mod families;
+mod forward;
 mod gguf;
 mod hash;
 mod hostile;
@@ -39,5 +40,16 @@ mod translate;
 mod values;
 #[cfg(feature = "verify")]
 mod verify_encoder;
+mod verify_cli;
+#[cfg(feature = "verify")]
+mod verify_families;
+#[cfg(feature = "verify")]
+mod verify_faults;
+#[cfg(feature = "verify")]
+mod verify_memory;
+#[cfg(feature = "verify")]
+mod verify_metrics;
+#[cfg(feature = "verify")]
+mod verify_weights;
 mod vocab;
 mod weave;

@@ -1,7 +1,7 @@
 //! What was loaded, as the tensor library's tensors: windows on an arena, or blocks of its own.
 
-use super::plan::{Entry, ggml};
 use super::Weight;
+use super::plan::{Entry, ggml};
 use crate::buf::Element;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
@@ -32,7 +32,9 @@ pub(super) fn computing(dtype: DType) -> Result<candle_core::DType> {
         DType::F32 => Ok(candle_core::DType::F32),
         DType::BF16 => Ok(candle_core::DType::BF16),
         DType::F16 => Ok(candle_core::DType::F16),
-        other => Err(Error::usage(format!("`{other}` is no type that is computed in")).hint("f32, bf16 or f16")),
+        other => {
+            Err(Error::usage(format!("`{other}` is no type that is computed in")).hint("f32, bf16 or f16"))
+        }
     }
 }
 
@@ -92,7 +94,8 @@ fn blocks(arena: &ArenaTensors, wide: candle_core::DType, device: &Device) -> Re
     let of = arena.tensors.iter().map(|(name, shape, offset_bytes)| {
         let start = size(*offset_bytes)?;
         let elements = crate::dtype::element_count(shape);
-        let bytes = elements.and_then(|n| arena.dtype.size_bytes(n)).ok_or_else(|| Error::bug("torn blocks"))?;
+        let bytes =
+            elements.and_then(|n| arena.dtype.size_bytes(n)).ok_or_else(|| Error::bug("torn blocks"))?;
         let bytes = arena.arena.as_bytes().get(start..start + size(bytes)?);
         let bytes = bytes.ok_or_else(|| Error::bug("an arena ends early"))?;
         from_blocks(arena.dtype, bytes, shape, wide, device).map_err(|e| e.tensor(name))
@@ -144,7 +147,8 @@ impl Held {
             }
             (Held::Plain(tensor), many) => {
                 let number = |row: u64| {
-                    u32::try_from(row).map_err(|_| Error::unsupported("has more rows than can be picked from"))
+                    u32::try_from(row)
+                        .map_err(|_| Error::unsupported("has more rows than can be picked from"))
                 };
                 let numbers = many.iter().cloned().flatten().map(number).collect::<Result<Vec<u32>>>()?;
                 let count = numbers.len();
@@ -165,7 +169,9 @@ impl Held {
                 }
                 Tensor::stack(&matrices, 0).map(Weight::Plain).map_err(candle)
             }
-            (Held::Blocks(matrix, dtype), [one]) if one.start == 0 && Some(&one.end) == entry.shape.first() => {
+            (Held::Blocks(matrix, dtype), [one])
+                if one.start == 0 && Some(&one.end) == entry.shape.first() =>
+            {
                 Ok(Weight::Blocks { matrix: Arc::clone(matrix), of_stack: false, dtype: *dtype })
             }
             (Held::Blocks(matrix, dtype), many) => {

@@ -103,7 +103,8 @@ impl CustomOp1 for Few {
             with_numbers(&self.0, |weight| {
                 // Columns of the product in turn: each weight is read once for all rows.
                 let mut columns = vec![0.0f32; rows * outputs];
-                let work = columns.par_chunks_mut(rows.max(1)).zip(weight.par_chunks(inputs)).with_min_len(16);
+                let work =
+                    columns.par_chunks_mut(rows.max(1)).zip(weight.par_chunks(inputs)).with_min_len(16);
                 work.for_each(|(column, weight)| {
                     for (to, x) in column.iter_mut().zip(x.chunks_exact(inputs)) {
                         *to = dot(weight, x);

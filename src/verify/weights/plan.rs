@@ -120,6 +120,16 @@ impl Plan {
     /// # Errors
     /// `NoSpace` where not even a stage at a time fits.
     pub(super) fn new(model: &Model, recipe: &Recipe, hold: &Hold) -> Result<Plan> {
+        Plan::of(Plan::entries(model, recipe, hold)?, hold.memory_bytes)
+    }
+
+    /// Bytes of all entries, held at once.
+    pub(super) fn whole_bytes(model: &Model, recipe: &Recipe, hold: &Hold) -> Result<u64> {
+        let entries = Plan::entries(model, recipe, hold)?;
+        Ok(entries.iter().fold(0u64, |sum, e| sum.saturating_add(e.held_bytes())))
+    }
+
+    fn entries(model: &Model, recipe: &Recipe, hold: &Hold) -> Result<Vec<Entry>> {
         let mut entries = Vec::with_capacity(recipe.outputs.len());
         for output in &recipe.outputs {
             let native = || load::blocks(model, recipe, output).filter(|&d| ggml(d).is_some());
@@ -134,7 +144,7 @@ impl Plan {
             let (name, shape) = (output.name.clone(), output.shape.clone());
             entries.push(Entry { stage: stage(&name), name, shape, dtype, size_bytes });
         }
-        Plan::of(entries, hold.memory_bytes)
+        Ok(entries)
     }
 
     /// Decides how entries are held in so much memory.
@@ -197,7 +207,8 @@ impl Plan {
     /// What is loaded together where everything is: all numbers at once, but what is copied on its way (blocks; all of it,
     /// to a GPU) a stage or a matrix at a time, so that little of it is there twice.
     pub(super) fn groups(&self, copied: bool) -> Vec<Vec<usize>> {
-        let (mut straight, mut stages, mut alone) = (Vec::new(), BTreeMap::<Stage, Vec<usize>>::new(), Vec::new());
+        let (mut straight, mut stages, mut alone) =
+            (Vec::new(), BTreeMap::<Stage, Vec<usize>>::new(), Vec::new());
         for (at, entry) in self.entries.iter().enumerate() {
             match entry.stage {
                 _ if entry.dtype.is_plain() && !copied => straight.push(at),
@@ -282,7 +293,8 @@ mod tests {
     }
 
     fn model() -> Vec<Entry> {
-        let mut entries = vec![entry("token_embd.weight", &[1 << 16, 64]), entry("output_norm.weight", &[64])];
+        let mut entries =
+            vec![entry("token_embd.weight", &[1 << 16, 64]), entry("output_norm.weight", &[64])];
         for n in 0..8 {
             entries.push(entry(&format!("blk.{n}.attn_q.weight"), &[1024, 1024]));
             entries.push(entry(&format!("blk.{n}.ffn_up_exps.weight"), &[4, 1024, 512]));
