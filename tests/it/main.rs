@@ -39,8 +39,9 @@ mod torch;
 mod translate;
 mod values;
 #[cfg(feature = "verify")]
-mod verify_encoder;
 mod verify_cli;
+#[cfg(feature = "verify")]
+mod verify_encoder;
 #[cfg(feature = "verify")]
 mod verify_families;
 #[cfg(feature = "verify")]
