@@ -41,6 +41,8 @@ mod values;
 #[cfg(feature = "verify")]
 mod verify_cli;
 #[cfg(feature = "verify")]
+mod verify_encoder;
+#[cfg(feature = "verify")]
 mod verify_families;
 #[cfg(feature = "verify")]
 mod verify_faults;
