@@ -19,6 +19,7 @@ mod cuda;
 mod diff;
 mod doctor;
 mod families;
+mod forward;
 mod gguf;
 mod hash;
 mod hostile;
@@ -38,14 +39,16 @@ mod torch;
 mod translate;
 mod values;
 #[cfg(feature = "verify")]
-mod verify_weights;
-mod vocab;
-#[cfg(feature = "verify")]
 mod verify_cli;
 #[cfg(feature = "verify")]
 mod verify_families;
-//SOON #[cfg(feature = "verify")]
-//SOON mod verify_faults;
-//SOON #[cfg(feature = "verify")]
-//SOON mod verify_memory;
+#[cfg(feature = "verify")]
+mod verify_faults;
+#[cfg(feature = "verify")]
+mod verify_memory;
+#[cfg(feature = "verify")]
+mod verify_metrics;
+#[cfg(feature = "verify")]
+mod verify_weights;
+mod vocab;
 mod weave;
