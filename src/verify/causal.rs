@@ -156,6 +156,7 @@ pub(super) fn measure(of: &Measure<'_>, mut sink: Option<&mut dyn Sink>) -> Resu
         means: [Means::new(of.subject.forward.hidden), Means::new(of.subject.forward.hidden)],
         common: vocabulary.min(other_vocabulary),
     };
+    let all_tokens: u64 = of.windows.iter().map(|w| w.ids.len() as u64).sum();
     let mut tokens = 0u64;
     let started = Instant::now();
     let mut first = 0;
@@ -187,7 +188,8 @@ pub(super) fn measure(of: &Measure<'_>, mut sink: Option<&mut dyn Sink>) -> Resu
                 }
             }
             found.look(Some(index), &a.states)?;
-            of.control.moved(1);
+            let done = (tokens - count as u64) * (layers.len() as u64 + 1) + count as u64 * (at as u64 + 1);
+            of.control.step(|| label(index, layer_count, tokens, all_tokens), done, all_tokens * (layers.len() as u64 + 1));
         }
         if of.layers_only.is_none() {
             a.finish()?;
@@ -213,6 +215,12 @@ pub(super) fn measure(of: &Measure<'_>, mut sink: Option<&mut dyn Sink>) -> Resu
         tokens,
         seconds,
     })
+}
+
+/// Where a pass is.
+fn label(index: usize, layer_count: usize, tokens: u64, all_tokens: u64) -> String {
+    let layer = format!("layer {}/{layer_count}", index + 1);
+    if tokens == all_tokens { layer } else { format!("{layer} of token {tokens}/{all_tokens}") }
 }
 
 /// Two models that have nothing in common layer by layer cannot be compared so.
