@@ -156,15 +156,10 @@ pub(super) fn measure(of: &Measure<'_>, mut sink: Option<&mut dyn Sink>) -> Resu
         means: [Means::new(of.subject.forward.hidden), Means::new(of.subject.forward.hidden)],
         common: vocabulary.min(other_vocabulary),
     };
+    let all_tokens: u64 = of.windows.iter().map(|w| w.ids.len() as u64).sum();
     let mut tokens = 0u64;
     let started = Instant::now();
     let groups = groups(of.windows, of.tokens_at_once);
-    // A person is told in bytes of weights that were computed with.
-    let weights_bytes =
-        bytes(of.subject) + if let Other::Model(other, _) = of.other { bytes(other) } else { 0 };
-    let step_bytes = weights_bytes / (layers.len() as u64 + 1);
-    of.control
-        .plan(String::new(), step_bytes.saturating_mul((layers.len() as u64 + 1) * groups.len() as u64));
     for range in groups {
         let (first, group) = (range.start, &of.windows[range]);
         let count: usize = group.iter().map(|w| w.ids.len()).sum();
@@ -186,7 +181,12 @@ pub(super) fn measure(of: &Measure<'_>, mut sink: Option<&mut dyn Sink>) -> Resu
                 }
             }
             found.look(Some(index), &a.states)?;
-            of.control.moved(step_bytes);
+            let done = (tokens - count as u64) * (layers.len() as u64 + 1) + count as u64 * (at as u64 + 1);
+            of.control.step(
+                || label(index, layer_count, tokens, all_tokens),
+                done,
+                all_tokens * (layers.len() as u64 + 1),
+            );
         }
         if of.layers_only.is_none() {
             a.finish()?;
@@ -196,7 +196,6 @@ pub(super) fn measure(of: &Measure<'_>, mut sink: Option<&mut dyn Sink>) -> Resu
             let sink = sink.as_mut().map(|sink| &mut **sink as &mut dyn Sink);
             head(of, group, first, &a, b.as_ref(), &mut found, sink)?;
         }
-        of.control.moved(step_bytes);
     }
     let seconds = started.elapsed().as_secs_f64();
     let is_compared = of.layers_only.is_none() && !matches!(of.other, Other::Nothing);
@@ -233,9 +232,10 @@ fn groups(windows: &[Window], tokens_at_once: usize) -> Vec<Range<usize>> {
     groups
 }
 
-/// Bytes of a model's weights as they are written.
-pub(super) fn bytes(subject: &Subject) -> u64 {
-    subject.model.table.totals().size_bytes
+/// Where a pass is.
+fn label(index: usize, layer_count: usize, tokens: u64, all_tokens: u64) -> String {
+    let layer = format!("layer {}/{layer_count}", index + 1);
+    if tokens == all_tokens { layer } else { format!("{layer} of token {tokens}/{all_tokens}") }
 }
 
 /// Two models that have nothing in common layer by layer cannot be compared so.

@@ -277,9 +277,6 @@ fn measure(
     if let Some(against) = run.against {
         super::causal::comparable(subject, against)?;
     }
-    let weights_bytes = super::causal::bytes(subject) + run.against.map_or(0, super::causal::bytes);
-    let step_bytes = weights_bytes / layers.len().max(1) as u64;
-    run.control.plan(String::new(), step_bytes.saturating_mul(layers.len() as u64));
     let started = Instant::now();
     a.start(&batches)?;
     if let Some(b) = &mut b {
@@ -303,7 +300,8 @@ fn measure(
             apart.push(Layer { index, states });
         }
         look(&a, Some(index), &mut broken)?;
-        run.control.moved(step_bytes);
+        let (done, total) = (index as u64 + 1, layer_count as u64);
+        run.control.step(|| format!("layer {done}/{total}"), done, total);
     }
     let lengths: Vec<usize> = a.running.iter().flat_map(|r| r.lengths.clone()).collect();
     let mut measured = Measured {
