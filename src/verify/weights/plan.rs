@@ -36,7 +36,7 @@ const BACK: &[&str] = &["output", "cls"];
 
 /// What of memory work in flight may take: a part, within bounds.
 const WORK_SHARE: u64 = 8;
-const WORK_BYTES_MIN: u64 = 2 << 20;
+const WORK_BYTES_MIN: u64 = 256 << 10;
 const WORK_BYTES_MAX: u64 = 256 << 20;
 
 /// candle's name for blocks that it multiplies with.
@@ -187,7 +187,10 @@ impl Plan {
                 ),
             )
             .detail(format!("all of its weights are {}", bytes_text(total)))
-            .hint("a larger --memory; --dtype bf16 halves what weights take"));
+            .hint(match plan.entries.iter().any(|e| e.dtype == DType::F32) {
+                true => "a larger --memory; --dtype bf16 halves what weights take",
+                false => "a larger --memory",
+            }));
         }
         let spare = memory_bytes - needed;
         // A second stage on its way is worth more than long bands of rows, but not all of what they could have.
@@ -340,7 +343,7 @@ mod tests {
                 assert!(plan.rows_at_once(embedding) * 256 <= plan.rows_bytes);
             }
         }
-        let error = Plan::of(model(), 7 * MIB).unwrap_err();
+        let error = Plan::of(model(), 6 * MIB).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NoSpace);
         assert!(error.to_string().contains("an expert of layer"), "{error}");
     }
