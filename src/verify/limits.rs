@@ -210,9 +210,9 @@ fn add(to: &mut Vec<(Scheme, u64)>, scheme: Scheme, elements: u64) {
     }
 }
 
-/// The scheme with most elements; the first by name of equals, so that the order of a map does not decide.
+/// The scheme with most elements. Of equals a fixed one, so that the order of a map does not decide.
 fn largest(of: &[(Scheme, u64)]) -> Option<Scheme> {
-    of.iter().max_by(|a, b| a.1.cmp(&b.1).then_with(|| b.0.name.cmp(a.0.name))).map(|(scheme, _)| *scheme)
+    of.iter().max_by_key(|(scheme, elements)| (*elements, scheme.name, scheme.group)).map(|(scheme, _)| *scheme)
 }
 
 /// The limits of a comparison.
@@ -290,7 +290,14 @@ impl Limits {
 
     /// For a file of logits, which is taken to be of the same numbers.
     pub fn of_file(computed: Computed, user: &Gate) -> Limits {
-        Limits::at(computed.floor(), None, user)
+        let mut limits = Limits::at(computed.floor(), None, user);
+        if !limits.given {
+            limits.note = Some(
+                "a file is taken to be of the same numbers as the model; for one that was made before quantising, --max-kl and --min-top1 say what may be lost"
+                    .to_owned(),
+            );
+        }
+        limits
     }
 
     fn at(step: Step, scheme: Option<Scheme>, user: &Gate) -> Limits {

@@ -92,6 +92,9 @@ pub struct Reference {
     tensors: Vec<LoadedTensor>,
 }
 
+/// The most tokens of a reference: more than anybody compares, and few enough that a row for each fits into memory.
+const TOKENS_MAX: u64 = 1 << 22;
+
 /// Types that ids may be in.
 const IDS: &[DType] = &[
     DType::I64,
@@ -276,6 +279,12 @@ fn rows(tensors: &[LoadedTensor]) -> Result<(Vec<Row>, usize)> {
     let padded = usize::try_from(n).unwrap_or(usize::MAX);
     if b == 0 || n == 0 {
         return Err(fail(INPUT_IDS, format!("has shape {:?}: no tokens", ids.shape())));
+    }
+    // The product does not overflow: it was checked when the file was opened.
+    if b * n > TOKENS_MAX {
+        return Err(Error::unsupported(format!("has {} tokens", grouped(b * n)))
+            .tensor(INPUT_IDS)
+            .hint(format!("up to {} are read", grouped(TOKENS_MAX))));
     }
     let all = numbers(ids)?;
     let types = of(TYPES).map(numbers).transpose()?;

@@ -85,7 +85,8 @@ pub fn cut(ids: &[u32], scoring: Scoring, context: Option<usize>, bos: Option<u3
             strided(ids, window, stride)
         }
         Scoring::LlamaCpp { context: chunk } => {
-            let chunk = chunk.unwrap_or(LLAMA_CPP_CONTEXT);
+            let most = context.unwrap_or(LLAMA_CPP_CONTEXT).max(2);
+            let chunk = chunk.unwrap_or(LLAMA_CPP_CONTEXT.min(most));
             check_window(chunk, context)?;
             llama_cpp(ids, chunk, bos)
         }

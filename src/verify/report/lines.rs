@@ -239,9 +239,9 @@ pub fn perplexity(
 /// Check `embeddings`: one for each text. The least cosine decides.
 pub fn embeddings(texts: &[Vectors], limits: &Limits) -> Check {
     let cosines = texts.iter().map(Vectors::cosine);
-    // f64::min would pass a NaN over.
-    let least = cosines.clone().fold(f64::INFINITY, |least, x| if x >= least { least } else { x });
-    let least = if texts.is_empty() { f64::NAN } else { least };
+    let least = cosines.clone().fold(f64::INFINITY, f64::min);
+    // A NaN is passed over by the minimum, and must not be.
+    let least = if texts.is_empty() || cosines.clone().any(f64::is_nan) { f64::NAN } else { least };
     let mean = cosines.sum::<f64>() / texts.len() as f64;
     let max_abs = texts.iter().map(Vectors::max_abs).fold(0.0, f64::max);
     let bounds = [Bound {
