@@ -12,8 +12,10 @@ use super::{Common, model_text, signals};
 use clap::ValueEnum;
 use hoist::dtype::DType;
 use hoist::open::{self, Model};
-use hoist::verify::{Gate, Options, Scoring};
-use hoist::{Error, Result};
+use hoist::verify::report::SCHEMA;
+use hoist::verify::{self, Gate, Options, Scoring};
+use hoist::{Error, Result, machine};
+use serde_json::json;
 use std::ffi::{OsStr, OsString};
 use std::io::Read;
 use std::ops::Range;
@@ -224,8 +226,26 @@ pub(crate) fn run(args: Args, common: &Common) -> Result<()> {
     options.reference = reference;
     options.text = text;
     options.sample = prompt;
-    let _ = (Out::stdout, Watch::new, signals::stopped, model, options, warnings);
-    Err(Error::bug("not yet"))
+    let job = verify::verify(model, options);
+    Watch::new(common, "verify").follow(&job, cancel, false);
+    let report =
+        job.wait().map_err(|e| if signals::received().is_some() { signals::stopped() } else { e })?;
+    report.notes.iter().for_each(|note| common.note(note));
+    let mut out = Out::stdout();
+    if common.json {
+        let mut document = report.document();
+        if let Some(fields) = document.as_object_mut() {
+            fields.insert("peak_rss_bytes".into(), json!(machine::peak_resident_bytes()));
+            fields.insert("warnings".into(), json!(warnings));
+        }
+        out.json(SCHEMA, document)?;
+    } else {
+        for line in report.lines() {
+            out.line(&line)?;
+        }
+    }
+    out.finish()?;
+    report.verdict()
 }
 
 /// Whether a signal came. A file that is being written is cleaned up, so the signal must be waited for; else there is

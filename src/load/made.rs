@@ -274,12 +274,8 @@ fn run(
     control.plan(format!("cpu, {}", bytes_text(total)), total);
     // Those that are read: others may be many, and a stage is a small part of a model.
     let files = files_of(model, recipe, outputs);
-    let unchanged = || {
-        files
-            .iter()
-            .filter_map(|&file| model.files.get(file).zip(model.table.files.get(file)))
-            .try_for_each(|(file, reference)| check_unchanged(&**file).map_err(|e| e.file(&reference.name)))
-    };
+    let unchanged =
+        || files.iter().filter_map(|&f| model.files.get(f)).try_for_each(|f| check_unchanged(&**f));
     unchanged()?;
     let work_bytes = options.work_bytes.unwrap_or(WORK_BYTES);
     let network = files.iter().filter_map(|&f| model.files.get(f)).any(|f| f.temper().network);

@@ -41,6 +41,7 @@ pub trait Target: Sync {
     ///
     /// # Errors
     /// A bug: a place that is none, or was given out before.
+    #[allow(clippy::mut_from_ref)] // each place is given out once, as an arena does it
     fn place(&self, output: usize, offset_bytes: u64, size_bytes: u64) -> Result<Option<&mut [u8]>>;
 
     /// Bytes of an output that are there now: whole elements, each once, in any order and from any worker.

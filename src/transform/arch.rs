@@ -191,6 +191,9 @@ const PREFIXES: &[&str] = &[
     "gpt_neox.",
     "bert.",
     "roberta.",
+    "distilbert.transformer.",
+    "distilbert.",
+    "nomic_bert.",
 ];
 
 static INDEX: LazyLock<HashMap<String, &'static Row>> = LazyLock::new(|| {

@@ -138,8 +138,8 @@ struct Gathered {
 #[rustfmt::skip]
 const COUNTS: &[Count] = &[
     Count { config: &["num_hidden_layers", "n_layer", "num_layers", "n_layers"], gguf: "block_count", put: |g, n| g.out.layers = Some(n) },
-    Count { config: &["hidden_size", "n_embd", "d_model"], gguf: "embedding_length", put: |g, n| g.out.hidden = Some(n) },
-    Count { config: &["intermediate_size", "ffn_hidden_size", "n_inner", "ffn_dim", "d_ff"], gguf: "feed_forward_length", put: |g, n| g.out.intermediate = Some(n) },
+    Count { config: &["hidden_size", "n_embd", "d_model", "dim"], gguf: "embedding_length", put: |g, n| g.out.hidden = Some(n) },
+    Count { config: &["intermediate_size", "ffn_hidden_size", "n_inner", "ffn_dim", "d_ff", "hidden_dim"], gguf: "feed_forward_length", put: |g, n| g.out.intermediate = Some(n) },
     Count { config: &["num_attention_heads", "n_head", "n_heads", "num_heads"], gguf: "attention.head_count", put: |g, n| g.out.heads = Some(n) },
     Count { config: &["num_key_value_heads", "num_kv_heads", "n_head_kv", "multi_query_group_num"], gguf: "attention.head_count_kv", put: |g, n| g.out.kv_heads = Some(n) },
     Count { config: &["head_dim", "kv_channels"], gguf: "attention.key_length", put: |g, n| g.out.head_dim = Some(n) },

@@ -70,8 +70,10 @@ impl<'a> Encoder<'a> {
                 let rows = front.get("token_types.weight")?.tensor()?;
                 let known = rows.dim(0).map_err(candle)?;
                 if let Some(kind) = types.iter().find(|&&t| t as usize >= known) {
-                    return Err(Error::bad_input(format!("has {known} types of tokens, and a text has type {kind}"))
-                        .tensor("token_types.weight"));
+                    return Err(Error::bad_input(format!(
+                        "has {known} types of tokens, and a text has type {kind}"
+                    ))
+                    .tensor("token_types.weight"));
                 }
                 let types = Tensor::new(types.as_slice(), &device).map_err(candle)?;
                 x = rows.index_select(&types, 0).and_then(|rows| x + rows).map_err(candle)?;
@@ -81,9 +83,11 @@ impl<'a> Encoder<'a> {
                 let rows = front.get("position_embd.weight")?.tensor()?;
                 let known = rows.dim(0).map_err(candle)?;
                 if width > known {
-                    return Err(Error::bad_input(format!("has {known} positions, and a text has {width} tokens"))
-                        .tensor("position_embd.weight")
-                        .hint("texts are cut to the length that the model has"));
+                    return Err(Error::bad_input(format!(
+                        "has {known} positions, and a text has {width} tokens"
+                    ))
+                    .tensor("position_embd.weight")
+                    .hint("texts are cut to the length that the model has"));
                 }
                 x = rows.narrow(0, 0, width).and_then(|rows| x.broadcast_add(&rows)).map_err(candle)?;
             }
@@ -99,7 +103,9 @@ impl<'a> Encoder<'a> {
     fn tokens_of(&self, ids: &[u32]) -> Result<Tensor> {
         let known = self.weights.shape(EMBEDDING).and_then(|shape| shape.first().copied()).unwrap_or(0);
         if let Some(id) = ids.iter().find(|&&id| u64::from(id) >= known) {
-            return Err(Error::bad_input(format!("has {known} tokens, and a text has token {id}")).tensor(EMBEDDING));
+            return Err(
+                Error::bad_input(format!("has {known} tokens, and a text has token {id}")).tensor(EMBEDDING)
+            );
         }
         let mut distinct = ids.to_vec();
         distinct.sort_unstable();

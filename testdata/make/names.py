@@ -18,7 +18,7 @@ import tempfile
 sys.path = [p for p in sys.path if pathlib.Path(p or ".").resolve() != pathlib.Path(__file__).resolve().parent]
 
 import transformers  # noqa: E402
-from transformers import AutoConfig, AutoModelForCausalLM  # noqa: E402
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification  # noqa: E402
 
 COMMON = dict(
     hidden_size=256, intermediate_size=512, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2,
@@ -34,17 +34,23 @@ FAMILIES = {
     "cohere2": {},
     "stablelm": {},
     "qwen3_next": dict(num_hidden_layers=4, num_experts=4),
+    "distilbert": dict(dim=256, n_layers=1, n_heads=4, hidden_dim=512, num_key_value_heads=None),
+    "modernbert": dict(num_hidden_layers=2, num_key_value_heads=None, cls_token_id=0, sep_token_id=0),
+    "nomic_bert": dict(num_key_value_heads=None),
 }
+# These tell texts apart; the others generate them.
+ENCODERS = ["distilbert", "modernbert", "nomic_bert"]
 KEYS = [
     "model_type", "architectures", "hidden_size", "intermediate_size", "ffn_dim", "num_hidden_layers", "n_layer",
-    "num_attention_heads", "n_head", "num_key_value_heads", "head_dim", "vocab_size", "num_experts", "num_local_experts",
+    "num_attention_heads", "n_head", "dim", "hidden_dim", "n_layers", "n_heads", "num_key_value_heads", "head_dim", "vocab_size", "num_experts", "num_local_experts",
     "moe_intermediate_size",
 ]
 
 for family, extra in FAMILIES.items():
     facts = {k: v for k, v in {**COMMON, **extra}.items() if v is not None}
     config = AutoConfig.for_model(family, **facts)
-    model = AutoModelForCausalLM.from_config(config)
+    auto = AutoModelForSequenceClassification if family in ENCODERS else AutoModelForCausalLM
+    model = auto.from_config(config)
     with tempfile.TemporaryDirectory() as directory:
         model.save_pretrained(directory)
         saved = json.load(open(os.path.join(directory, "config.json")))

@@ -55,13 +55,13 @@ fn digest(bytes: &[u8]) -> String {
 }
 
 /// A checkpoint with its files' bytes.
-struct Read {
-    table: Checkpoint,
+pub struct Read {
+    pub table: Checkpoint,
     files: Vec<Vec<u8>>,
 }
 
 impl Read {
-    fn new(path: &Path) -> Read {
+    pub fn new(path: &Path) -> Read {
         let options = hoist::open::Options { follow_links: false, hub_cache: None };
         let table = hoist::open::open(path.to_str().unwrap(), &options).unwrap().table;
         let folder = if path.is_dir() { path } else { path.parent().unwrap() };
@@ -72,13 +72,13 @@ impl Read {
         Read { files: files.collect(), table }
     }
 
-    fn bytes(&self, tensor: &Tensor) -> Vec<u8> {
+    pub fn bytes(&self, tensor: &Tensor) -> Vec<u8> {
         crate::naive::materialise(&self.files[tensor.at.span.file.index()], tensor)
     }
 }
 
 /// hoist's conversion; its refusal as text.
-fn converted(from: &Path, to: &Path, dtype: Option<&str>) -> Result<(), String> {
+pub fn converted(from: &Path, to: &Path, dtype: Option<&str>) -> Result<(), String> {
     let mut options = Options::new(to);
     options.dtype = dtype.map(|d| DType::ALL.iter().copied().find(|x| x.name() == d).unwrap());
     let open = hoist::open::Options { follow_links: false, hub_cache: None };

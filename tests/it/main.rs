@@ -19,6 +19,7 @@ mod cuda;
 mod diff;
 mod doctor;
 mod families;
+mod forward;
 mod gguf;
 mod hash;
 mod hostile;
@@ -38,10 +39,9 @@ mod torch;
 mod translate;
 mod values;
 #[cfg(feature = "verify")]
-mod verify_metrics;
+mod verify_cli;
 #[cfg(feature = "verify")]
-mod verify_weights;
-mod vocab;
+mod verify_encoder;
 #[cfg(feature = "verify")]
 mod verify_families;
 #[cfg(feature = "verify")]
@@ -49,5 +49,9 @@ mod verify_faults;
 #[cfg(feature = "verify")]
 mod verify_memory;
 #[cfg(feature = "verify")]
-mod verify_cli;
+mod verify_metrics;
+#[cfg(feature = "verify")]
+mod verify_weights;
+mod verify_stack;
+mod vocab;
 mod weave;

@@ -75,7 +75,7 @@ fn rows_that_match(name: &str) -> usize {
             })
     };
     let mut short = name;
-    for prefix in ["model.", "decoder.", "transformer.", "gpt_neox.", "bert."] {
+    for prefix in ["distilbert.", "nomic_bert.", "model.", "decoder.", "transformer.", "gpt_neox.", "bert."] {
         short = short.strip_prefix(prefix).unwrap_or(short);
     }
     let layer =

@@ -416,12 +416,13 @@ fn refusals() {
     job.cancel();
     assert_eq!(refused(Hold { stop, ..hold(PLENTY) }).kind(), ErrorKind::Signal(2));
     // Changed after it was opened: found before by stage, and when nothing is read yet.
-    let staged = Weights::of(&model, &recipe, hold(10 << 20)).unwrap();
+    let staged = Weights::of(&model, &recipe, hold(9 << 20)).unwrap();
     assert!(!staged.is_resident());
     staged.stage(Stage::Layer(0)).unwrap();
     std::fs::write(&path, b"short").unwrap();
     let e = staged.stage(Stage::Layer(0)).unwrap_err();
-    assert_eq!((e.kind(), e.file_name()), (ErrorKind::BadInput, Some("model.safetensors")), "{e}");
+    assert_eq!(e.kind(), ErrorKind::BadInput, "{e}");
+    assert!(e.file_name().is_some_and(|f| f.ends_with("model.safetensors")), "{e}");
 }
 
 /// A model ten times as large as its memory: every stage, the embedding and the head pass within it.

@@ -8,6 +8,7 @@ use hoist::open::Model;
 use hoist::text::Shown;
 use hoist::verify::Options;
 use hoist::verify::answer::{Answer, Answered, Chat, Class, Entity, Prompt, Question, Said, answer};
+use hoist::verify::report::SCHEMA;
 use hoist::{Error, Result, machine};
 use serde_json::{Value, json};
 use std::io::{BufRead, Write};
@@ -123,7 +124,7 @@ pub(super) fn run(
     };
     let mut out = Out::stdout();
     if common.json {
-        out.json("hoist.verify/1", document(&answered, warnings))?;
+        out.json(SCHEMA, document(&answered, warnings))?;
         return out.finish();
     }
     if let Answer::Text(said) = &answered.answer {

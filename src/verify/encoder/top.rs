@@ -62,14 +62,22 @@ fn one(model: &Model, layer: &Dense) -> Result<Linear> {
     let mut outputs = Vec::with_capacity(needed.len());
     for (index, value) in values.iter().enumerate() {
         let Some((name, shape)) = needed.iter().find(|(name, _)| *name == value.name) else {
-            return Err(Error::bad_input("is no tensor of a dense layer such as its config says").tensor(&value.name));
+            return Err(
+                Error::bad_input("is no tensor of a dense layer such as its config says").tensor(&value.name)
+            );
         };
         if value.shape != *shape {
             let what = format!("has shape {:?}, where {shape:?} is needed", value.shape);
             return Err(Error::bad_input(what).tensor(*name));
         }
         let (name, dtype, shape) = ((*name).to_owned(), value.dtype, shape.clone());
-        outputs.push(Output { name, dtype, shape, parts: vec![Part::new(index, value.view()?)], narrow: None });
+        outputs.push(Output {
+            name,
+            dtype,
+            shape,
+            parts: vec![Part::new(index, value.view()?)],
+            narrow: None,
+        });
     }
     if let Some((name, _)) = needed.iter().find(|(name, _)| outputs.iter().all(|o| o.name != *name)) {
         return Err(Error::bad_input("is not there").tensor(*name));
@@ -131,7 +139,8 @@ impl Encoder<'_> {
         let Task::Sequence(classes) = self.task else {
             return Err(Error::usage("this model has no head that tells texts apart"));
         };
-        let pooling = classes.pooling.ok_or_else(|| Error::bug("a classifier of texts that pools nothing"))?;
+        let pooling =
+            classes.pooling.ok_or_else(|| Error::bug("a classifier of texts that pools nothing"))?;
         rows(&scores(classes, back, &pooled(running, pooling)?)?)
     }
 

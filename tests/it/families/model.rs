@@ -38,18 +38,22 @@ pub fn spec(family: &str) -> Spec {
     let texts = |v: &serde_json::Value| {
         v.as_array().map_or(Vec::new(), |a| a.iter().map(|s| s.as_str().unwrap().to_string()).collect())
     };
-    let row = |r: &serde_json::Value| Row {
-        name: r[0].as_str().unwrap().to_string(),
-        dtype: r[1].as_str().unwrap().to_string(),
-        shape: r[2].as_array().unwrap().iter().map(|d| d.as_u64().unwrap() as usize).collect(),
-        scale: r[3].as_f64().unwrap(),
-        offset: r[4].as_f64().unwrap(),
-    };
     Spec {
         family: family.to_string(),
         tokenizer: json["tokenizer"].as_str().unwrap().to_string(),
         without: texts(&json["without"]),
         rows: json["tensors"].as_array().unwrap().iter().map(row).collect(),
+    }
+}
+
+/// `[name, dtype, shape, scale, offset]`.
+pub fn row(r: &serde_json::Value) -> Row {
+    Row {
+        name: r[0].as_str().unwrap().to_string(),
+        dtype: r[1].as_str().unwrap().to_string(),
+        shape: r[2].as_array().unwrap().iter().map(|d| d.as_u64().unwrap() as usize).collect(),
+        scale: r[3].as_f64().unwrap(),
+        offset: r[4].as_f64().unwrap(),
     }
 }
 

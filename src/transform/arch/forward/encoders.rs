@@ -159,6 +159,12 @@ fn distilbert(scope: &Scope<'_>) -> Result<Forward> {
 
 /// An encoder with learned positions and norms behind each part.
 fn after(scope: &Scope<'_>, norm: Norm, activation: Activation, types: bool) -> Result<Forward> {
+    if scope.rope.full.theta.is_some() {
+        let family = scope.family.name();
+        return Err(unsupported(format!(
+            "the config has a base of rotary embeddings, and `{family}` rotates nothing"
+        )));
+    }
     let shape = &scope.shape()?;
     let mlp = Mlp::Dense { gate: Gate::None, activation };
     let layer = layer(norm, AFTER, attention(shape, Projections::Separate), mlp);
@@ -171,8 +177,10 @@ fn after(scope: &Scope<'_>, norm: Norm, activation: Activation, types: bool) -> 
 fn modernbert(scope: &Scope<'_>) -> Result<Forward> {
     let shape = &scope.shape()?;
     let norm = scope.norm(NormKind::Layer, &["norm_eps"])?;
-    let mlp =
-        Mlp::Dense { gate: Gate::FirstHalf, activation: scope.activation(&["hidden_activation"], Activation::Gelu)? };
+    let mlp = Mlp::Dense {
+        gate: Gate::FirstHalf,
+        activation: scope.activation(&["hidden_activation"], Activation::Gelu)?,
+    };
     // The key counts both sides.
     let local = scope.config.need_count(&["local_attention"])?;
     let around = Window::Around(scope.size("the window", local)? / 2);
