@@ -82,15 +82,34 @@ impl Watch {
                     _ => {}
                 }
                 if self.progress == Progress::Bar {
-                    let bar = ProgressBar::with_draw_target(Some(*total_bytes), ProgressDrawTarget::stderr());
-                    let template = if no_color() { "  {bar:30}  {msg}" } else { "  {bar:30.cyan}  {msg}" };
-                    if let Ok(style) = ProgressStyle::with_template(template) {
-                        bar.set_style(style.progress_chars("━╸ "));
-                    }
-                    self.bar = Some(bar);
+                    self.bar = Some(bar(*total_bytes));
                 }
             }
+            Event::Step { label, done, total, seconds } => self.stepped(label, *done, *total, *seconds),
             Event::Moved { bytes: moved, total_bytes, seconds } => self.moved(*moved, *total_bytes, *seconds),
+            _ => {}
+        }
+    }
+
+    fn stepped(&mut self, label: &str, done: u64, total: u64, seconds: f64) {
+        match self.progress {
+            Progress::Bar => {
+                let bar = self.bar.get_or_insert_with(|| bar(total));
+                bar.set_length(total);
+                bar.set_position(done);
+                bar.set_message(label.to_owned());
+            }
+            Progress::Plain if self.told.elapsed() >= PLAIN_EVERY => {
+                self.told = Instant::now();
+                let done = done.min(total).max(1) as f64;
+                let percent = done / total.max(1) as f64 * 100.0;
+                let left = seconds / done * (total as f64 - done).max(0.0);
+                say(&format!("{} {label} {percent:.0} % eta {}", self.verb, clock(left)));
+            }
+            Progress::Json => {
+                let line = json!({"event": "step", "label": label, "done": done, "total": total, "seconds": seconds});
+                say(&line.to_string());
+            }
             _ => {}
         }
     }
@@ -109,15 +128,12 @@ impl Watch {
                 self.told = Instant::now();
                 let percent = moved as f64 / total.max(1) as f64 * 100.0;
                 let left = (total.saturating_sub(moved)) as f64 / (moved as f64 / seconds.max(1e-9)).max(1.0);
-                let left = left as u64;
                 say(&format!(
-                    "{} {}/{} {percent:.0} % {speed} eta {}:{:02}:{:02}",
+                    "{} {}/{} {percent:.0} % {speed} eta {}",
                     self.verb,
                     bytes(moved),
                     bytes(total),
-                    left / 3600,
-                    left / 60 % 60,
-                    left % 60
+                    clock(left)
                 ));
             }
             Progress::Json => {
@@ -128,6 +144,21 @@ impl Watch {
             _ => {}
         }
     }
+}
+
+fn bar(total: u64) -> ProgressBar {
+    let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
+    let template = if no_color() { "  {bar:30}  {msg}" } else { "  {bar:30.cyan}  {msg}" };
+    match ProgressStyle::with_template(template) {
+        Ok(style) => bar.with_style(style.progress_chars("━╸ ")),
+        Err(_) => bar,
+    }
+}
+
+/// Seconds as hours, minutes and seconds.
+fn clock(seconds: f64) -> String {
+    let seconds = seconds as u64;
+    format!("{}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)
 }
 
 /// A trace that Chrome and Perfetto open: one lane a worker and a stream. Its file is made before anything moves, so

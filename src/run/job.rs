@@ -30,6 +30,17 @@ pub enum Event {
         /// Seconds since the first could have moved.
         seconds: f64,
     },
+    /// A part of work that is not counted in bytes is done; sent at most every few tens of milliseconds.
+    Step {
+        /// Where it is, for a person: `layer 3/36`.
+        label: String,
+        /// How much is done, in units of its own.
+        done: u64,
+        /// Of how much.
+        total: u64,
+        /// Seconds since the job began.
+        seconds: f64,
+    },
     /// One piece of work, for a trace.
     Span {
         /// Who did it.
@@ -137,16 +148,28 @@ impl Control {
     pub fn moved(&self, bytes: u64) {
         let moved = self.moved_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
         let seconds = self.moving.get().unwrap_or(&self.started).elapsed().as_secs_f64();
-        let now = (seconds * 1e3) as u64;
-        let told = self.told_ms.load(Ordering::Relaxed);
-        if now < told + MOVED_EVERY_MS
-            || self.told_ms.compare_exchange(told, now, Ordering::Relaxed, Ordering::Relaxed).is_err()
-        {
+        if !self.is_due(seconds) {
             return;
         }
         let total_bytes = self.total_bytes.load(Ordering::Relaxed);
         // Nobody has to listen: a full queue drops progress, never work.
         let _ = self.events.try_send(Event::Moved { bytes: moved, total_bytes, seconds });
+    }
+
+    /// Says how far work is that is not counted in bytes.
+    pub fn step(&self, label: impl FnOnce() -> String, done: u64, total: u64) {
+        let seconds = self.started.elapsed().as_secs_f64();
+        if done >= total || self.is_due(seconds) {
+            let _ = self.events.try_send(Event::Step { label: label(), done, total, seconds });
+        }
+    }
+
+    /// Whether it is time to tell again.
+    fn is_due(&self, seconds: f64) -> bool {
+        let now = (seconds * 1e3) as u64;
+        let told = self.told_ms.load(Ordering::Relaxed);
+        now >= told + MOVED_EVERY_MS
+            && self.told_ms.compare_exchange(told, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
     /// Whether spans are wanted.

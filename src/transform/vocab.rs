@@ -298,6 +298,24 @@ pub fn to_hf(meta: &Meta, arch: &str) -> Result<ToHf> {
     hf::to_hf(meta, arch)
 }
 
+/// A model's chat templates by name, and the file that they come from. `names` are those of all companion files, in
+/// which `additional_chat_templates/*.jinja` are looked up.
+///
+/// # Errors
+/// Damaged files.
+pub fn chat_templates(
+    files: &Files<'_>,
+    names: &[String],
+) -> Result<(Vec<(String, String)>, Option<&'static str>)> {
+    let tokenizer_config = match files("tokenizer_config.json")? {
+        Some(bytes) => serde_json::from_slice(&bytes)
+            .map_err(|e| Error::bad_input(format!("is not JSON: {e}")).file("tokenizer_config.json"))?,
+        None => Value::Null,
+    };
+    let templates = template::read(files, names, &tokenizer_config)?;
+    Ok((templates.named, templates.from))
+}
+
 /// The error of a model without a tokenizer.
 fn no_tokenizer() -> Error {
     Error::not_found("the model has no tokenizer: no tokenizer.json, tokenizer.model, vocab.json with merges.txt, or vocab.txt")

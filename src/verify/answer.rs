@@ -3,6 +3,9 @@
 //! The same weights, tokenizer and layers as in a measured pass; what differs is only what is done with the last layer's
 //! output. That makes an answer a check of its own: a model that speaks nonsense here is broken whatever a report says.
 
+#[allow(dead_code)]
+mod entities;
+
 use crate::error::{Error, Result};
 use crate::open::Model;
 use crate::run::job::{Control, Job};
@@ -129,21 +132,22 @@ pub struct Answered {
 /// text that follows a prompt is given to `on_text` when it is there, until that says to stop.
 ///
 /// # Errors
-/// `Unsupported`: nobody knows how the model computes, or it is not for what is asked of it. `NoSpace`: not even a layer
-/// fits. `CheckFailed`: what comes out is not finite.
+/// `Unsupported`: nobody knows how the model computes, or its chat template uses what is not rendered here. `Usage`: the model
+/// is not for what is asked of it. `NotFound`: it has no tokenizer. `NoSpace`: not even a layer fits. `CheckFailed`: what comes
+/// out is not finite.
 pub fn answer(
     model: Model,
     question: Question,
     options: Options,
     mut on_text: impl FnMut(&str) -> ControlFlow<()> + Send + 'static,
 ) -> Job<Answered> {
-    Job::start("answer", false, move |control| work(model, question, options, control, &mut on_text))
+    Job::start("answer", false, move |control| work(model, &question, &options, control, &mut on_text))
 }
 
 fn work(
     model: Model,
-    question: Question,
-    options: Options,
+    question: &Question,
+    options: &Options,
     control: &Control,
     on_text: &mut dyn FnMut(&str) -> ControlFlow<()>,
 ) -> Result<Answered> {

@@ -156,19 +156,13 @@ pub(super) fn measure(of: &Measure<'_>, mut sink: Option<&mut dyn Sink>) -> Resu
         means: [Means::new(of.subject.forward.hidden), Means::new(of.subject.forward.hidden)],
         common: vocabulary.min(other_vocabulary),
     };
+    let all_tokens: u64 = of.windows.iter().map(|w| w.ids.len() as u64).sum();
     let mut tokens = 0u64;
     let started = Instant::now();
-    let mut first = 0;
-    while first < of.windows.len() {
-        let mut end = first + 1;
-        let mut count = of.windows[first].ids.len();
-        while let Some(next) = of.windows.get(end)
-            && count + next.ids.len() <= of.tokens_at_once
-        {
-            count += next.ids.len();
-            end += 1;
-        }
-        let group = &of.windows[first..end];
+    let groups = groups(of.windows, of.tokens_at_once);
+    for range in groups {
+        let (first, group) = (range.start, &of.windows[range]);
+        let count: usize = group.iter().map(|w| w.ids.len()).sum();
         tokens += count as u64;
         // Rotary tables are the same for all windows and layers.
         let pass = Pass::new(0, None);
@@ -187,7 +181,12 @@ pub(super) fn measure(of: &Measure<'_>, mut sink: Option<&mut dyn Sink>) -> Resu
                 }
             }
             found.look(Some(index), &a.states)?;
-            of.control.moved(1);
+            let done = (tokens - count as u64) * (layers.len() as u64 + 1) + count as u64 * (at as u64 + 1);
+            of.control.step(
+                || label(index, layer_count, tokens, all_tokens),
+                done,
+                all_tokens * (layers.len() as u64 + 1),
+            );
         }
         if of.layers_only.is_none() {
             a.finish()?;
@@ -197,7 +196,6 @@ pub(super) fn measure(of: &Measure<'_>, mut sink: Option<&mut dyn Sink>) -> Resu
             let sink = sink.as_mut().map(|sink| &mut **sink as &mut dyn Sink);
             head(of, group, first, &a, b.as_ref(), &mut found, sink)?;
         }
-        first = end;
     }
     let seconds = started.elapsed().as_secs_f64();
     let is_compared = of.layers_only.is_none() && !matches!(of.other, Other::Nothing);
@@ -215,8 +213,33 @@ pub(super) fn measure(of: &Measure<'_>, mut sink: Option<&mut dyn Sink>) -> Resu
     })
 }
 
+/// Windows that pass together, one after the other: as many as tokens fit, one at least.
+fn groups(windows: &[Window], tokens_at_once: usize) -> Vec<Range<usize>> {
+    let mut groups: Vec<Range<usize>> = Vec::new();
+    let mut count = 0;
+    for (at, window) in windows.iter().enumerate() {
+        match groups.last_mut() {
+            Some(group) if count + window.ids.len() <= tokens_at_once => {
+                group.end = at + 1;
+                count += window.ids.len();
+            }
+            _ => {
+                groups.push(at..at + 1);
+                count = window.ids.len();
+            }
+        }
+    }
+    groups
+}
+
+/// Where a pass is.
+fn label(index: usize, layer_count: usize, tokens: u64, all_tokens: u64) -> String {
+    let layer = format!("layer {}/{layer_count}", index + 1);
+    if tokens == all_tokens { layer } else { format!("{layer} of token {tokens}/{all_tokens}") }
+}
+
 /// Two models that have nothing in common layer by layer cannot be compared so.
-fn comparable(a: &Subject, b: &Subject) -> Result<()> {
+pub(super) fn comparable(a: &Subject, b: &Subject) -> Result<()> {
     let of = |s: &Subject| (s.forward.layers.len(), s.forward.hidden);
     if of(a) == of(b) {
         return Ok(());

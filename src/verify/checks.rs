@@ -286,21 +286,11 @@ impl Run<'_> {
         let tokens = self.tokens(theirs.as_ref().or(mine.as_ref()))?;
         report.notes.extend(tokens.note.clone());
         let answer = self.reference.map(causal::answer).transpose()?;
-        let layer_count = self.subject.forward.layers.len();
-        let layers_only = self.options.layers_only.clone();
-        if let Some(range) = &layers_only
-            && (range.start >= range.end || range.end > layer_count)
-        {
-            return Err(Error::usage(format!(
-                "layers {}..{} of a model that has {layer_count}, counted from 0",
-                range.start, range.end
-            )));
-        }
+        let layers_only = self.layers_only(self.subject.forward.layers.len())?;
         let (weights, other) = self.weights()?;
         let limits = self.limits(&weights, other.as_ref());
         let mut writing = match &self.options.logits {
-            Some(path) if layers_only.is_none() => Some(Logits::create(self, path, &tokens.windows)?),
-            Some(_) => return Err(Error::usage("--layers-only computes no logits to write")),
+            Some(path) => Some(Logits::create(self, path, &tokens.windows)?),
             None => None,
         };
         let groups = self.tokens_at_once(&weights, other.as_ref());
@@ -352,24 +342,7 @@ impl Run<'_> {
         limits: &Limits,
         layers_only: Option<&Range<usize>>,
     ) {
-        let layer_count = self.subject.forward.layers.len();
-        let passed = layers_only.map_or(layer_count, |range| range.len());
-        let check = match found.broken {
-            None => {
-                let of = if passed == layer_count { String::new() } else { format!(" of {layer_count}") };
-                Check::passed("forward", format!("finite, {passed}{of} layers"))
-            }
-            Some((place, count)) => {
-                let place = match place {
-                    None => "in the embedding".to_owned(),
-                    Some(index) if index >= layer_count => "among the logits".to_owned(),
-                    Some(index) => format!("behind layer {index}"),
-                };
-                let why = format!("{} numbers are not finite {place}", grouped(count));
-                Check::failed("forward", "", why).figure("not_finite", count)
-            }
-        };
-        report.checks.push(check.figure("layers", passed as u64).figure("tokens", found.tokens));
+        report.checks.push(self.forward(found.broken, found.tokens));
         let layers =
             (!found.layers.is_empty()).then(|| report::layers(&found.layers, self.options.layers, limits));
         let logits = found.comparison.as_ref().map(|c| report::logits(c, found.hidden_cosine, limits));
@@ -398,20 +371,58 @@ impl Run<'_> {
             let theirs = theirs.as_ref().map(|(p, ratio)| (p, *ratio));
             report.checks.push(report::perplexity(&mine, theirs, &tokens.windows.recipe, Some(limits)));
         }
-        if let Some(range) = layers_only {
-            let mut rest = Vec::new();
-            if range.start > 0 {
-                rest.push(format!(
-                    "layers 0..{} (layer {} was given the embedding)",
-                    range.start, range.start
-                ));
+        self.say_layers_only(report);
+    }
+
+    /// The layers that are run, where not all of them are.
+    pub(super) fn layers_only(&self, layer_count: usize) -> Result<Option<Range<usize>>> {
+        match &self.options.layers_only {
+            Some(range) if range.start >= range.end || range.end > layer_count => Err(Error::usage(format!(
+                "layers {}..{} of a model that has {layer_count}, counted from 0",
+                range.start, range.end
+            ))),
+            Some(_) if self.options.logits.is_some() => {
+                Err(Error::usage("--layers-only computes nothing that --logits could write"))
             }
-            if range.end < layer_count {
-                rest.push(format!("layers {}..{layer_count}", range.end));
-            }
-            rest.push("the logits".to_owned());
-            report.not_run.push(rest.join(", "));
+            range => Ok(range.clone()),
         }
+    }
+
+    /// Check `forward`: whether everything was finite, and where it was not first.
+    pub(super) fn forward(&self, broken: Option<(Option<usize>, u64)>, tokens: u64) -> Check {
+        let layer_count = self.subject.forward.layers.len();
+        let passed = self.options.layers_only.as_ref().map_or(layer_count, |range| range.len());
+        let check = match broken {
+            None => {
+                let of = if passed == layer_count { String::new() } else { format!(" of {layer_count}") };
+                Check::passed("forward", format!("finite, {passed}{of} layers"))
+            }
+            Some((place, count)) => {
+                let place = match place {
+                    None => "in the embedding".to_owned(),
+                    Some(index) if index >= layer_count => "in what comes out".to_owned(),
+                    Some(index) => format!("behind layer {index}"),
+                };
+                let why = format!("{} numbers are not finite {place}", grouped(count));
+                Check::failed("forward", "", why).figure("not_finite", count)
+            }
+        };
+        check.figure("layers", passed as u64).figure("tokens", tokens)
+    }
+
+    /// Says what `--layers-only` left out.
+    pub(super) fn say_layers_only(&self, report: &mut Report) {
+        let layer_count = self.subject.forward.layers.len();
+        let Some(range) = &self.options.layers_only else { return };
+        let mut rest = Vec::new();
+        if range.start > 0 {
+            rest.push(format!("layers 0..{} (layer {} was given the embedding)", range.start, range.start));
+        }
+        if range.end < layer_count {
+            rest.push(format!("layers {}..{layer_count}", range.end));
+        }
+        rest.push("what comes out behind them".to_owned());
+        report.not_run.push(rest.join(", "));
     }
 
     /// Tokens whose states fit into memory.

@@ -79,7 +79,7 @@ impl Subject {
         let forward = forward::of_config(&config).map_err(of_config)?;
         let file = |name: &str| model.json(name);
         let mut task = if gguf { task::of_gguf(meta, &config)? } else { task::of(&config, &file)? };
-        task::settle(&mut task, &forward, &mut recipe, gguf)?;
+        task::settle(&mut task, &forward, &mut recipe, gguf).map_err(of_tensor)?;
         if !gguf && has_code(&config) {
             notes.push(format!(
                 "the repo brings Python of its own, which is never run: it is computed as family `{}`",

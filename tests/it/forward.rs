@@ -303,7 +303,16 @@ fn a_checkpoint_and_its_gguf_are_one_model() {
         let source = model::write(&model::spec(&family), dir.path());
         let text = std::fs::read(source.join("config.json")).unwrap();
         let config: Value = serde_json::from_slice(&text).unwrap();
-        let checkpoint = recipe_of_checkpoint(&Read::new(&source), &config).map(|r| shapes(&r));
+        let whole =
+            |config: &Value, recipe: &Recipe| forward::check(config, &forward::of_config(config)?, recipe);
+        let encodes = family.contains("bert");
+        let checkpoint = recipe_of_checkpoint(&Read::new(&source), &config);
+        if let (Ok(recipe), false) = (&checkpoint, encodes)
+            && let Err(e) = whole(&config, recipe)
+        {
+            wrong.push(format!("{family}: {e}"));
+        }
+        let checkpoint = checkpoint.map(|r| shapes(&r));
         for dtype in ["f32", "q8_0"] {
             let file = dir.path().join(format!("{dtype}.gguf"));
             converted(&source, &file, Some(dtype)).unwrap();
@@ -322,8 +331,11 @@ fn a_checkpoint_and_its_gguf_are_one_model() {
                 }
                 (a, b) => wrong.push(format!("{family} {dtype}: {a:?} {b:?}")),
             }
-            if family.contains("bert") {
+            if encodes {
                 continue;
+            }
+            if let Err(e) = recipe_of_gguf(&read).and_then(|r| whole(&config_of_gguf(&read), &r)) {
+                wrong.push(format!("{family} {dtype}: {e}"));
             }
             let mut of_gguf = config_of_gguf(&read);
             // No key says these of llama4, and conversion notes it.
@@ -422,6 +434,57 @@ fn what_a_forward_pass_lacks_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let recipe = damaged(dir.path(), "llama", &known).unwrap();
     assert_eq!(recipe.left_out.len(), 1, "{:?}", recipe.left_out);
+}
+
+/// What the rows leave to the tensors, and the config says otherwise.
+#[test]
+fn a_config_and_tensors_that_disagree() {
+    for (family, changes, part) in [
+        ("deepseek_v2", json!({"first_k_dense_replace": 0}), "`blk.0.ffn_gate_inp.weight` is missing"),
+        ("deepseek_v2", json!({"first_k_dense_replace": 2}), "`blk.1.ffn_up.weight` is missing"),
+        ("deepseek_v2", json!({"q_lora_rank": null}), "`blk.0.attn_q.weight` is missing"),
+        ("deepseek_v2-lite", json!({"q_lora_rank": 48}), "`blk.0.attn_q_a.weight` is missing"),
+        ("llama4", json!({"moe_layers": [0]}), "`blk.0.ffn_gate_inp.weight` is missing"),
+        ("glm4_moe", json!({"use_qk_norm": true}), "attn_q_norm.weight` is missing"),
+        (
+            "llama",
+            json!({"attention_bias": true}),
+            "`blk.0.attn_q.bias` is missing, and the config's `attention_bias` is `true`",
+        ),
+        (
+            "llama",
+            json!({"mlp_bias": true}),
+            "`blk.0.ffn_gate.bias` is missing, and the config's `mlp_bias` is `true`",
+        ),
+        (
+            "starcoder2",
+            json!({"use_bias": false}),
+            "`blk.0.attn_q.bias` is there, and the config's `use_bias` is `false`",
+        ),
+        ("llama", json!({}), ""),
+        ("starcoder2", json!({"use_bias": null}), ""),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let change = |values: &mut Vec<recipe::Value>, config: &mut Value| {
+            if family == "glm4_moe" {
+                values.retain(|v| !v.name.contains("q_norm") && !v.name.contains("k_norm"));
+            }
+            config.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+        };
+        let recipe = damaged(dir.path(), family, &change).unwrap();
+        let mut config: Value =
+            serde_json::from_slice(&std::fs::read(dir.path().join(family).join("config.json")).unwrap())
+                .unwrap();
+        config.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+        match forward::check(&config, &forward::of_config(&config).unwrap(), &recipe) {
+            Ok(()) => assert_eq!(part, "", "{family} {changes}"),
+            Err(e) => {
+                assert!(!part.is_empty() && e.to_string().contains(part), "{family} {changes}: {e}");
+                assert_eq!(e.kind(), ErrorKind::BadInput);
+                assert!(e.tensor_name().is_some());
+            }
+        }
+    }
 }
 
 /// A one is added to gemma's norms, in f32.
@@ -659,6 +722,64 @@ fn configs_that_nobody_can_compute_are_refused() {
             Err(e) => {
                 assert_eq!(e.kind(), kind, "{name} {changes}: {e}");
                 assert!(part.split('|').any(|part| e.to_string().contains(part)), "{name} {changes}: {e}");
+            }
+        }
+    }
+}
+
+/// Whatever stands in a config, the answer is a description or an error.
+#[test]
+fn no_config_breaks_anything() {
+    let hostile = [
+        json!(null),
+        json!(true),
+        json!(0),
+        json!(-1),
+        json!(3),
+        json!(1e-300),
+        json!(1e38),
+        json!(4_294_967_295u64),
+        json!(u64::MAX),
+        json!("x"),
+        json!([]),
+        json!([0, 1, 1e9, "full_attention"]),
+        json!({}),
+        json!({"full_attention": {"rope_type": "yarn"}, "sliding_attention": null}),
+        json!({"rope_type": "dynamic", "factor": 1e38, "rope_theta": 1e38}),
+    ];
+    /// Every place in a value, as pointers.
+    fn places(value: &Value, at: &str, out: &mut Vec<String>) {
+        for (key, inner) in value.as_object().into_iter().flatten() {
+            let here = format!("{at}/{key}");
+            places(inner, &here, out);
+            out.push(here);
+        }
+    }
+    let more = [
+        "layer_types",
+        "no_rope_layers",
+        "moe_layers",
+        "sliding_window",
+        "partial_rotary_factor",
+        "rope_scaling",
+    ];
+    let golden = golden();
+    for case in golden["cases"].as_array().unwrap() {
+        let mut config = config(case);
+        for key in more {
+            config.as_object_mut().unwrap().entry(key).or_insert(Value::Null);
+        }
+        let mut all = Vec::new();
+        places(&config, "", &mut all);
+        for place in &all {
+            for value in &hostile {
+                let mut config = config.clone();
+                *config.pointer_mut(place).unwrap() = value.clone();
+                if let Ok(found) = forward::of_config(&config) {
+                    assert!(found.layers.len() <= 4096 && found.ropes.len() <= 2, "{place} {value}");
+                    let numbers = found.ropes.iter().flat_map(|r| &r.inverse_frequencies);
+                    assert!(numbers.copied().all(f32::is_finite), "{place} {value}");
+                }
             }
         }
     }

@@ -52,5 +52,6 @@ mod verify_memory;
 mod verify_metrics;
 #[cfg(feature = "verify")]
 mod verify_weights;
+mod verify_stack;
 mod vocab;
 mod weave;

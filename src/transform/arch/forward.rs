@@ -16,12 +16,15 @@ mod encoders;
 mod experts;
 mod layers;
 mod rope;
+mod tensors;
 
 use super::families::{self, Family, Sizes};
 use super::model_config::{self, ModelConfig, bad};
 use crate::error::{Error, Result};
 use crate::text::{Shown, grouped};
+use crate::transform::recipe::Recipe;
 use serde_json::Value;
+use std::collections::HashSet;
 
 /// What a forward pass of one model does.
 #[derive(Debug, Clone, PartialEq)]
@@ -331,23 +334,43 @@ pub struct Groups {
 /// `Unsupported` where the family is unknown, or asks for what no field here can say; `BadInput` for a config that
 /// contradicts itself.
 pub fn of_config(config: &Value) -> Result<Forward> {
+    with_scope(config, |scope| {
+        let name = scope.family.name();
+        let encoder = encoders::ROWS.iter().find(|row| row.family == name);
+        let forward = match (decoders::find(scope), encoder) {
+            (Some(decoder), _) => decoder.forward(scope)?,
+            (None, Some(row)) => (row.forward)(scope)?,
+            (None, None) => {
+                return Err(Error::unsupported(format!(
+                    "nobody here knows how the family `{name}` computes"
+                )));
+            }
+        };
+        scope.config.rope_all_read(scope.rope)?;
+        Ok(forward)
+    })
+}
+
+/// Whether a recipe makes every tensor that the pass reads; those of heads that are no part of it are not looked at.
+///
+/// # Errors
+/// `BadInput`, with its name, for the first one that is missing, and for a bias that the config says there is none of.
+pub fn check(config: &Value, forward: &Forward, recipe: &Recipe) -> Result<()> {
+    let made: HashSet<&str> = recipe.outputs.iter().map(|output| output.name.as_str()).collect();
+    forward.check(&made)?;
+    with_scope(config, |scope| match decoders::find(scope) {
+        Some(decoder) => decoder.check_biases(scope, forward.layers.len(), &made),
+        None => Ok(()),
+    })
+}
+
+fn with_scope<T>(config: &Value, work: impl FnOnce(&Scope<'_>) -> Result<T>) -> Result<T> {
     let family = families::of_config(config)?;
     let sizes = &Sizes::of_config(config)?;
     let whole = config;
     let config = &ModelConfig::new(config)?;
     let rope = &config.rope()?;
-    let scope = &Scope { family, sizes, whole, config, rope };
-    let forward = match (decoders::find(scope), encoders::ROWS.iter().find(|row| row.family == family.name()))
-    {
-        (Some(decoder), _) => decoder.forward(scope)?,
-        (None, Some(row)) => (row.forward)(scope)?,
-        (None, None) => {
-            let name = family.name();
-            return Err(Error::unsupported(format!("nobody here knows how the family `{name}` computes")));
-        }
-    };
-    config.rope_all_read(rope)?;
-    Ok(forward)
+    work(&Scope { family, sizes, whole, config, rope })
 }
 
 /// How one family that no [`decoders`] row says computes.

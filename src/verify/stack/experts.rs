@@ -3,7 +3,7 @@
 //! Which go where is decided on the host, token by token. Then each expert that has tokens is brought by itself, they
 //! are gathered, pass it together, and what it gives is added to their rows; an expert without tokens is never loaded.
 
-use super::{Part, mlp};
+use super::{Part, add_row, mlp};
 use crate::error::{Error, Result};
 use crate::transform::arch::forward::{Experts, Gate, Scoring};
 use crate::verify::candle;
@@ -78,16 +78,14 @@ fn product(
     let place = expert as u64..expert as u64 + 1;
     let y = part.weights.rows(&name, std::slice::from_ref(&place))?.linear(x)?;
     let bias = part.name(&format!("{end}.bias"));
-    if !part.weights.has(&bias) {
-        return Ok(y);
-    }
-    let bias_row = part.weights.rows(&bias, &[place])?.tensor()?;
+    let Some(shape) = part.weights.shape(&bias) else { return Ok(y) };
     let width = y.dim(1).map_err(candle)?;
-    if bias_row.dims() != [1, width] {
-        let what = format!("has rows of shape {:?}, where [1, {width}] is needed", bias_row.dims());
+    if *shape != [e.count as u64, width as u64] {
+        let what = format!("has shape {shape:?}, where [{}, {width}] is needed", e.count);
         return Err(Error::bad_input(what).tensor(bias));
     }
-    y.broadcast_add(&bias_row).map_err(candle)
+    let row = part.weights.rows(&bias, &[place])?.tensor()?;
+    add_row(y, &row.reshape(width).map_err(candle)?)
 }
 
 /// What the router gives for each token: `[tokens, experts]`. In 32 bits whatever is computed in: a rounding here sends a

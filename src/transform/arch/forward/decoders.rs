@@ -41,6 +41,8 @@ pub(super) struct Decoder {
     /// Where the config has the activation, and what it is else.
     activation: (&'static [&'static str], Activation),
     experts: Option<Routing>,
+    /// Keys that say whether there are biases, and the tensors that have them then.
+    biases: &'static [(&'static str, &'static [&'static str])],
     /// Keys that must be absent, `null`, or say this.
     fixed: &'static [(&'static str, Fixed)],
 }
@@ -138,6 +140,9 @@ const AROUND: Norms =
 
 const HIDDEN_ACT: &[&str] = &["hidden_act"];
 
+const ATTENTION_BIAS: (&str, &[&str]) = ("attention_bias", &["attn_q", "attn_k", "attn_v", "attn_output"]);
+const MLP_BIAS: (&str, &[&str]) = ("mlp_bias", &["ffn_gate", "ffn_up", "ffn_down"]);
+
 const LLAMA: Decoder = Decoder {
     name: "llama",
     norm: NormKind::Rms,
@@ -160,10 +165,11 @@ const LLAMA: Decoder = Decoder {
     gate: Gate::Separate,
     activation: (HIDDEN_ACT, Activation::Silu),
     experts: None,
+    biases: &[ATTENTION_BIAS],
     fixed: &[],
 };
 
-const MISTRAL: Decoder = Decoder { name: "mistral", windows: layers::all_sliding, ..LLAMA };
+const MISTRAL: Decoder = Decoder { name: "mistral", windows: layers::all_sliding, biases: &[], ..LLAMA };
 
 const GEMMA2: Decoder = Decoder {
     name: "gemma2",
@@ -191,6 +197,7 @@ const DEEPSEEK_V2: Decoder = Decoder {
         shared: Shared::Said,
         ..experts::PLAIN
     }),
+    biases: &[("attention_bias", &["attn_q_a", "attn_kv_a_mqa", "attn_output"])],
     // DeepSeek's own code divides by the sum where this says so, and transformers never does.
     fixed: &[("norm_topk_prob", Fixed::Is(false)), ("scoring_func", Fixed::Text("softmax"))],
     ..LLAMA
@@ -211,14 +218,14 @@ const BY_SIGMOID: &[(&str, Fixed)] =
     &[("scoring_func", Fixed::Text("sigmoid")), ("topk_method", Fixed::Text("noaux_tc"))];
 
 const DECODERS: &[Decoder] = &[
-    LLAMA,
+    Decoder { biases: &[ATTENTION_BIAS, MLP_BIAS], ..LLAMA },
     MISTRAL,
     Decoder {
         name: "mixtral",
         experts: Some(Routing { normalise: Normalise::Always, ..experts::PLAIN }),
         ..MISTRAL
     },
-    Decoder { name: "qwen2", windows: layers::from_max_window_layers, ..LLAMA },
+    Decoder { name: "qwen2", windows: layers::from_max_window_layers, biases: &[], ..LLAMA },
     Decoder { name: "qwen3", windows: layers::from_max_window_layers, head_norm: Normed::EachHead, ..LLAMA },
     Decoder {
         name: "qwen3_moe",
@@ -253,6 +260,7 @@ const DECODERS: &[Decoder] = &[
         rotation: Rotation::None,
         gate: Gate::None,
         activation: (&["activation_function"], Activation::GeluTanh),
+        biases: &[],
         ..LLAMA
     },
     Decoder {
@@ -261,6 +269,7 @@ const DECODERS: &[Decoder] = &[
         eps: &["norm_epsilon"],
         gate: Gate::None,
         activation: (HIDDEN_ACT, Activation::GeluTanh),
+        biases: &[("use_bias", ATTENTION_BIAS.1), ("use_bias", &["ffn_up", "ffn_down"])],
         ..MISTRAL
     },
     OLMO2,
@@ -277,9 +286,16 @@ const DECODERS: &[Decoder] = &[
         residual_scale: Number::Key("residual_multiplier"),
         logit_divisor: Number::Key("logits_scaling"),
         score_scale: Scale::Said("attention_multiplier"),
+        biases: &[ATTENTION_BIAS, MLP_BIAS],
         ..LLAMA
     },
-    Decoder { name: "smollm3", windows: layers::without_rope_sliding, rotation: Rotation::Listed, ..LLAMA },
+    Decoder {
+        name: "smollm3",
+        windows: layers::without_rope_sliding,
+        rotation: Rotation::Listed,
+        biases: &[ATTENTION_BIAS, MLP_BIAS],
+        ..LLAMA
+    },
     DEEPSEEK_V2,
     Decoder { name: "deepseek_v3", experts: Some(DEEPSEEK_V3_ROUTING), fixed: BY_SIGMOID, ..DEEPSEEK_V2 },
     Decoder {
@@ -297,6 +313,7 @@ const DECODERS: &[Decoder] = &[
         rotation: Rotation::Partly,
         head_norm: Normed::EachHeadIf("use_qk_norm"),
         experts: Some(DEEPSEEK_V3_ROUTING),
+        biases: &[("attention_bias", &["attn_q", "attn_k", "attn_v"])],
         fixed: BY_SIGMOID,
         ..LLAMA
     },

@@ -48,7 +48,8 @@ impl Needs<'_> {
 
     fn missing(&self, row: &Row, bias: bool, layer: Option<u64>) -> Error {
         let name = filled(row, self.side, bias, layer, Some(0));
-        Error::bad_input(format!("the model has no tensor `{name}`"))
+        Error::bad_input(format!("is missing: the model has no tensor `{name}`"))
+            .tensor(filled(row, self.target, bias, layer, Some(0)))
             .detail("the file is not whole, or the model is of another family than it says")
     }
 
@@ -115,8 +116,9 @@ impl Needs<'_> {
                     if !self.has_expert(row, bias, at, expert) {
                         let name = filled(row, self.side, bias, at, None);
                         return Err(Error::bad_input(format!(
-                            "the file has no expert {expert} for `{name}`"
-                        )));
+                            "is missing: the file has no expert {expert} for `{name}`"
+                        ))
+                        .tensor(filled(row, self.target, bias, at, Some(expert))));
                     }
                 }
             }

@@ -10,6 +10,7 @@ use crate::transform::arch::forward::{
 };
 use crate::transform::arch::model_config::{RopePart, bad, shown};
 use serde_json::{Value, json};
+use std::collections::HashSet;
 
 /// Epsilon of the norms inside latent attention: their class's own, whatever the config says for the others.
 const LATENT_EPS: f32 = 1e-6;
@@ -100,6 +101,31 @@ impl Decoder {
                     shown(value),
                     self.name
                 )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether there are the biases that the config says, and none that it says there are not. Where it says nothing, the
+    /// tensors do.
+    pub(in super::super) fn check_biases(
+        &self,
+        scope: &Scope<'_>,
+        layers: usize,
+        made: &HashSet<&str>,
+    ) -> Result<()> {
+        for (key, stems) in self.biases {
+            let Some(said) = scope.config.flag(&[key])? else { continue };
+            for (layer, stem) in (0..layers).flat_map(|layer| stems.iter().map(move |stem| (layer, stem))) {
+                let name = |end: &str| format!("blk.{layer}.{stem}.{end}");
+                let (weight, bias) = (name("weight"), name("bias"));
+                if !made.contains(weight.as_str()) || made.contains(bias.as_str()) == said {
+                    continue;
+                }
+                let what = if said { "is missing" } else { "is there" };
+                return Err(
+                    Error::bad_input(format!("{what}, and the config's `{key}` is `{said}`")).tensor(bias)
+                );
             }
         }
         Ok(())
