@@ -38,8 +38,10 @@ fn recipe_of_gguf(read: &Read) -> Result<Recipe> {
     to_forward(values, families::of_gguf(meta)?, &Sizes::of_gguf(meta)?, Origin::Gguf(meta))
 }
 
+/// Without the tensors of heads, which only a checkpoint may have where the task has no use for them.
 fn shapes(recipe: &Recipe) -> BTreeMap<String, Vec<u64>> {
-    recipe.outputs.iter().map(|o| (o.name.clone(), o.shape.clone())).collect()
+    let of_head = |name: &str| name.starts_with("cls.");
+    recipe.outputs.iter().filter(|o| !of_head(&o.name)).map(|o| (o.name.clone(), o.shape.clone())).collect()
 }
 
 /// What a forward pass does, but for the family's name, and for the last bits of frequencies that a GGUF has as factors.
