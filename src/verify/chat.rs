@@ -9,19 +9,13 @@
 //!
 //! Reference: Jinja 3.1 (lexer, parser, compiler, filters, sandbox), and `render_jinja_template` of transformers 5.
 
-mod ast;
-mod checks;
+mod budget;
+mod calls;
 mod engine;
-mod filters;
-mod format;
 mod json;
-mod lexer;
-mod loops;
-mod methods;
-mod operators;
-mod parser;
+mod python;
+mod rewrite;
 mod time;
-mod value;
 
 use crate::checkpoint::{Container, MetaValue};
 use crate::error::{Error, Result};
@@ -29,9 +23,8 @@ use crate::open::Model;
 use crate::text::Shown;
 use crate::transform::vocab;
 use serde_json::{Map, Value as Json};
-use std::rc::Rc;
+use budget::Cause;
 pub use time::Moment;
-use value::Value;
 
 /// The longest template.
 const TEMPLATE_BYTES_MAX: usize = 4 << 20;
@@ -155,14 +148,14 @@ pub fn render(template: &str, chat: &Chat<'_>) -> Result<String> {
     context.insert("tools".into(), listed(chat.tools));
     context.insert("documents".into(), listed(chat.documents));
     context.insert("add_generation_prompt".into(), Json::Bool(chat.add_generation_prompt));
-    let context = Json::Object(context);
-    let input_bytes = template.len().saturating_add(size(&context));
-    let Json::Object(context) = context else { return Err(Error::bug("a map is no map")) };
-    let context =
-        context.iter().map(|(name, value)| (Rc::from(name.as_str()), Value::of_json(value))).collect();
-    let now = || chat.now.unwrap_or_else(Moment::now);
-    let rendered = parser::parse(template).and_then(|body| engine::render(&body, context, input_bytes, &now));
-    rendered.map_err(|fault| fault.into_error())
+    let input_bytes = template.len().saturating_add(context.values().map(size).sum());
+    let now = chat.now.unwrap_or_else(Moment::now);
+    engine::render(template, &context, input_bytes, now).map_err(|fault| match fault.cause {
+        Cause::Refused => Error::unsupported(format!("the chat template is not rendered: {}", fault.message))
+            .hint("hoist renders what chat templates of published models use; give the text with --raw"),
+        Cause::Failed => Error::bad_input(format!("the chat template fails: {}", fault.message)),
+        Cause::Raised => Error::bad_input(format!("the chat template refuses these messages: {}", fault.message)),
+    })
 }
 
 /// Roughly the bytes of a value.
