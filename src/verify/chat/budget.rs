@@ -13,8 +13,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 const MADE_BYTES: u64 = 64 << 20;
 const MADE_PER_INPUT_BYTE: u64 = 256;
 /// Values that may be looked at inside of operations, and more for each byte of input.
-const STEPS: u64 = 20_000_000;
-const STEPS_PER_INPUT_BYTE: u64 = 64;
+const STEPS: u64 = 4_000_000;
+const STEPS_PER_INPUT_BYTE: u64 = 16;
 /// An entry of a list or a map.
 pub(super) const ENTRY_BYTES: usize = 32;
 /// Values inside one another.
@@ -75,7 +75,7 @@ impl Budget {
 
     /// Says that so many bytes are to be made.
     pub(super) fn bytes(&self, count: usize) -> Result<(), Error> {
-        spend(&self.bytes, count, "the chat template makes texts and lists that have no end")?;
+        spend(&self.bytes, count, "it makes texts and lists that have no end")?;
         self.steps(count / 64)
     }
 
@@ -86,7 +86,7 @@ impl Budget {
 
     /// Says that so many values are to be looked at.
     pub(super) fn steps(&self, count: usize) -> Result<(), Error> {
-        spend(&self.steps, count, "the chat template takes more steps than a template may")
+        spend(&self.steps, count, "it takes more steps than a template may")
     }
 
     /// A value that goes into another, a list or a namespace: plain data, of bounded depth. Iterators, macros and
@@ -98,7 +98,7 @@ impl Budget {
     fn plain_at(&self, value: &Value, depth: usize) -> Result<(), Error> {
         self.steps(1)?;
         if depth >= DEPTH_MAX {
-            return Err(refused(format!("the chat template has more than {DEPTH_MAX} values one in another")));
+            return Err(refused(format!("it has more than {DEPTH_MAX} values one in another")));
         }
         match value.kind() {
             ValueKind::Undefined
@@ -107,7 +107,7 @@ impl Budget {
             | ValueKind::Number
             | ValueKind::String => Ok(()),
             ValueKind::Seq => value.try_iter()?.try_for_each(|item| self.plain_at(&item, depth + 1)),
-            ValueKind::Map if !is_namespace(value) => {
+            ValueKind::Map if !is_object(value) => {
                 value.try_iter()?.try_for_each(|key| self.plain_at(&value.get_item(&key)?, depth + 1))
             }
             _ => Err(refused(format!("{} inside another value", a(value)))),
@@ -120,9 +120,14 @@ fn spend(left: &AtomicU64, count: usize, message: &str) -> Result<(), Error> {
     spent.map(|_| ()).map_err(|_| refused(message))
 }
 
-/// Whether a value is what `namespace()` makes. minijinja has no other way to tell.
-pub(super) fn is_namespace(value: &Value) -> bool {
-    value.as_object().is_some_and(|object| object.type_name().ends_with("::Namespace"))
+/// Whether a value with entries is an object of the language, a namespace, a loop or a macro, and no mapping. minijinja has
+/// no other way to tell.
+pub(super) fn is_object(value: &Value) -> bool {
+    value.kind() == ValueKind::Map
+        && value.as_object().is_some_and(|object| {
+            let name = object.type_name();
+            name.ends_with("::Namespace") || name.contains("::vm::")
+        })
 }
 
 /// What a value is, with an article.
@@ -134,7 +139,7 @@ pub(super) fn a(value: &Value) -> &'static str {
         ValueKind::Number => "a number",
         ValueKind::String => "a text",
         ValueKind::Seq => "a list",
-        ValueKind::Map if is_namespace(value) => "a namespace",
+        ValueKind::Map if is_object(value) => "an object",
         ValueKind::Map => "a mapping",
         ValueKind::Iterable => "an iterator",
         _ => "an object",

@@ -49,15 +49,23 @@ fn rendered(template: &str, context: &Map<String, Json>, input_bytes: usize, now
     let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?;
     let source = rewrite::prepared(template, &syntax)?;
     let tree: Stmt<'_> = parse(&source, "template", syntax)?;
-    let tree = rewrite::rewritten(&tree)?;
     let budget = Arc::new(Budget::new(input_bytes));
     let environment = environment(&budget, now);
+    let globals: Vec<&str> = environment.globals().map(|(name, _)| name).collect();
+    let tree = rewrite::rewritten(&tree, &|name| context.contains_key(name) || globals.contains(&name))?;
     let mut generator = CodeGenerator::new("template", &source);
     generator.compile_stmt(&tree);
     let (instructions, blocks) = generator.finish();
     let mut text = String::new();
     let context = Value::from(Serde(context));
-    eval(&environment, &instructions, context, &blocks, &mut make_string_output(&mut text), AutoEscape::None)?;
+    eval(
+        &environment,
+        &instructions,
+        context,
+        &blocks,
+        &mut make_string_output(&mut text),
+        AutoEscape::None,
+    )?;
     Ok(text)
 }
 
@@ -68,10 +76,13 @@ fn environment<'e>(budget: &Arc<Budget>, now: Moment) -> Environment<'e> {
     environment.set_auto_escape_callback(|_| AutoEscape::None);
     for (name, operation) in OPERATIONS {
         let budget = budget.clone();
-        environment.add_filter(*name, move |state: &mut State<'_, '_>, value: Value, args: Rest<Value>, named: Kwargs| {
-            budget.steps(1)?;
-            operation(&budget, state, &value, Given::of(args.0, &named)?)
-        });
+        environment.add_filter(
+            *name,
+            move |state: &mut State<'_, '_>, value: Value, args: Rest<Value>, named: Kwargs| {
+                budget.steps(1)?;
+                operation(&budget, state, &value, Given::of(args.0, &named)?)
+            },
+        );
     }
     let counted = budget.clone();
     environment.set_formatter(move |out: &mut Output<'_>, _: &mut State<'_, '_>, value: &Value| {
@@ -123,7 +134,8 @@ fn held(budget: &Budget, named: Kwargs) -> Result<Kwargs> {
 
 /// `range(stop)`, `range(start, stop, step)`
 fn range(budget: &Budget, bounds: &[Value]) -> Result<Value> {
-    let bound = |value: &Value| python::whole(value).ok_or_else(|| failed(format!("`range` with {}", a(value))));
+    let bound =
+        |value: &Value| python::whole(value).ok_or_else(|| failed(format!("`range` with {}", a(value))));
     let numbers = bounds.iter().map(bound).collect::<Result<Vec<i128>>>()?;
     let (start, stop, step) = match numbers[..] {
         [stop] => (0, stop, 1),
@@ -187,7 +199,9 @@ const OPERATIONS: &[(&str, Operation)] = {
         ("@gt", |budget, _, x, args| ordered(budget, x, &args, &[Greater])),
         ("@ge", |budget, _, x, args| ordered(budget, x, &args, &[Greater, Equal])),
         ("@in", |budget, _, x, args| python::contains(budget, other(&args)?, x).map(Value::from)),
-        ("@notin", |budget, _, x, args| python::contains(budget, other(&args)?, x).map(|is| Value::from(!is))),
+        ("@notin", |budget, _, x, args| {
+            python::contains(budget, other(&args)?, x).map(|is| Value::from(!is))
+        }),
         ("@slice", |budget, _, x, args| match &args.positional[..] {
             [start, stop, step] => python::sliced(budget, x, [start, stop, step]),
             _ => Err(failed("a part without bounds")),
@@ -236,11 +250,13 @@ fn fault(error: &Error) -> Fault {
     }
     let detail = error.detail().map_or_else(|| error.kind().to_string(), String::from);
     let cause = cause.unwrap_or(match error.kind() {
-        ErrorKind::OutOfFuel | ErrorKind::UnknownFunction | ErrorKind::UnknownFilter | ErrorKind::UnknownTest => {
-            Cause::Refused
-        }
+        ErrorKind::OutOfFuel
+        | ErrorKind::UnknownFunction
+        | ErrorKind::UnknownFilter
+        | ErrorKind::UnknownTest => Cause::Refused,
+        // Its grammar is a part of Jinja's: what it cannot read, Jinja may.
+        ErrorKind::SyntaxError | ErrorKind::BadEscape | ErrorKind::CannotUnpack => Cause::Refused,
         ErrorKind::InvalidOperation if detail.contains("recursion limit") => Cause::Refused,
-        ErrorKind::SyntaxError if detail.contains("recursion limit") => Cause::Refused,
         _ => Cause::Failed,
     });
     let message = match (cause, error.line()) {

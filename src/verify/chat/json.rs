@@ -1,6 +1,6 @@
 //! `tojson`: Python's `json.dumps`, keys in their order, nothing escaped that JSON does not need escaped.
 
-use super::budget::{Budget, a, failed, is_namespace, refused};
+use super::budget::{Budget, a, failed, is_object, refused};
 use super::calls::Given;
 use super::python::{self, Number, text_of, whole};
 use minijinja::value::ValueKind;
@@ -68,7 +68,7 @@ impl Layout<'_> {
                 self.line(depth, out)?;
                 out.push(']');
             }
-            ValueKind::Map if !is_namespace(value) => {
+            ValueKind::Map if !is_object(value) => {
                 if value.len() == Some(0) {
                     out.push_str("{}");
                     return Ok(());
@@ -150,7 +150,9 @@ fn scalar(value: &Value) -> Result<String> {
         _ => match Number::of(value) {
             Some(Number::Int(n)) => n.to_string(),
             Some(Number::Float(n)) if n.is_nan() => "NaN".into(),
-            Some(Number::Float(n)) if n.is_infinite() => if n > 0.0 { "Infinity" } else { "-Infinity" }.into(),
+            Some(Number::Float(n)) if n.is_infinite() => {
+                if n > 0.0 { "Infinity" } else { "-Infinity" }.into()
+            }
             Some(Number::Float(n)) => python::float_text(n),
             None => return Err(failed(format!("{} is no key in JSON", a(value)))),
         },

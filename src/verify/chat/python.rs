@@ -3,7 +3,7 @@
 //! minijinja's values behave as Rust's do: any two have an order, `1e22` prints with all its zeros, and a list that two
 //! lists make is computed at each use. Here each operator takes the types that Python's takes, and what it makes is whole.
 
-use super::budget::{Budget, a, failed, is_namespace, refused};
+use super::budget::{Budget, a, failed, is_object, refused};
 use minijinja::value::{Tuple, ValueKind};
 use minijinja::{Error, Value};
 use std::cmp::Ordering;
@@ -105,7 +105,7 @@ pub(super) fn repr(budget: &Budget, value: &Value, out: &mut String) -> Result<(
             out.push_str(if value.is_tuple() && count == 1 { "," } else { "" });
             out.push(close);
         }
-        ValueKind::Map if !is_namespace(value) => {
+        ValueKind::Map if !is_object(value) => {
             out.push('{');
             for (n, key) in value.try_iter()?.enumerate() {
                 out.push_str(if n > 0 { ", " } else { "" });
@@ -222,7 +222,7 @@ pub(super) fn equal(budget: &Budget, a: &Value, b: &Value) -> Result<bool> {
             }
             Ok(true)
         }
-        (ValueKind::Map, ValueKind::Map) if !is_namespace(a) && !is_namespace(b) => {
+        (ValueKind::Map, ValueKind::Map) if !is_object(a) && !is_object(b) => {
             if a.len() != b.len() {
                 return Ok(false);
             }
@@ -237,7 +237,9 @@ pub(super) fn equal(budget: &Budget, a: &Value, b: &Value) -> Result<bool> {
         (of_a, of_b) => {
             let opaque = |kind| matches!(kind, ValueKind::Iterable | ValueKind::Plain | ValueKind::Map);
             match opaque(of_a) && opaque(of_b) {
-                true => Err(refused(format!("{} compared with {}", super::budget::a(a), super::budget::a(b)))),
+                true => {
+                    Err(refused(format!("{} compared with {}", super::budget::a(a), super::budget::a(b))))
+                }
                 false => Ok(false),
             }
         }
@@ -301,7 +303,7 @@ pub(super) fn contains(budget: &Budget, container: &Value, item: &Value) -> Resu
             Ok(text.contains(part))
         }
         ValueKind::Undefined => Ok(false),
-        ValueKind::Map if !is_namespace(container) => {
+        ValueKind::Map if !is_object(container) => {
             if !is_key(budget, item)? {
                 return Err(failed(format!("{} is no key", a(item))));
             }
@@ -331,7 +333,7 @@ pub(super) fn items(budget: &Budget, value: &Value) -> Result<Vec<Value>> {
         ValueKind::Undefined => return Ok(Vec::new()),
         ValueKind::String => text_of(value).unwrap_or_default().len(),
         ValueKind::Seq | ValueKind::Iterable => value.len().unwrap_or(0),
-        ValueKind::Map if !is_namespace(value) => value.len().unwrap_or(0),
+        ValueKind::Map if !is_object(value) => value.len().unwrap_or(0),
         _ => return Err(failed(format!("{} has no items", a(value)))),
     };
     budget.entries(count)?;
@@ -375,6 +377,9 @@ pub(super) fn arithmetic(budget: &Budget, op: &str, x: &Value, y: &Value) -> Res
 }
 
 fn mismatch(op: &str, x: &Value, y: &Value) -> Error {
+    if [x, y].iter().any(|value| value.kind() == ValueKind::Number && Number::of(value).is_none()) {
+        return refused("a number with more than 128 bits");
+    }
     failed(format!("`{op}` between {} and {}", a(x), a(y)))
 }
 
@@ -463,8 +468,11 @@ fn of_floats(op: &str, x: f64, y: f64) -> Result<Value> {
 /// `-x`
 pub(super) fn negated(value: &Value) -> Result<Value> {
     match Number::of(value) {
-        Some(Number::Int(n)) => n.checked_neg().map(int).ok_or_else(|| refused("a number with more than 128 bits")),
+        Some(Number::Int(n)) => {
+            n.checked_neg().map(int).ok_or_else(|| refused("a number with more than 128 bits"))
+        }
         Some(Number::Float(n)) => Ok(Value::from(-n)),
+        None if value.kind() == ValueKind::Number => Err(refused("a number with more than 128 bits")),
         None => Err(failed(format!("a sign before {}", a(value)))),
     }
 }
@@ -543,28 +551,91 @@ pub(super) fn sliced(budget: &Budget, value: &Value, bounds: [&Value; 3]) -> Res
 
 /// Names of methods and attributes that values have in Python: asked for without a call, they would be objects there.
 const TEXT_NAMES: &[&str] = &[
-    "capitalize", "casefold", "center", "count", "encode", "endswith", "expandtabs", "find", "format", "format_map",
-    "index", "isalnum", "isalpha", "isascii", "isdecimal", "isdigit", "isidentifier", "islower", "isnumeric",
-    "isprintable", "isspace", "istitle", "isupper", "join", "ljust", "lower", "lstrip", "maketrans", "partition",
-    "removeprefix", "removesuffix", "replace", "rfind", "rindex", "rjust", "rpartition", "rsplit", "rstrip", "split",
-    "splitlines", "startswith", "strip", "swapcase", "title", "translate", "upper", "zfill",
+    "capitalize",
+    "casefold",
+    "center",
+    "count",
+    "encode",
+    "endswith",
+    "expandtabs",
+    "find",
+    "format",
+    "format_map",
+    "index",
+    "isalnum",
+    "isalpha",
+    "isascii",
+    "isdecimal",
+    "isdigit",
+    "isidentifier",
+    "islower",
+    "isnumeric",
+    "isprintable",
+    "isspace",
+    "istitle",
+    "isupper",
+    "join",
+    "ljust",
+    "lower",
+    "lstrip",
+    "maketrans",
+    "partition",
+    "removeprefix",
+    "removesuffix",
+    "replace",
+    "rfind",
+    "rindex",
+    "rjust",
+    "rpartition",
+    "rsplit",
+    "rstrip",
+    "split",
+    "splitlines",
+    "startswith",
+    "strip",
+    "swapcase",
+    "title",
+    "translate",
+    "upper",
+    "zfill",
 ];
 const MAP_NAMES: &[&str] = &[
-    "clear", "copy", "fromkeys", "get", "items", "keys", "pop", "popitem", "setdefault", "update", "values",
+    "clear",
+    "copy",
+    "fromkeys",
+    "get",
+    "items",
+    "keys",
+    "pop",
+    "popitem",
+    "setdefault",
+    "update",
+    "values",
 ];
-const LIST_NAMES: &[&str] = &[
-    "append", "clear", "copy", "count", "extend", "index", "insert", "pop", "remove", "reverse", "sort",
-];
+const LIST_NAMES: &[&str] =
+    &["append", "clear", "copy", "count", "extend", "index", "insert", "pop", "remove", "reverse", "sort"];
 const NUMBER_NAMES: &[&str] = &[
-    "as_integer_ratio", "bit_count", "bit_length", "conjugate", "denominator", "from_bytes", "from_number", "fromhex",
-    "hex", "imag", "is_integer", "numerator", "real", "to_bytes",
+    "as_integer_ratio",
+    "bit_count",
+    "bit_length",
+    "conjugate",
+    "denominator",
+    "from_bytes",
+    "from_number",
+    "fromhex",
+    "hex",
+    "imag",
+    "is_integer",
+    "numerator",
+    "real",
+    "to_bytes",
 ];
 
 /// Refuses a name that Python would find at the value itself.
 fn no_member(value: &Value, name: &str) -> Result<()> {
     let known: &[&str] = match value.kind() {
         ValueKind::String => TEXT_NAMES,
-        ValueKind::Map if !is_namespace(value) => MAP_NAMES,
+        ValueKind::Map if !is_object(value) => MAP_NAMES,
         ValueKind::Seq => LIST_NAMES,
         ValueKind::Number | ValueKind::Bool => NUMBER_NAMES,
         ValueKind::Iterable => return Err(refused(format!("the attribute `{name}` of an iterator"))),
@@ -593,7 +664,7 @@ pub(super) fn attribute(value: &Value, name: &str) -> Result<Value> {
 pub(super) fn item(budget: &Budget, value: &Value, key: &Value) -> Result<Value> {
     let found = match value.kind() {
         ValueKind::Undefined => return Err(failed("an item of an undefined value")),
-        ValueKind::Map if !is_namespace(value) => match key.kind() {
+        ValueKind::Map if !is_object(value) => match key.kind() {
             ValueKind::Seq | ValueKind::Map | ValueKind::Iterable => None,
             _ => entry(budget, value, key)?,
         },
@@ -607,12 +678,12 @@ pub(super) fn item(budget: &Budget, value: &Value, key: &Value) -> Result<Value>
                     None => value.len().unwrap_or(0),
                 };
                 let index = if index < 0 { index.checked_add(count as i128) } else { Some(index) };
-                index.and_then(|index| usize::try_from(index).ok()).filter(|index| *index < count).and_then(|index| {
-                    match text_of(value) {
+                index.and_then(|index| usize::try_from(index).ok()).filter(|index| *index < count).and_then(
+                    |index| match text_of(value) {
                         Some(text) => text.chars().nth(index).map(Value::from),
                         None => value.get_item_by_index(index).ok(),
-                    }
-                })
+                    },
+                )
             }
             None => None,
         },

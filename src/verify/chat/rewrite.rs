@@ -11,20 +11,22 @@
 
 use super::budget::{failed, refused};
 use minijinja::machinery::ast::{
-    BinOp, BinOpKind, Call, CallArg, CallBlock, CompareOpKind, Const, EmitExpr, Expr, Filter, FilterBlock, ForLoop,
-    GetAttr, IfCond, IfExpr, List, Macro, Map, Set, SetBlock, Spanned, Stmt, Template, UnaryOp, UnaryOpKind, Var,
-    WithBlock,
+    BinOp, BinOpKind, Call, CallArg, CallBlock, CompareOpKind, Const, EmitExpr, Expr, Filter, FilterBlock,
+    ForLoop, GetAttr, IfCond, IfExpr, List, Macro, Map, Set, SetBlock, Spanned, Stmt, Template, UnaryOp,
+    UnaryOpKind, Var, WithBlock,
 };
 use minijinja::machinery::{Span, Token, tokenize};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{Error, Value};
+use std::cell::RefCell;
+use std::collections::HashSet;
 
 /// Tokens of one statement: a chain of operators becomes a tree as deep as it is long.
 const TOKENS_MAX: usize = 2000;
 /// `elif`s: each stands inside the one before.
 const ELIFS_MAX: usize = 300;
 /// Expressions and statements inside one another.
-const DEPTH_MAX: usize = 100;
+const DEPTH_MAX: usize = 160;
 /// Arguments of a call, and entries of a literal.
 const ARGUMENTS_MAX: usize = 500;
 
@@ -33,10 +35,11 @@ type Result<T> = std::result::Result<T, Error>;
 /// The template's text, small enough to be parsed, with `generation` blocks, which transformers adds to Jinja, as
 /// `with` blocks: they mark the answer's text for training and are a scope.
 pub(super) fn prepared(template: &str, syntax: &SyntaxConfig) -> Result<String> {
-    let mut text = template.to_string();
+    let template = template.replace("\r\n", "\n").replace('\r', "\n");
+    let mut text = template.clone();
     let (mut in_statement, mut elifs, mut shift) = (0_usize, 0, 0_usize);
     let mut at_start = false;
-    for token in tokenize(template, false, syntax.clone()) {
+    for token in tokenize(&template, false, syntax.clone()) {
         let (token, span) = token?;
         match token {
             Token::BlockStart | Token::VariableStart | Token::TemplateData(_) => in_statement = 0,
@@ -47,6 +50,15 @@ pub(super) fn prepared(template: &str, syntax: &SyntaxConfig) -> Result<String> 
                 "line {}: more than {TOKENS_MAX} names and operators in a statement",
                 span.start_line
             )));
+        }
+        let written = template.get(span.start_offset as usize..span.end_offset as usize).unwrap_or_default();
+        let unlike_python = match token {
+            Token::Str(_) | Token::String(_) => !is_text_of_python(written),
+            Token::Int(_) | Token::Int128(_) | Token::Float(_) => !is_number_of_python(written),
+            _ => false,
+        };
+        if unlike_python {
+            return Err(refused(format!("line {}: a literal written like this", span.start_line)));
         }
         if at_start {
             let replaced = match token {
@@ -61,7 +73,7 @@ pub(super) fn prepared(template: &str, syntax: &SyntaxConfig) -> Result<String> 
             if let Some(replaced) = replaced {
                 let (start, end) = (span.start_offset as usize - shift, span.end_offset as usize - shift);
                 if text.get(start..end).is_none() {
-                    return Err(refused("a `generation` block"));
+                    return Err(refused("the block `generation`"));
                 }
                 text.replace_range(start..end, replaced);
                 shift += (end - start) - replaced.len();
@@ -75,9 +87,85 @@ pub(super) fn prepared(template: &str, syntax: &SyntaxConfig) -> Result<String> 
     Ok(text)
 }
 
+/// Whether the escapes of a text mean in Python what they mean to minijinja.
+fn is_text_of_python(written: &str) -> bool {
+    let mut chars = written.chars();
+    while let Some(c) = chars.next() {
+        if c == '\\'
+            && !chars
+                .next()
+                .is_some_and(|c| matches!(c, '"' | '\\' | '\'' | 'b' | 'f' | 'n' | 'r' | 't' | 'u' | 'x'))
+        {
+            return false;
+        }
+    }
+    true
+}
+
+/// Whether a number is one in Python too: no zeros before it, one underscore between digits, no point at its end.
+fn is_number_of_python(written: &str) -> bool {
+    let zeros = written.len() > 1
+        && written.starts_with('0')
+        && written[1..].starts_with(|c: char| c.is_ascii_digit() || c == '_');
+    !(zeros && written.trim_start_matches(['0', '_']) != ""
+        || written.contains("__")
+        || written.ends_with(['.', '_']))
+        && !written.contains("._")
+        && !written.contains("_.")
+}
+
+/// Names in one of Jinja's scopes. It decides once for a scope where a name comes from, minijinja at each use; the two
+/// differ where a name that the context knows is read inside an inner scope, and then set in the outer.
+#[derive(Debug, Default)]
+struct Scope<'a> {
+    stored: HashSet<&'a str>,
+    read: HashSet<&'a str>,
+    read_inside: HashSet<&'a str>,
+}
+
+/// The scopes around a statement, and the names that the context and the functions have.
+struct Names<'a, 'n> {
+    scopes: RefCell<Vec<Scope<'a>>>,
+    known: &'n dyn Fn(&str) -> bool,
+}
+
+impl<'a> Names<'a, '_> {
+    fn read(&self, name: &'a str) {
+        if let Some(scope) = self.scopes.borrow_mut().last_mut() {
+            scope.read.insert(name);
+        }
+    }
+
+    fn store(&self, name: &'a str) -> Result<()> {
+        if let Some(scope) = self.scopes.borrow_mut().last_mut() {
+            if scope.read_inside.contains(name) && !scope.stored.contains(name) && (self.known)(name) {
+                return Err(refused(format!("`{name}` set behind a block that reads it")));
+            }
+            scope.stored.insert(name);
+        }
+        Ok(())
+    }
+
+    fn open(&self) {
+        self.scopes.borrow_mut().push(Scope::default());
+    }
+
+    fn close(&self) {
+        let mut scopes = self.scopes.borrow_mut();
+        let Some(inner) = scopes.pop() else { return };
+        if let Some(outer) = scopes.last_mut() {
+            for name in inner.read.difference(&inner.stored) {
+                outer.read.insert(name);
+                outer.read_inside.insert(name);
+            }
+        }
+    }
+}
+
 /// The walk.
-#[derive(Debug, Clone, Copy, Default)]
-struct Walk {
+#[derive(Clone, Copy)]
+struct Walk<'w, 'a> {
+    names: &'w Names<'a, 'w>,
     depth: usize,
     /// Inside a macro, where Python knows `varargs` and `kwargs`.
     in_macro: bool,
@@ -90,18 +178,20 @@ struct Walk {
 ///
 /// # Errors
 /// What is refused, by name.
-pub(super) fn rewritten<'a>(tree: &Stmt<'a>) -> Result<Stmt<'a>> {
+pub(super) fn rewritten<'a>(tree: &Stmt<'a>, known: &dyn Fn(&str) -> bool) -> Result<Stmt<'a>> {
     match tree {
         Stmt::Template(template) => {
-            let children = Walk::default().body(&template.children)?;
+            let names = Names { scopes: RefCell::new(vec![Scope::default()]), known };
+            let walk = Walk { names: &names, depth: 0, in_macro: false, in_loop: false, cut_off: false };
+            let children = walk.body(&template.children)?;
             Ok(Stmt::Template(Spanned::new(Template { children }, template.span())))
         }
         _ => Err(refused("a template that is none")),
     }
 }
 
-impl Walk {
-    fn deeper(self) -> Result<Walk> {
+impl<'a> Walk<'_, 'a> {
+    fn deeper(self) -> Result<Self> {
         match self.depth < DEPTH_MAX {
             true => Ok(Walk { depth: self.depth + 1, ..self }),
             false => Err(refused(format!("more than {DEPTH_MAX} expressions and statements one in another"))),
@@ -109,23 +199,36 @@ impl Walk {
     }
 
     /// A block that `break` does not leave.
-    fn closed(self) -> Walk {
+    fn closed(self) -> Self {
         Walk { cut_off: true, ..self }
     }
 
-    fn body<'a>(self, body: &[Stmt<'a>]) -> Result<Vec<Stmt<'a>>> {
+    fn body(self, body: &[Stmt<'a>]) -> Result<Vec<Stmt<'a>>> {
         let inner = self.deeper()?;
         body.iter().map(|stmt| inner.stmt(stmt)).collect()
     }
 
-    fn stmt<'a>(self, stmt: &Stmt<'a>) -> Result<Stmt<'a>> {
-        let unknown = |name: &str| Err(refused(format!("a `{name}` block")));
+    /// A body with a scope of its own, which minijinja has only for some.
+    fn scope(self, body: &[Stmt<'a>], span: Span) -> Result<Vec<Stmt<'a>>> {
+        if body.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.names.open();
+        let body = self.closed().body(body)?;
+        self.names.close();
+        Ok(vec![Stmt::WithBlock(Spanned::new(WithBlock { assignments: Vec::new(), body }, span))])
+    }
+
+    fn stmt(self, stmt: &Stmt<'a>) -> Result<Stmt<'a>> {
+        let unknown = |name: &str| Err(refused(format!("the block `{name}`")));
         Ok(match stmt {
             Stmt::Template(_) => return unknown("template"),
             Stmt::EmitExpr(emit) => {
                 // Marked as safe, a text prints as it is.
                 let shown = match &emit.expr {
-                    Expr::Filter(filter) if filter.name == "safe" && filter.args.is_empty() => filter.expr.as_ref(),
+                    Expr::Filter(filter) if filter.name == "safe" && filter.args.is_empty() => {
+                        filter.expr.as_ref()
+                    }
                     _ => None,
                 };
                 // `{{ loop(…) }}` is known to the code generator by its form.
@@ -139,14 +242,17 @@ impl Walk {
             }
             Stmt::ForLoop(of) => {
                 let inner = Walk { in_loop: true, cut_off: false, ..self };
-                let made = ForLoop {
-                    target: self.target(&of.target)?,
-                    iter: operation("@iter", self.expr(&of.iter)?, vec![], of.span()),
-                    filter_expr: self.optional(of.filter_expr.as_ref())?,
-                    recursive: of.recursive,
-                    body: inner.body(&of.body)?,
-                    else_body: self.body(&of.else_body)?,
-                };
+                if !of.else_body.is_empty() && leaves_early(&of.body) {
+                    return Err(refused("a loop with both `else` and `break` or `continue`"));
+                }
+                let iter = operation("@iter", self.expr(&of.iter)?, vec![], of.span());
+                self.names.open();
+                let target = self.target(&of.target)?;
+                let filter_expr = self.optional(of.filter_expr.as_ref())?;
+                let body = inner.body(&of.body)?;
+                self.names.close();
+                let else_body = self.scope(&of.else_body, of.span())?;
+                let made = ForLoop { target, iter, filter_expr, recursive: of.recursive, body, else_body };
                 Stmt::ForLoop(Spanned::new(made, of.span()))
             }
             Stmt::IfCond(of) => {
@@ -158,38 +264,47 @@ impl Walk {
                 Stmt::IfCond(Spanned::new(made, of.span()))
             }
             Stmt::WithBlock(of) => {
-                let assigned = |(target, value): &(Expr<'a>, Expr<'a>)| Ok((self.target(target)?, self.expr(value)?));
-                let made = WithBlock {
-                    assignments: of.assignments.iter().map(assigned).collect::<Result<_>>()?,
-                    body: self.closed().body(&of.body)?,
-                };
-                // Python's see the names outside only, minijinja's each other.
+                // Python's values see the names outside only, minijinja's each other.
                 if of.assignments.len() > 1 {
                     return Err(refused("a `with` block with several names"));
                 }
+                let values =
+                    of.assignments.iter().map(|(_, value)| self.expr(value)).collect::<Result<Vec<_>>>()?;
+                self.names.open();
+                let targets = of
+                    .assignments
+                    .iter()
+                    .map(|(target, _)| self.target(target))
+                    .collect::<Result<Vec<_>>>()?;
+                let assignments = targets.into_iter().zip(values).collect();
+                let made = WithBlock { assignments, body: self.closed().body(&of.body)? };
+                self.names.close();
                 Stmt::WithBlock(Spanned::new(made, of.span()))
             }
             Stmt::Set(of) => {
                 let value = self.expr(&of.expr)?;
                 let value = match of.target {
                     Expr::GetAttr(_) => operation("@plain", value, vec![], of.span()),
+                    Expr::List(_) => operation("@iter", value, vec![], of.span()),
                     _ => value,
                 };
                 Stmt::Set(Spanned::new(Set { target: self.target(&of.target)?, expr: value }, of.span()))
             }
             Stmt::SetBlock(of) => {
-                let made = SetBlock {
-                    target: self.target(&of.target)?,
-                    filter: self.optional(of.filter.as_ref())?,
-                    body: self.closed().body(&of.body)?,
-                };
+                let body = self.scope(&of.body, of.span())?;
+                let filter = self.optional(of.filter.as_ref())?;
+                let made = SetBlock { target: self.target(&of.target)?, filter, body };
                 Stmt::SetBlock(Spanned::new(made, of.span()))
             }
             Stmt::FilterBlock(of) => {
-                let made = FilterBlock { filter: self.expr(&of.filter)?, body: self.closed().body(&of.body)? };
+                let made =
+                    FilterBlock { filter: self.expr(&of.filter)?, body: self.scope(&of.body, of.span())? };
                 Stmt::FilterBlock(Spanned::new(made, of.span()))
             }
-            Stmt::Macro(of) => Stmt::Macro(self.function(of)?),
+            Stmt::Macro(of) => {
+                self.names.store(of.name)?;
+                Stmt::Macro(self.function(of)?)
+            }
             Stmt::CallBlock(of) => {
                 let call = Spanned::new(self.call(&of.call)?, of.call.span());
                 let macro_decl = self.function(&of.macro_decl)?;
@@ -220,25 +335,39 @@ impl Walk {
         }
     }
 
-    fn function<'a>(self, of: &Spanned<Macro<'a>>) -> Result<Spanned<Macro<'a>>> {
+    fn function(self, of: &Spanned<Macro<'a>>) -> Result<Spanned<Macro<'a>>> {
         let inner = Walk { in_macro: true, in_loop: false, ..self };
         if of.args.len() > ARGUMENTS_MAX {
             return Err(refused(format!("more than {ARGUMENTS_MAX} arguments")));
         }
-        let made = Macro {
-            name: of.name,
-            args: of.args.iter().map(|arg| self.target(arg)).collect::<Result<_>>()?,
-            defaults: of.defaults.iter().map(|value| inner.expr(value)).collect::<Result<_>>()?,
-            body: inner.body(&of.body)?,
+        // minijinja computes them before the other arguments are known.
+        let is_named = |name: &str| of.args.iter().any(|arg| matches!(arg, Expr::Var(var) if var.id == name));
+        let stands_alone = |value: &Expr<'a>| match value {
+            Expr::Var(var) => !is_named(var.id),
+            value => value.as_const().is_some(),
         };
+        if !of.defaults.iter().all(stands_alone) {
+            return Err(refused("a macro's default that is computed"));
+        }
+        self.names.open();
+        let args = of.args.iter().map(|arg| self.target(arg)).collect::<Result<_>>()?;
+        let defaults = of.defaults.iter().map(|value| inner.expr(value)).collect::<Result<_>>()?;
+        let made = Macro { name: of.name, args, defaults, body: inner.body(&of.body)? };
+        self.names.close();
         Ok(Spanned::new(made, of.span()))
     }
 
     /// What is assigned to.
-    fn target<'a>(self, target: &Expr<'a>) -> Result<Expr<'a>> {
+    fn target(self, target: &Expr<'a>) -> Result<Expr<'a>> {
         let inner = self.deeper()?;
         Ok(match target {
-            Expr::Var(var) => Expr::Var(Spanned::new(Var { id: var.id }, var.span())),
+            Expr::Var(var) => {
+                self.names.store(var.id)?;
+                Expr::Var(Spanned::new(Var { id: var.id }, var.span()))
+            }
+            Expr::List(list) if list.items.len() < 2 => {
+                return Err(refused("a list of one name to assign to"));
+            }
             Expr::List(list) => {
                 let items = list.items.iter().map(|item| inner.target(item)).collect::<Result<_>>()?;
                 Expr::List(Spanned::new(List { items }, list.span()))
@@ -247,6 +376,10 @@ impl Walk {
                 let Expr::Var(var) = &attr.expr else {
                     return Err(failed("what is assigned to is no namespace's attribute"));
                 };
+                if attr.name.starts_with('_') {
+                    return Err(refused("an attribute that begins with `_`"));
+                }
+                self.names.read(var.id);
                 let expr = Expr::Var(Spanned::new(Var { id: var.id }, var.span()));
                 Expr::GetAttr(Spanned::new(GetAttr { expr, name: attr.name }, attr.span()))
             }
@@ -254,18 +387,18 @@ impl Walk {
         })
     }
 
-    fn optional<'a>(self, expr: Option<&Expr<'a>>) -> Result<Option<Expr<'a>>> {
+    fn optional(self, expr: Option<&Expr<'a>>) -> Result<Option<Expr<'a>>> {
         expr.map(|expr| self.expr(expr)).transpose()
     }
 
-    fn all<'a>(self, exprs: &[Expr<'a>]) -> Result<Vec<Expr<'a>>> {
+    fn all(self, exprs: &[Expr<'a>]) -> Result<Vec<Expr<'a>>> {
         if exprs.len() > ARGUMENTS_MAX {
             return Err(refused(format!("more than {ARGUMENTS_MAX} values in a literal")));
         }
         exprs.iter().map(|expr| self.expr(expr)).collect()
     }
 
-    fn expr<'a>(self, expr: &Expr<'a>) -> Result<Expr<'a>> {
+    fn expr(self, expr: &Expr<'a>) -> Result<Expr<'a>> {
         let inner = self.deeper()?;
         let span = expr.span();
         Ok(match expr {
@@ -274,6 +407,7 @@ impl Walk {
                 if of_macro || matches!(var.id, "self" | "super") {
                     return Err(refused(format!("`{}`", var.id)));
                 }
+                self.names.read(var.id);
                 Expr::Var(Spanned::new(Var { id: var.id }, span))
             }
             Expr::Const(of) => constant(of.value.clone(), span),
@@ -295,6 +429,9 @@ impl Walk {
             Expr::BinOp(of) => inner.binary(of, span)?,
             Expr::Compare(of) => {
                 // `a < b < c`: the middle is computed twice, so it must be a name, a constant or an attribute.
+                if of.ops.len() > DEPTH_MAX {
+                    return Err(refused(format!("more than {DEPTH_MAX} comparisons in a chain")));
+                }
                 let mut chained: Option<Expr<'a>> = None;
                 let mut left = &of.expr;
                 for (n, op) in of.ops.iter().enumerate() {
@@ -367,7 +504,7 @@ impl Walk {
         })
     }
 
-    fn binary<'a>(self, of: &BinOp<'a>, span: Span) -> Result<Expr<'a>> {
+    fn binary(self, of: &BinOp<'a>, span: Span) -> Result<Expr<'a>> {
         let name = match of.op {
             BinOpKind::ScAnd | BinOpKind::ScOr => {
                 let made = BinOp { op: of.op, left: self.expr(&of.left)?, right: self.expr(&of.right)? };
@@ -401,13 +538,14 @@ impl Walk {
     }
 
     /// A call of a function by its name: of ours, of a macro, `caller()`, or a recursive loop's `loop()`.
-    fn call<'a>(self, of: &Call<'a>) -> Result<Call<'a>> {
+    fn call(self, of: &Call<'a>) -> Result<Call<'a>> {
         let Expr::Var(name) = &of.expr else {
             return Err(refused("a call of what is not named"));
         };
         if matches!(name.id, "super" | "self") {
             return Err(refused(format!("`{}`", name.id)));
         }
+        self.names.read(name.id);
         let expr = Expr::Var(Spanned::new(Var { id: name.id }, name.span()));
         let mut args = self.arguments(&of.args)?;
         if name.id == "loop" {
@@ -420,7 +558,7 @@ impl Walk {
         Ok(Call { expr, args })
     }
 
-    fn arguments<'a>(self, args: &[CallArg<'a>]) -> Result<Vec<CallArg<'a>>> {
+    fn arguments(self, args: &[CallArg<'a>]) -> Result<Vec<CallArg<'a>>> {
         if args.len() > ARGUMENTS_MAX {
             return Err(refused(format!("more than {ARGUMENTS_MAX} arguments")));
         }
@@ -428,7 +566,9 @@ impl Walk {
             Ok(match arg {
                 CallArg::Pos(value) => CallArg::Pos(self.expr(value)?),
                 CallArg::Kwarg(name, value) => CallArg::Kwarg(name, self.expr(value)?),
-                CallArg::PosSplat(_) | CallArg::KwargSplat(_) => return Err(refused("`*` before an argument")),
+                CallArg::PosSplat(_) | CallArg::KwargSplat(_) => {
+                    return Err(refused("`*` before an argument"));
+                }
             })
         };
         args.iter().map(argument).collect()
@@ -465,4 +605,14 @@ fn is_simple(expr: &Expr<'_>) -> bool {
         Expr::Filter(filter) => filter.name == "length" && filter.expr.as_ref().is_some_and(is_simple),
         _ => false,
     }
+}
+
+/// Whether a loop's body has a `break` or a `continue` of that loop.
+fn leaves_early(body: &[Stmt<'_>]) -> bool {
+    body.iter().any(|stmt| match stmt {
+        Stmt::Break(_) | Stmt::Continue(_) => true,
+        // As deep as the parser lets blocks stand in one another.
+        Stmt::IfCond(of) => leaves_early(&of.true_body) || leaves_early(&of.false_body),
+        _ => false,
+    })
 }

@@ -1,6 +1,5 @@
 //! `strftime_now`: a moment, written by a format.
 
-
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// A date and a time of day.
