@@ -283,8 +283,12 @@ impl<'a> Walk<'_, 'a> {
             }
             Stmt::Set(of) => {
                 let value = self.expr(&of.expr)?;
-                let value = match of.target {
-                    Expr::GetAttr(_) => operation("@plain", value, vec![], of.span()),
+                let value = match &of.target {
+                    // A macro encloses only names that it reads: so this reads the namespace.
+                    Expr::GetAttr(attr) => {
+                        let namespace = vec![CallArg::Pos(self.expr(&attr.expr)?)];
+                        operation("@plain", value, namespace, of.span())
+                    }
                     Expr::List(_) => operation("@iter", value, vec![], of.span()),
                     _ => value,
                 };
@@ -404,7 +408,9 @@ impl<'a> Walk<'_, 'a> {
         Ok(match expr {
             Expr::Var(var) => {
                 let of_macro = self.in_macro && matches!(var.id, "varargs" | "kwargs");
-                if of_macro || matches!(var.id, "self" | "super") {
+                // A loop around a macro is known in it to Python, and not to minijinja.
+                let of_loop = self.in_macro && !self.in_loop && var.id == "loop";
+                if of_macro || of_loop || matches!(var.id, "self" | "super") {
                     return Err(refused(format!("`{}`", var.id)));
                 }
                 self.names.read(var.id);
@@ -542,7 +548,7 @@ impl<'a> Walk<'_, 'a> {
         let Expr::Var(name) = &of.expr else {
             return Err(refused("a call of what is not named"));
         };
-        if matches!(name.id, "super" | "self") {
+        if matches!(name.id, "super" | "self") || name.id == "loop" && self.in_macro && !self.in_loop {
             return Err(refused(format!("`{}`", name.id)));
         }
         self.names.read(name.id);
