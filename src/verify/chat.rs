@@ -15,15 +15,16 @@
 //! Refused by name although Python renders them, beside what has no place in a chat template (`include`, `import`,
 //! `extends`, `block`, `autoescape`, `do`):
 //!
-//! * filters `attr`, `batch`, `center`, `e`, `format`, `groupby`, `safe` inside of an expression, `slice`, `truncate`,
-//!   `urlize`, `wordcount`, `wordwrap`, `xmlattr`; functions `cycler`, `joiner`, `lipsum`;
-//! * methods `casefold`, `center`, `encode`, `format`, `ljust`, `rjust`, `swapcase`, `zfill` of texts, `%` on texts, and
-//!   letters beyond ASCII in `title` and the `is…` methods;
-//! * iterators (`range`, views of a mapping, what `map` and its like make) as text, by index, in part, inside lists and
-//!   namespaces; a method or an attribute of Python's without a call; tuples, truth values and fractions as keys;
+//! * filters `attr`, `groupby`, `pprint`, `random`, `urlencode`, `urlize`, `wordwrap`, `xmlattr`, and `safe` and `e` other
+//!   than at the end of what is shown; the function `lipsum`;
+//! * methods `casefold`, `encode`, `expandtabs`, `format`, `isidentifier`, `isprintable`, `istitle`, `swapcase`, `translate`
+//!   of texts, letters beyond ASCII in `title` and the `is…` methods, conversions of `%` but `s`, `d`, `i`, `f`;
+//! * iterators (`range`, views of a mapping, what `map` and its like make) by index, in part, and inside lists and
+//!   namespaces; namespaces, macros, loops and methods as text; tuples, truth values and fractions as keys;
 //! * `//` and `%` of fractions, whole numbers of more than 128 bits, `**` behind a sign;
-//! * `*` and `**` before arguments, `varargs`, `kwargs`, macros' defaults that are computed, several names in `with`,
-//!   `else` of a loop with `break` or `continue`, `break` out of an inner block, a call of what has no name;
+//! * `else` of a loop with `break` or `continue`, `break` out of an inner block, a loop's `loop` in a macro, a name that
+//!   the context has set behind a block that reads it, a `with` block whose values read its names, a call of what has no
+//!   name;
 //! * syntax that minijinja does not have: `{% print %}`, tuples without parentheses, texts side by side, a sign `+`.
 //!
 //! Reference: Jinja 3.1 (compiler, filters, tests, sandbox), and `render_jinja_template` of transformers 5.
@@ -207,13 +208,12 @@ fn normalised(messages: &[Json]) -> Result<Vec<Json>> {
         let kept = message.iter().filter(|(_, value)| !value.is_null());
         let mut kept: Map<String, Json> = kept.map(|(key, value)| (key.clone(), value.clone())).collect();
         if let Some(reasoning) = REASONING.iter().find_map(|name| kept.get(*name)).cloned() {
-            if !kept.contains_key("thinking") {
-                // It stands first, as it does in Python.
-                let mut ordered = Map::new();
-                ordered.insert("thinking".into(), reasoning.clone());
-                ordered.extend(kept);
-                kept = ordered;
-            }
+            // It stands first, as it does in Python.
+            let thinking = kept.shift_remove("thinking").unwrap_or_else(|| reasoning.clone());
+            let mut ordered = Map::new();
+            ordered.insert("thinking".into(), thinking);
+            ordered.extend(kept);
+            kept = ordered;
             kept.insert("reasoning_content".into(), reasoning);
         }
         all.push(Json::Object(kept));

@@ -116,7 +116,7 @@ fn each_construct_means_what_it_means_in_python_or_is_refused() {
         eprintln!("{refused:#?}");
     }
     show(failures, rows.len());
-    assert!(refused.len() * 14 < rows.len(), "{} of {} are refused: {refused:#?}", refused.len(), rows.len());
+    assert!(refused.len() * 25 < rows.len(), "{} of {} are refused: {refused:#?}", refused.len(), rows.len());
 }
 
 #[test]
@@ -146,15 +146,15 @@ fn a_hostile_template_is_refused() {
         ("{{ [0] * 1000000000000 }}", "have no end"),
         ("{{ ('abc' * 1000000).replace('', 'x' * 10000) }}", "have no end"),
         ("{{ ('abc' * 1000000) | replace('b', 'x' * 10000) }}", "have no end"),
-        ("{{ ('a,' * 30000000).split(',') | length }}", "have no end"),
+        ("{{ ('a,' * 15000000).split(',') | length }}", "have no end"),
         ("{{ ('a' * 30000000) | list | length }}", "have no end"),
         ("{{ ('a' * 60000000)[::-1] }}", "have no end"),
         ("{{ ([1] * 1000000) | join('x' * 1000) }}", "have no end"),
         ("{{ 'x' | indent(1000000000) }}", "more than 1000"),
         ("{{ [[1]] | tojson(indent=1000000) }}", "no small number"),
         ("{{ 2 ** 100000 }}", "128 bits"),
-        ("{{ 'x' | center(1000000000000) }}", "center"),
-        ("{{ '%99999999999d' % 1 }}", "`%` on a text"),
+        ("{{ 'x' | center(1000000000000) }}", "have no end"),
+        ("{{ '%99999999999d' % 1 }}", "a field wider"),
         ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "have no end"),
         (
             "{% for a in range(9999) %}{% for b in 'ab' %}{% for c in 'ab' * 99 %}{% endfor %}{% endfor %}{% endfor %}",
@@ -218,6 +218,22 @@ fn a_hostile_template_is_refused() {
         }
     }
     show(failures, rows.len());
+}
+
+/// What minijinja itself would panic on.
+#[test]
+fn what_has_nothing_in_it_fails() {
+    for (template, expected) in [
+        ("{% for i in [1] %}{{ loop.cycle(*[]) }}{% endfor %}", None),
+        ("{% for i in [1] %}{{ loop.cycle() }}{% endfor %}", None),
+        ("{{ ''[::-1] }}{{ [][::-1] }}{{ ()[::-2] }}", Some("[]()")),
+        ("{{ 'abc'[0:2:-1] }}{{ 'abc'[5:1:-1] }}{{ 'abc'[9:] }}{{ 'abc'[-9:-8] }}", Some("c")),
+        ("{{ cycler() }}", None),
+        ("{{ [] | batch(0) }}", None),
+    ] {
+        let got = rendered(template, &json!([{"role": "user", "content": "x"}]), &Map::new(), &json!({}), 0);
+        assert_eq!(got.ok().as_deref(), expected, "{template}");
+    }
 }
 
 #[test]

@@ -39,6 +39,9 @@ pub(in super::super) fn method(
         ValueKind::Map if !is_object(value) => return of_map(budget, name, value, args),
         ValueKind::Seq => return of_list(budget, name, value, args),
         // A loop's. What a namespace holds is no function.
+        ValueKind::Map if name == "cycle" && args.positional.is_empty() => {
+            return Err(failed("`cycle` through nothing"));
+        }
         ValueKind::Map if matches!(name, "cycle" | "changed") => {
             return value.call_method(state, name, &args.positional);
         }
