@@ -105,14 +105,14 @@ fn is_text_of_python(written: &str) -> bool {
 
 /// Whether a number is one in Python too: no zeros before it, one underscore between digits, no point at its end.
 fn is_number_of_python(written: &str) -> bool {
-    let zeros = written.len() > 1
-        && written.starts_with('0')
-        && written[1..].starts_with(|c: char| c.is_ascii_digit() || c == '_');
-    !(zeros && written.trim_start_matches(['0', '_']) != ""
-        || written.contains("__")
-        || written.ends_with(['.', '_']))
-        && !written.contains("._")
-        && !written.contains("_.")
+    let (digits, rest) =
+        written.split_at(written.find(|c: char| !c.is_ascii_digit() && c != '_').unwrap_or(written.len()));
+    let is_whole = rest.is_empty();
+    let leads_with_zero =
+        is_whole && digits.starts_with('0') && digits.contains(|c: char| matches!(c, '1'..='9'));
+    !leads_with_zero
+        && !["__", "._", "_."].iter().any(|wrong| written.contains(wrong))
+        && !written.ends_with(['.', '_'])
 }
 
 /// Names in one of Jinja's scopes. It decides once for a scope where a name comes from, minijinja at each use; the two
