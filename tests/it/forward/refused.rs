@@ -46,6 +46,7 @@ fn configs_that_nobody_can_compute_are_refused() {
     let llama = "families/llama";
     for (name, changes, kind, part) in [
         (llama, json!({"architectures": ["NoSuchModel"], "model_type": "no"}), Unsupported, "`NoSuchModel`"),
+        (llama, json!({"model_type": "mistral"}), Unsupported, "`model_type` is `mistral`"),
         (llama, json!({"hidden_act": "xielu"}), Unsupported, "`hidden_act` is `xielu`"),
         (llama, json!({"num_hidden_layers": 4_000_000_000u64}), BadInput, "layers"),
         (llama, json!({"num_hidden_layers": 5000}), BadInput, "layers"),
