@@ -88,6 +88,7 @@ GGUF = {
     "llama.gelu": ("refused", "one activation a family"), "llama.gelu-tanh": ("refused", "one activation a family"),
     "deepseek_v3.mscale": ("refused", "one factor for both"), "smollm3.every-other": ("refused", "every fourth layer"),
     "gpt2.scaled": ("refused", "no such scale"),
+    "gpt_oss.truncate": ("differs", "no key says `truncate`, and a GGUF is read as the published models have it"),
 }
 
 

@@ -228,6 +228,11 @@ fn the_references_files_compute_the_same() {
     let mut wrong = Vec::new();
     for golden in Golden::all().iter().filter(|g| g.facts["edit"] == "{}" && !g.case.contains('.')) {
         let path = folder.join(format!("{}.f32.gguf", golden.case));
+        // Of two specs with one set of weights only one has files.
+        if !path.exists() {
+            eprintln!("SKIPPED: {}", path.display());
+            continue;
+        }
         let limit = LOOSER.iter().find(|(c, ..)| *c == golden.case).map_or(LIMIT, |(_, limit, _)| *limit);
         match logits(&path, &golden.ids, whole()).map(|found| golden.distance(&found).0) {
             Ok(most) if most <= limit => {}
