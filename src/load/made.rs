@@ -24,6 +24,8 @@ use std::sync::Arc;
 const ALIGN_BYTES: u64 = 64;
 /// Bytes of one read: a huge page, so that two workers do not fault in the same one.
 const READ_BYTES: u64 = 2 << 20;
+/// Memory of one worker, in chunks: what is read, decoded to f32, gathered and written.
+const WORKER_CHUNKS: u64 = 16;
 /// Memory for tasks in flight where nobody says otherwise.
 const WORK_BYTES: u64 = 256 << 20;
 
@@ -282,8 +284,10 @@ fn run(
     let wanted = if network { BLOCKING_READERS } else { machine::core_count() };
     // More workers than pieces would only be started and ended.
     let pieces = usize::try_from(total / READ_BYTES).unwrap_or(usize::MAX).max(1);
-    let threads = options.threads.unwrap_or(wanted).min(pieces).max(1);
     let limits = Limits { copy_bytes: READ_BYTES, ..Limits::within(work_bytes) };
+    // A worker keeps what its tasks needed, which is several times what one reads: so many fit.
+    let fit = usize::try_from(work_bytes / (WORKER_CHUNKS * limits.chunk_bytes)).unwrap_or(usize::MAX);
+    let threads = options.threads.unwrap_or(wanted).min(pieces).min(fit).max(1);
     let work = Fill {
         model,
         recipe,

@@ -181,8 +181,17 @@ struct Inner {
     audited: Mutex<BTreeMap<usize, Vec<Finding>>>,
     /// Bytes of stages that somebody holds.
     live_bytes: Arc<AtomicU64>,
+    /// The expert that was brought last.
+    expert: Mutex<Option<Expert>>,
     /// The next stage, on its way.
     ahead: Mutex<Option<(Stage, Job<Loaded>)>>,
+}
+
+/// An expert of a layer: its rows of the layer's stacks.
+struct Expert {
+    layer: usize,
+    row: u64,
+    weights: HashMap<usize, Held>,
 }
 
 /// Where weights come from.
@@ -339,9 +348,11 @@ impl Weights {
             return held.rows(rows, entry).map_err(|e| e.tensor(name));
         }
         let Some(source) = &inner.source else { return Err(bug()) };
-        let wanted = Wanted { output: at, rows: Some(rows.to_vec()), dtype: entry.dtype };
-        let (mut weights, _) = source.load(vec![wanted], false)?.wait_unless(&source.hold.stop)?;
-        let held = weights.remove(&at).ok_or_else(bug)?;
+        let held = match (entry.expert_layer(), rows) {
+            (Some(layer), [one]) if one.end - one.start == 1 => inner.expert(source, layer, one.start, at)?,
+            _ => source.rows(&inner.plan, &[at], rows)?.remove(&at),
+        };
+        let held = held.ok_or_else(bug)?;
         let total = rows.iter().map(|r| r.end - r.start).sum();
         let part = plan::Entry { shape: part_shape(entry, total), ..entry.clone() };
         held.rows(std::slice::from_ref(&(0..total)), &part).map_err(|e| e.tensor(name))
@@ -397,6 +408,7 @@ impl Inner {
             staged: Mutex::default(),
             audited: Mutex::default(),
             live_bytes: Arc::default(),
+            expert: Mutex::new(None),
             ahead: Mutex::new(None),
         }
     }
@@ -405,6 +417,24 @@ impl Inner {
         if let Some(asked) = self.asked.get(at) {
             asked.store(true, Ordering::Relaxed);
         }
+    }
+
+    /// One matrix of an expert. Its others follow at once as a rule, so all of them come together.
+    fn expert(&self, source: &Source, layer: usize, row: u64, at: usize) -> Result<Option<Held>> {
+        let mut last = lock(&self.expert);
+        let is_it = |e: &Expert| (e.layer, e.row) == (layer, row) && e.weights.contains_key(&at);
+        if !last.as_ref().is_some_and(is_it) {
+            // Freed first: memory is for one.
+            *last = None;
+            let stacks = self.plan.experts.get(&layer).map_or(&[][..], Vec::as_slice);
+            // Stacks of other lengths are no experts: each by itself.
+            let count = |at: usize| self.plan.entries.get(at).and_then(|e| e.shape.first().copied());
+            let alike: Vec<usize> =
+                stacks.iter().copied().filter(|&other| count(other) == count(at)).collect();
+            let weights = source.rows(&self.plan, &alike, std::slice::from_ref(&(row..row + 1)))?;
+            *last = Some(Expert { layer, row, weights });
+        }
+        Ok(last.as_ref().and_then(|e| e.weights.get(&at).cloned()))
     }
 
     /// Starts to load a stage; what passes for the first time is looked at.
@@ -425,6 +455,12 @@ impl Source {
             watch,
             ..MakeOptions::default()
         }
+    }
+
+    /// The same rows of some tensors.
+    fn rows(&self, plan: &Plan, of: &[usize], rows: &[Range<u64>]) -> Result<HashMap<usize, Held>> {
+        let wanted = plan.wanted(of).into_iter().map(|w| Wanted { rows: Some(rows.to_vec()), ..w });
+        Ok(self.load(wanted.collect(), false)?.wait_unless(&self.hold.stop)?.0)
     }
 
     /// Starts to load.

@@ -120,7 +120,7 @@ fn each_family_comes_in_as_the_reference_writes_it() {
         let recipe = recipe(&opened, &source.join("config.json"));
         let whole = Weights::of(&opened, &recipe, hold(PLENTY)).unwrap();
         assert!(whole.is_resident());
-        let staged = Weights::of(&opened, &recipe, hold(total_bytes(&recipe) + (2 << 20) - 1)).unwrap();
+        let staged = Weights::of(&opened, &recipe, hold(total_bytes(&recipe) + (256 << 10) - 1)).unwrap();
         assert!(!staged.is_resident(), "{family}");
         for output in &recipe.outputs {
             let resident = bring(&whole, &output.name, &output.shape, 1);
@@ -223,6 +223,7 @@ fn native_blocks_compute_what_their_numbers_do() {
         let native = Weights::of(&model, &recipe, Hold { native: true, ..hold(memory) }).unwrap();
         assert_eq!(native.native().count(), 37);
         assert_eq!(plain.native().count(), 0);
+        assert_eq!(plain.audit().unwrap(), native.audit().unwrap());
         let x = candle_core::Tensor::randn(0f32, 1.0, (1, 3, 256), &Device::Cpu).unwrap();
         let (a, b) = (plain.stage(Stage::Layer(1)).unwrap(), native.stage(Stage::Layer(1)).unwrap());
         let (a, b) = (a.get("blk.1.attn_q.weight").unwrap(), b.get("blk.1.attn_q.weight").unwrap());
@@ -230,7 +231,7 @@ fn native_blocks_compute_what_their_numbers_do() {
         assert_eq!(numbers(&a), numbers(&b));
         let (p, q) = (a.linear(&x).unwrap(), b.linear(&x).unwrap());
         assert_eq!(p.dims(), q.dims());
-        close(&p, &q, 0.01);
+        close(&p, &q, 0.03);
         for rows in [&[3..40][..], &[5..6, 2..3, 4095..4096, 2..3], &[0..4096]] {
             for name in ["token_embd.weight", "output.weight"] {
                 let (a, b) = (plain.rows(name, rows).unwrap(), native.rows(name, rows).unwrap());
@@ -241,7 +242,7 @@ fn native_blocks_compute_what_their_numbers_do() {
             plain.rows("output.weight", &[64..128]).unwrap(),
             native.rows("output.weight", &[64..128]).unwrap(),
         );
-        close(&head.0.linear(&x).unwrap(), &head.1.linear(&x).unwrap(), 0.01);
+        close(&head.0.linear(&x).unwrap(), &head.1.linear(&x).unwrap(), 0.03);
     }
 }
 
@@ -288,7 +289,7 @@ fn what_is_broken_is_named() {
             "blk.0.inf.weight",
             big.clone(),
             matrix(209_999, f32::NEG_INFINITY),
-            Some((Fault::Infinite, "has 1 infinities, the first in row 299", true)),
+            Some((Fault::Infinite, "has 1 Inf, the first in row 299", true)),
         ),
         ("blk.0.zero.weight", big.clone(), rows(0..300, 0.0), Some((Fault::Zero, "is all zero", true))),
         ("blk.0.minus.weight", big.clone(), rows(0..300, -0.0), Some((Fault::Zero, "is all zero", true))),
@@ -337,7 +338,7 @@ fn what_is_broken_is_named() {
     let model = opened(&path);
     let recipe = identity(&model);
     for (memory, dtype) in
-        [(PLENTY, DType::F32), (PLENTY, DType::BF16), (PLENTY, DType::F16), (8 << 20, DType::F32)]
+        [(PLENTY, DType::F32), (PLENTY, DType::BF16), (PLENTY, DType::F16), (6 << 20, DType::F32)]
     {
         let weights = Weights::of(&model, &recipe, Hold { dtype, ..hold(memory) }).unwrap();
         let findings = weights.audit().unwrap();
@@ -397,7 +398,7 @@ fn refusals() {
     let recipe = identity(&model);
     let refused = |hold: Hold| Weights::of(&model, &recipe, hold).unwrap_err();
     // Less than a layer and the work to load it: before anything is loaded.
-    let e = refused(hold(5 << 20));
+    let e = refused(hold(4 << 20));
     assert_eq!(e.kind(), ErrorKind::NoSpace);
     assert!(e.to_string().contains("layer 1") || e.to_string().contains("layer 0"), "{e}");
     // A number that f16 cannot hold.
@@ -470,7 +471,12 @@ fn memory_stays_within_its_limit() {
     let findings = weights.audit().unwrap();
     assert!(findings.iter().all(|f| !f.fatal), "{findings:?}");
     let taken = peak() - before;
-    eprintln!("{taken} of {limit} for {total}");
     assert!(taken <= limit + (16 << 20), "{taken} bytes, {limit} were allowed");
     assert!(weights.unused().is_empty(), "{:?}", weights.unused());
+    // Held whole in the type of the file, they are there once: read straight into where they are computed with.
+    drop(weights);
+    let weights = Weights::of(&model, &recipe, Hold { dtype: DType::BF16, ..hold(PLENTY) }).unwrap();
+    assert!(weights.is_resident());
+    let taken = peak() - before;
+    assert!(taken >= total / 2 && taken <= total / 2 + (96 << 20), "{taken} bytes for {}", total / 2);
 }

@@ -36,7 +36,7 @@ const BACK: &[&str] = &["output", "cls"];
 
 /// What of memory work in flight may take: a part, within bounds.
 const WORK_SHARE: u64 = 8;
-const WORK_BYTES_MIN: u64 = 2 << 20;
+const WORK_BYTES_MIN: u64 = 256 << 10;
 const WORK_BYTES_MAX: u64 = 256 << 20;
 
 /// candle's name for blocks that it multiplies with.
@@ -76,7 +76,7 @@ impl Entry {
     }
 
     /// The layer whose experts it holds.
-    fn expert_layer(&self) -> Option<usize> {
+    pub(super) fn expert_layer(&self) -> Option<usize> {
         layer(&self.name).filter(|_| self.stage.is_none())
     }
 }
@@ -88,6 +88,8 @@ pub(super) struct Plan {
     pub(super) entries: Vec<Entry>,
     pub(super) by_name: HashMap<String, usize>,
     pub(super) stages: BTreeMap<Stage, Vec<usize>>,
+    /// Each layer's stacks of experts.
+    pub(super) experts: BTreeMap<usize, Vec<usize>>,
     /// Whether everything is held at once.
     pub(super) resident: bool,
     /// Memory for work in flight.
@@ -155,6 +157,9 @@ impl Plan {
             if let Some(stage) = entry.stage {
                 plan.stages.entry(stage).or_default().push(at);
             }
+            if let Some(layer) = entry.expert_layer() {
+                plan.experts.entry(layer).or_default().push(at);
+            }
         }
         let total = plan.entries.iter().fold(0u64, |sum, e| sum.saturating_add(e.held_bytes()));
         plan.work_bytes = (memory_bytes / WORK_SHARE).clamp(WORK_BYTES_MIN, WORK_BYTES_MAX);
@@ -182,7 +187,10 @@ impl Plan {
                 ),
             )
             .detail(format!("all of its weights are {}", bytes_text(total)))
-            .hint("a larger --memory; --dtype bf16 halves what weights take"));
+            .hint(match plan.entries.iter().any(|e| e.dtype == DType::F32) {
+                true => "a larger --memory; --dtype bf16 halves what weights take",
+                false => "a larger --memory",
+            }));
         }
         let spare = memory_bytes - needed;
         // A second stage on its way is worth more than long bands of rows, but not all of what they could have.
@@ -244,20 +252,14 @@ impl Plan {
     /// The least that rows must have room for: one expert of a layer, or one row of a long matrix.
     fn least_rows(&self) -> (u64, Option<String>) {
         let mut least = (0, None);
-        let mut experts: BTreeMap<usize, u64> = BTreeMap::new();
-        for entry in self.entries.iter().filter(|e| e.stage.is_none()) {
-            match entry.expert_layer() {
-                Some(layer) => {
-                    let sum = experts.entry(layer).or_default();
-                    *sum = sum.saturating_add(entry.row_bytes());
-                }
-                None if entry.row_bytes() > least.0 => {
-                    least = (entry.row_bytes(), Some(format!("a row of `{}`", entry.name)));
-                }
-                None => {}
+        for entry in self.entries.iter().filter(|e| e.stage.is_none() && e.expert_layer().is_none()) {
+            if entry.row_bytes() > least.0 {
+                least = (entry.row_bytes(), Some(format!("a row of `{}`", entry.name)));
             }
         }
-        for (layer, bytes) in experts {
+        for (layer, stacks) in &self.experts {
+            let of = stacks.iter().filter_map(|&at| self.entries.get(at));
+            let bytes = of.fold(0u64, |sum, e| sum.saturating_add(e.row_bytes()));
             if bytes > least.0 {
                 least = (bytes, Some(format!("an expert of layer {layer}")));
             }
@@ -341,7 +343,7 @@ mod tests {
                 assert!(plan.rows_at_once(embedding) * 256 <= plan.rows_bytes);
             }
         }
-        let error = Plan::of(model(), 7 * MIB).unwrap_err();
+        let error = Plan::of(model(), 6 * MIB).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NoSpace);
         assert!(error.to_string().contains("an expert of layer"), "{error}");
     }

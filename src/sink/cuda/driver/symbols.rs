@@ -3,8 +3,8 @@
 //! cudarc supplies the types and its list of library names. Its functions are not called, for two reasons: they
 //! panic where a symbol is missing, and they return the code as a Rust enum, so that a driver newer than the headers
 //! could answer with a value that the enum does not have, which is undefined behaviour. Here a missing function is a
-//! [`Fault`] and a code is an integer. (A build that links candle's CUDA has no library to open; there the same
-//! pointers would come from `dlsym(RTLD_DEFAULT, …)`.)
+//! [`Fault`] and a code is an integer. A build with candle's kernels is linked to the driver's library, and cudarc has no
+//! list of names then; opening it by its one name gives the library that is loaded already.
 
 use super::codes::{Fault, MISSING_SYMBOL};
 use super::sys;
@@ -17,6 +17,7 @@ enum Library {
     #[cfg(unix)]
     Runtime(*mut c_void),
     /// Whatever cudarc's list of names finds.
+    #[cfg(not(feature = "candle-cuda"))]
     Any,
 }
 
@@ -32,18 +33,22 @@ impl Library {
             }
         }
         // SAFETY: opens libraries by name, as above. Without this check `culib` would panic.
-        unsafe { sys::is_culib_present() }.then_some(Library::Any)
+        #[cfg(not(feature = "candle-cuda"))]
+        return unsafe { sys::is_culib_present() }.then_some(Library::Any);
+        #[cfg(feature = "candle-cuda")]
+        None
     }
 
     /// The address of `name`, or null.
     fn address(&self, name: &str) -> *mut c_void {
-        match self {
+        match *self {
             #[cfg(unix)]
             Library::Runtime(handle) => {
                 let Ok(name) = CString::new(name) else { return std::ptr::null_mut() };
                 // SAFETY: the handle is open and never closed; the name ends with a NUL.
-                unsafe { libc::dlsym(*handle, name.as_ptr()) }
+                unsafe { libc::dlsym(handle, name.as_ptr()) }
             }
+            #[cfg(not(feature = "candle-cuda"))]
             // SAFETY: presence was checked in `open`; the pointer is read as an address and typed by `Api::load`.
             Library::Any => unsafe {
                 sys::culib().get::<*mut c_void>(name.as_bytes()).map_or(std::ptr::null_mut(), |s| *s)
