@@ -57,10 +57,13 @@ def main():
     record = {"comparison": options.name, "pairs": min(map(len, sides))}
     print(f"\n{options.name}  ({record['pairs']} alternating pairs; median, least–most)")
     for label, side in zip(labels, sides):
-        facts = {f: spread(side, f) for f in ("bytes_per_second", "seconds", "cpu_seconds", "peak_rss_bytes")}
+        facts = {f: spread(side, f) for f in ("bytes_per_second", "tokens_per_second", "seconds", "cpu_seconds", "peak_rss_bytes")}
         record[label] = facts | {"path": side[-1].get("path"), "threads": side[-1].get("threads")}
+        rate = shown(facts["bytes_per_second"], 1e9, 2, "GB/s")
+        if facts["tokens_per_second"]:
+            rate = shown(facts["tokens_per_second"], 1, 1, "tokens/s")
         print(
-            f"  {label:<18} {shown(facts['bytes_per_second'], 1e9, 2, 'GB/s'):<30} "
+            f"  {label:<18} {rate:<30} "
             f"{shown(facts['seconds'], 1, 3, 's'):<26} cpu {shown(facts['cpu_seconds'], 1, 3, 's'):<26} "
             f"rss {shown(facts['peak_rss_bytes'], 2**20, 0, 'MiB')}"
         )

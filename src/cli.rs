@@ -16,6 +16,8 @@ mod output;
 mod progress;
 mod signals;
 mod synth;
+#[cfg(feature = "verify")]
+mod verify;
 
 use clap::{Parser, Subcommand, ValueEnum};
 use hoist::{Error, ErrorKind, Result};
@@ -50,6 +52,15 @@ enum Command {
     Convert(convert::Args),
     /// What differs between two models: names, types, shapes and values, whatever they are written in
     Diff(diff::Args),
+    /// Whether a model computes what it should: a forward pass, alone or against another; also prompts and embeddings
+    #[cfg(feature = "verify")]
+    Verify(Box<verify::Args>),
+    /// Not in this build: it was made without the feature `verify`
+    #[cfg(not(feature = "verify"))]
+    Verify {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+        _rest: Vec<std::ffi::OsString>,
+    },
     /// What this machine can do, and what limits a load here
     Doctor(doctor::Args),
     /// Makes a model of a given shape, for tests and benchmarks
@@ -64,6 +75,11 @@ impl Command {
             Command::Load(args) => load::run(args, common),
             Command::Convert(args) => convert::run(args, common),
             Command::Diff(args) => diff::run(args, common),
+            #[cfg(feature = "verify")]
+            Command::Verify(args) => verify::run(*args, common),
+            #[cfg(not(feature = "verify"))]
+            Command::Verify { .. } => Err(Error::unsupported("this build is without `verify`")
+                .hint("cargo build with the feature `verify`, which is on by default")),
             Command::Doctor(args) => doctor::run(args, common),
             Command::Synth(args) => synth::run(args, common),
         }

@@ -18,6 +18,7 @@ mod draft;
 mod examine;
 mod files;
 mod same;
+pub mod tensors;
 mod to_gguf;
 mod to_hf;
 mod write;
@@ -450,7 +451,7 @@ fn draft(model: &Model, options: &Options, to: Container) -> Result<Draft> {
     {
         return Err(Error::unsupported("holds tensors that would be lost").detail(note.clone()));
     }
-    let mut draft = match (draft::is_gguf(model), to == Container::Gguf) {
+    let mut draft = match (model.is_gguf(), to == Container::Gguf) {
         (false, true) if !options.raw => to_gguf::draft(model, options)?,
         (true, false) if !options.raw => to_hf::draft(model, options)?,
         _ => same::draft(model, options, to)?,

@@ -176,6 +176,18 @@ impl Error {
         self
     }
 
+    /// Another hint than the one it has: what to do depends on what was wanted.
+    pub fn hint_instead(mut self, hint: impl Into<String>) -> Error {
+        self.0.hint = Some(hint.into());
+        self
+    }
+
+    /// Another kind: what is refused where a file is read is what a check of it finds.
+    pub fn kind_instead(mut self, kind: ErrorKind) -> Error {
+        self.0.kind = kind;
+        self
+    }
+
     /// The kind, which is the exit code.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind

@@ -11,15 +11,18 @@
 //!
 //! Host memory comes in three forms. *Mapped*: where no byte changes, the files are mapped and every page made present;
 //! nothing is copied, and the files must not be shortened while the tensors are in use. *Owned*: read into memory made
-//! once. *Arenas*: the same memory given away, one `Vec` per dtype ([`Loaded::into_arenas`]).
+//! once. *Arenas*: the same memory given away, one `Vec` per dtype ([`Loaded::into_arenas`]). What no file holds as it is
+//! wanted (other names, rows in another order, codes with their scales) is made by a recipe, into arenas too ([`make`]).
 
 mod check;
 #[cfg(feature = "cuda")]
 mod cuda;
 mod digest;
 mod host;
+mod made;
 mod tensors;
 
+pub use made::{MakeOptions, Wanted, Watch, blocks, equal, make, pass};
 pub use tensors::{ArenaTensors, Loaded, LoadedTensor, Report};
 
 use crate::checkpoint::FileId;

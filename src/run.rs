@@ -4,6 +4,9 @@
 //! unit is read is decided when its turn comes: straight into its final place where the sink has one that the CPU can
 //! address; else into a slot, through the page cache where it holds the bytes and around it where it does not.
 
+mod budget;
+pub mod examine;
+pub mod fill;
 pub mod job;
 pub mod make;
 pub mod weave;

@@ -63,7 +63,7 @@ pub(super) fn travelling(
     let listed: Vec<File> = listed
         .into_iter()
         // Beside a file that was named, only what a model's loaders look for is surely its own.
-        .filter(|e| !model.is_file || !draft::is_gguf(model) && is_of_a_model(&e.name))
+        .filter(|e| !model.is_file || !model.is_gguf() && is_of_a_model(&e.name))
         .map(|e| File { name: e.name, size_bytes: e.size_bytes })
         .collect();
     let read: Vec<String> = model.table.files.iter().map(|f| f.name.clone()).collect();

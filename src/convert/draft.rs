@@ -11,7 +11,6 @@ use crate::open::Model;
 use crate::text::{Shown, grouped};
 use crate::transform::recipe::Recipe;
 use regex::Regex;
-use serde_json::Value as Json;
 use std::collections::HashMap;
 
 /// The largest config that is read.
@@ -132,11 +131,6 @@ impl Draft {
     }
 }
 
-/// Whether the model's tensors bear GGUF's names.
-pub(super) fn is_gguf(model: &Model) -> bool {
-    model.table.files.iter().any(|f| f.container == Container::Gguf)
-}
-
 /// Whether a container has a type.
 pub(super) fn holds(container: Container, dtype: DType) -> bool {
     let facts = dtype.facts();
@@ -145,19 +139,4 @@ pub(super) fn holds(container: Container, dtype: DType) -> bool {
         Container::Torch => facts.torch.is_some(),
         Container::Gguf => facts.ggml.is_some(),
     }
-}
-
-/// A JSON file beside the weights, `None` where there is none. What it says decides what is written, so one that cannot be
-/// read is an error and no reason to go without.
-pub(super) fn json(model: &Model, name: &str) -> Result<Option<Json>> {
-    let Some(bytes) = model.companion(name, JSON_BYTES_MAX).map_err(|e| match e.file_name() {
-        Some(_) => e,
-        None => e.file(name),
-    })?
-    else {
-        return Ok(None);
-    };
-    serde_json::from_slice(&bytes)
-        .map(Some)
-        .map_err(|e| Error::bad_input(format!("is not JSON: {e}")).file(name))
 }

@@ -118,7 +118,7 @@ pub(super) fn lay_out(
             Container::Gguf => gguf::split(&sizes, options.split_bytes, options.split_tensors),
             _ => match options.shard_bytes {
                 Some(shard_bytes) => layout::split_by_size(&sizes, shard_bytes),
-                None if super::draft::is_gguf(model) => layout::split_by_size(&sizes, SHARD_BYTES),
+                None if model.is_gguf() => layout::split_by_size(&sizes, SHARD_BYTES),
                 None => split_as_source(model, draft, &members),
             },
         };

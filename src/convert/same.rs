@@ -1,6 +1,6 @@
 //! Between containers of one naming (safetensors and PyTorch; GGUF and GGUF): tensors keep their names.
 
-use super::draft::{ConfigEdit, Draft, holds, json};
+use super::draft::{ConfigEdit, Draft, holds};
 use super::{Options, to_gguf};
 use crate::checkpoint::Container;
 use crate::dtype::{Class, DType};
@@ -16,7 +16,7 @@ use std::collections::HashMap;
 pub(super) fn draft(model: &Model, options: &Options, to: Container) -> Result<Draft> {
     let table = &model.table;
     let mut draft = Draft::default();
-    let config = json(model, "config.json")?;
+    let config = model.json("config.json")?;
     // Without a cast, and where the container can hold what there is, nothing is interpreted: codes and scales of any
     // scheme are tensors like others.
     let interpret = options.dtype.is_some() || table.tensors.iter().any(|t| !holds(to, t.dtype));

@@ -1,11 +1,12 @@
 //! A Hugging Face checkpoint as a GGUF, and a GGUF with other keys.
 
-use super::draft::{Draft, json};
-use super::{Options, examine};
+use super::Options;
+use super::draft::Draft;
 use crate::checkpoint::{Container, MetaValue};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::open::Model;
+use crate::run::examine;
 use crate::source::local::LocalPlace;
 use crate::source::{Place, ReadAt};
 use crate::text::Shown;
@@ -29,11 +30,11 @@ const POOLING: &str = "1_Pooling/config.json";
 /// Translates by the family's rows.
 pub(super) fn draft(model: &Model, options: &Options) -> Result<Draft> {
     let mut draft = Draft::default();
-    let config = json(model, "config.json")?.ok_or_else(|| {
+    let config = model.json("config.json")?.ok_or_else(|| {
         Error::not_found("there is no config.json beside the weights, so the family is not known")
             .hint("--raw writes the tensors alone, which no engine runs")
     })?;
-    let family = families::of_config(&config)?;
+    let family = families::of_config_for_gguf(&config)?;
     let sizes = Sizes::of_config(&config).map_err(|e| e.file("config.json"))?;
     let all = values(&model.table, Some(&config))?;
     draft.notes.extend(all.notes);
@@ -61,7 +62,7 @@ pub(super) fn draft(model: &Model, options: &Options) -> Result<Draft> {
     recipe.left_out.extend(all.left_out);
     let embedding_rows = rows(&recipe.outputs);
     select(&mut recipe, &selection, &names)?;
-    let generation = json(model, "generation_config.json")?;
+    let generation = model.json("generation_config.json")?;
     let card = model
         .companion("README.md", super::draft::JSON_BYTES_MAX)?
         .map(|b| String::from_utf8_lossy(&b).into_owned());
@@ -239,7 +240,7 @@ pub(super) fn type_for(to: Container, wanted: DType, name: &str, shape: &[u64]) 
 /// The keys of a GGUF whose tensors keep their names: the source's.
 pub(super) fn keys_of(model: &Model, options: &Options, recipe: &Recipe) -> Result<Vec<(String, MetaValue)>> {
     let mut keys: Vec<(String, MetaValue)> = Vec::new();
-    if !super::draft::is_gguf(model) {
+    if !model.is_gguf() {
         let name = [("general.architecture", "unknown"), ("general.name", &model.name)];
         keys.extend(name.map(|(k, v)| (k.to_owned(), MetaValue::from(v))));
         keys.push(("general.file_type".into(), MetaValue::U32(file_type(&recipe.outputs, options.dtype))));

@@ -8,7 +8,6 @@ use crate::dtype::{Class, DType};
 use crate::error::Result;
 use crate::open::Model;
 use crate::transform::arch::families::{self, Sizes};
-use crate::transform::arch::keys;
 use crate::transform::arch::translate::{self, Want};
 use crate::transform::recipe::Output;
 use crate::transform::select::Selection;
@@ -34,12 +33,8 @@ pub(super) fn draft(model: &Model, options: &Options) -> Result<Draft> {
             recipe.outputs[index].dtype = narrow;
         }
     }
-    let shapes: HashMap<&str, &[u64]> =
-        model.table.tensors.iter().map(|t| (t.name.as_str(), t.shape.as_slice())).collect();
     let dtype = main_dtype(&recipe.outputs);
-    let shape = |name: &str| shapes.get(name).map(|s| s.to_vec());
-    let numbers = |name: &str| examine::small_f32(model, name);
-    let configs = keys::to_config(meta, keys::back::Weights { shape: &shape, values: &numbers }, dtype)?;
+    let configs = model.configs_of_keys(dtype)?;
     draft.notes.extend(configs.notes);
     draft.texts.push(("config.json".into(), pretty(&configs.config)?));
     if let Some(generation) = &configs.generation {

@@ -5,7 +5,7 @@
 //! that what is compared is what a faithful conversion would have written.
 
 use super::Which;
-use crate::checkpoint::{Checkpoint, Container};
+use crate::checkpoint::Checkpoint;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::open::Model;
@@ -48,10 +48,6 @@ pub(super) struct Matched {
     pub(super) only_b: Vec<usize>,
 }
 
-fn is_gguf(model: &Model) -> bool {
-    model.table.files.iter().any(|f| f.container == Container::Gguf)
-}
-
 impl Sides {
     /// Brings two models under one naming.
     ///
@@ -62,7 +58,7 @@ impl Sides {
         let shared = b.table.tensors.iter().filter(|t| names.contains(t.name.as_str())).count();
         let mut notes = Vec::new();
         // A GGUF that was written with other names is compared by those.
-        let which = match (is_gguf(a), is_gguf(b)) {
+        let which = match (a.is_gguf(), b.is_gguf()) {
             (true, false) if shared == 0 => Some(Which::B),
             (false, true) if shared == 0 => Some(Which::A),
             _ => None,
@@ -71,7 +67,7 @@ impl Sides {
         let same = which.is_none() && shared == names.len() && shared == b.table.tensors.len();
         let mut translated = None;
         let mut side = |model: &Model, this: Which| -> Result<Side> {
-            let config = model.companion_json("config.json", &mut notes).filter(|_| !is_gguf(model));
+            let config = model.companion_json("config.json", &mut notes).filter(|_| !model.is_gguf());
             if which == Some(this) {
                 let (side, family) = translate(model, config.as_ref(), &mut notes)?;
                 translated = Some((this, family));
@@ -87,7 +83,7 @@ impl Sides {
             };
             let mut side = Side::of_values(&model.table, all, left_out)?;
             side.find_aliases(&model.table);
-            if is_gguf(model) {
+            if model.is_gguf() {
                 side.tie();
             }
             Ok(side)

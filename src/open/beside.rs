@@ -3,11 +3,20 @@
 
 use super::Model;
 use crate::checkpoint::Container;
+use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::source::Entry;
 use crate::text::grouped;
+use crate::transform::arch::keys;
 use crate::transform::config::Description;
+use hashbrown::HashMap;
 use serde_json::Value;
+
+/// The largest JSON file that decides something.
+const JSON_BYTES_MAX: u64 = 64 << 20;
+
+/// Factors of a rotary embedding are a few hundred.
+const SMALL_BYTES_MAX: u64 = 1 << 20;
 
 /// The most bytes of a config that are read.
 const CONFIG_BYTES_MAX: u64 = 8 << 20;
@@ -56,9 +65,17 @@ impl Model {
         Ok(files)
     }
 
-    /// Whether a file of this name lies beside the weights.
+    /// Whether a file of this name lies beside the weights, or in a folder there (`1_Pooling/config.json`).
     pub fn has(&self, name: &str) -> bool {
-        self.entries.iter().any(|e| e.name == name && !e.is_directory)
+        let is_it = |e: &Entry| e.name == name && !e.is_directory;
+        match name.rsplit_once('/') {
+            None => self.entries.iter().any(is_it),
+            Some((folder, _)) => {
+                let first = folder.split('/').next().unwrap_or(folder);
+                self.entries.iter().any(|e| e.name == first && e.is_directory)
+                    && self.place.list(folder).is_ok_and(|inside| inside.iter().any(is_it))
+            }
+        }
     }
 
     /// The bytes of a file beside the weights, `None` where there is none.
@@ -79,6 +96,55 @@ impl Model {
         let mut bytes = vec![0; usize::try_from(size_bytes).unwrap_or(0)];
         file.read_exact_at(&mut bytes, 0).map_err(|e| e.file(name))?;
         Ok(Some(bytes))
+    }
+
+    /// A JSON file beside the weights that decides something: `None` where there is none.
+    ///
+    /// # Errors
+    /// BadInput where it is not JSON; what [`Model::companion`] gives.
+    pub fn json(&self, name: &str) -> Result<Option<Value>> {
+        let Some(bytes) = self.companion(name, JSON_BYTES_MAX).map_err(|e| match e.file_name() {
+            Some(_) => e,
+            None => e.file(name),
+        })?
+        else {
+            return Ok(None);
+        };
+        serde_json::from_slice(&bytes)
+            .map(Some)
+            .map_err(|e| Error::bad_input(format!("is not JSON: {e}")).file(name))
+    }
+
+    /// Whether the tensors bear GGUF's names.
+    pub fn is_gguf(&self) -> bool {
+        self.table.files.iter().any(|f| f.container == Container::Gguf)
+    }
+
+    /// What a GGUF's keys say, as the files that say it of a checkpoint. `dtype` is what the config says of the weights.
+    ///
+    /// # Errors
+    /// Unsupported, BadInput: see [`keys::to_config`].
+    pub fn configs_of_keys(&self, dtype: DType) -> Result<keys::Configs> {
+        let shapes: HashMap<&str, &[u64]> =
+            self.table.tensors.iter().map(|t| (t.name.as_str(), t.shape.as_slice())).collect();
+        let shape = |name: &str| shapes.get(name).map(|s| s.to_vec());
+        let values = |name: &str| self.small_f32(name);
+        keys::to_config(&self.table.meta, keys::back::Weights { shape: &shape, values: &values }, dtype)
+    }
+
+    /// The numbers of a small f32 tensor (factors of a rotary embedding); `None` where there is none of this name.
+    fn small_f32(&self, name: &str) -> Result<Option<Vec<f32>>> {
+        let Some(tensor) = self.table.get(name) else { return Ok(None) };
+        if tensor.dtype != DType::F32 || !tensor.at.is_plain() || tensor.size_bytes() > SMALL_BYTES_MAX {
+            return Err(Error::bad_input(format!(
+                "is `{}` of shape {:?}, and a few f32 are needed",
+                tensor.dtype, tensor.shape
+            ))
+            .tensor(name));
+        }
+        let mut bytes = vec![0; tensor.size_bytes() as usize];
+        self.files[tensor.at.span.file.index()].read_exact_at(&mut bytes, tensor.at.span.offset_bytes)?;
+        Ok(Some(bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()))
     }
 
     /// A JSON file beside the weights; one that cannot be read is a note.

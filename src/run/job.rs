@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// What happens while a job runs. Bars, plain lines, JSON and traces are readers of this one stream.
 #[derive(Debug, Clone, PartialEq)]
@@ -81,6 +81,17 @@ pub struct Control {
     moving: OnceLock<Instant>,
 }
 
+/// Whether a job was told to end: for the jobs that it waits for ([`Job::wait_unless`]).
+#[derive(Debug, Clone, Default)]
+pub struct StopSign(Arc<Flags>);
+
+impl StopSign {
+    /// Whether to end.
+    pub fn is_set(&self) -> bool {
+        self.0.stopped.load(Ordering::Relaxed)
+    }
+}
+
 impl Control {
     fn new(flags: Arc<Flags>, events: Sender<Event>, trace: bool) -> Control {
         Control {
@@ -103,6 +114,11 @@ impl Control {
     /// Whether somebody asked for the end.
     pub fn is_cancelled(&self) -> bool {
         self.flags.cancelled.load(Ordering::Relaxed)
+    }
+
+    /// Says to others, who may live longer, whether to go on.
+    pub fn stop_sign(&self) -> StopSign {
+        StopSign(Arc::clone(&self.flags))
     }
 
     /// Tells workers to return: one of them failed.
@@ -260,6 +276,20 @@ impl<T> Job<T> {
     /// Whether [`Job::wait`] would return at once.
     pub fn is_done(&self) -> bool {
         self.state.0.lock().unwrap_or_else(PoisonError::into_inner).is_done
+    }
+
+    /// Waits for the result; cancels the job when `stop` is set meanwhile.
+    pub fn wait_unless(self, stop: &StopSign) -> Result<T> {
+        const LOOK_EVERY: Duration = Duration::from_millis(50);
+        let mut state = self.state.0.lock().unwrap_or_else(PoisonError::into_inner);
+        while !state.is_done {
+            if stop.is_set() {
+                self.cancel();
+            }
+            state = self.state.1.wait_timeout(state, LOOK_EVERY).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        drop(state);
+        self.wait()
     }
 
     /// Waits for the result.

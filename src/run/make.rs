@@ -157,6 +157,14 @@ impl Hands {
     }
 }
 
+/// What does not fit its type.
+pub(super) fn too_large(count: u64, make: &Make) -> Error {
+    let many =
+        if count == 1 { "a value".to_owned() } else { format!("{} values", crate::text::grouped(count)) };
+    Error::bad_input(format!("has {many} too large for `{}`", make.to))
+        .hint("bf16 holds the same range as f32; --saturate takes the largest value there is")
+}
+
 fn short() -> Error {
     Error::bug("a task read less than it decodes")
 }

@@ -7,11 +7,12 @@
 //! that (all of it, where bytes at the front follow from those behind) is given out before new tasks, so that a file is
 //! complete as early as it can be.
 
+use super::budget::Budget;
 use super::job::Control;
-use super::make::{Hands, Losses};
-use crate::error::{Error, ErrorKind, Result};
+use super::make::{Hands, Losses, too_large};
+use crate::error::{Error, Result};
 use crate::open::Model;
-use crate::plan::weave::{Limits, Make, Task, Work, tasks};
+use crate::plan::weave::{Limits, Task, Work, tasks};
 use crate::sink::file::FileSink;
 use crate::sink::output::hash::{BLOCK_BYTES as HASH_BLOCK_BYTES, BlockHash};
 use crate::transform::recipe::Recipe;
@@ -149,11 +150,7 @@ pub fn weave(
             closed_count: 0,
         }),
         changed: Condvar::new(),
-        budget: Budget {
-            left: Mutex::new(weave.memory_bytes),
-            total: weave.memory_bytes,
-            changed: Condvar::new(),
-        },
+        budget: Budget::new(weave.memory_bytes),
         losses: weave.recipe.outputs.iter().map(|_| Mutex::default()).collect(),
         control,
     };
@@ -369,7 +366,7 @@ impl<'a> Shared<'a> {
                 self.control.span(worker, "copy", source.0, *offset_bytes, task.size_bytes, started);
             }
             Work::Make(make) => {
-                let held = self.budget.take(make, self.control)?;
+                let held = self.budget.take(make.memory_bytes(), self.control)?;
                 let source = make.reads.first().and_then(|r| tables.get(r.file.index()));
                 let (bytes, losses) =
                     hands.make(make, &self.weave.model.files, self.weave.saturate).map_err(|e| {
@@ -539,14 +536,6 @@ fn next_of(tasks: &mut Tasks<'_>, copy_bytes: u64) -> Option<Task> {
     Some(task)
 }
 
-/// What does not fit its type.
-fn too_large(count: u64, make: &Make) -> Error {
-    let many =
-        if count == 1 { "a value".to_owned() } else { format!("{} values", crate::text::grouped(count)) };
-    Error::bad_input(format!("has {many} too large for `{}`", make.to))
-        .hint("bf16 holds the same range as f32; --saturate takes the largest value there is")
-}
-
 impl File {
     fn new(target: usize, sink: FileSink, of: &Target) -> File {
         let checksums = Mutex::new(Vec::with_capacity(if of.checksums { of.outputs.len() } else { 0 }));
@@ -611,42 +600,5 @@ impl File {
             }
         }
         sums.into_iter().map(crc32fast::Hasher::finalize).collect()
-    }
-}
-
-/// Memory for tasks in flight.
-struct Budget {
-    left: Mutex<u64>,
-    total: u64,
-    changed: Condvar,
-}
-
-/// Memory taken from a budget; given back when dropped.
-struct Held<'a> {
-    budget: &'a Budget,
-    bytes: u64,
-}
-
-impl Budget {
-    /// Waits until there is room. A task larger than all of it gets all of it.
-    fn take(&self, make: &Make, control: &Control) -> Result<Held<'_>> {
-        let bytes = make.memory_bytes().min(self.total);
-        let mut left = lock(&self.left);
-        while *left < bytes {
-            if control.is_stopped() {
-                return Err(Error::new(ErrorKind::Signal(2), "cancelled"));
-            }
-            let wait = Duration::from_millis(100);
-            left = self.changed.wait_timeout(left, wait).unwrap_or_else(PoisonError::into_inner).0;
-        }
-        *left -= bytes;
-        Ok(Held { budget: self, bytes })
-    }
-}
-
-impl Drop for Held<'_> {
-    fn drop(&mut self) {
-        *lock(&self.budget.left) += self.bytes;
-        self.budget.changed.notify_all();
     }
 }

@@ -130,6 +130,52 @@ impl View {
         View { offset: self.offset, shape, strides }
     }
 
+    /// The elements that stand at `range` in the view's own order, as views that follow each other: few, whatever the range
+    /// (two for each dimension at most).
+    pub fn run(&self, range: Range<u64>) -> Result<Vec<View>> {
+        let count = self.element_count();
+        if range.start > range.end || range.end > count {
+            return Err(Error::bug(format!(
+                "a view of {count} elements has no {} to {}",
+                range.start, range.end
+            )));
+        }
+        let (mut before, mut after) = (Vec::new(), Vec::new());
+        let (mut start, mut end) = (range.start, range.end);
+        let mut view = self.simplified();
+        // From the outermost dimension inwards: whole steps of it are one view; what is left over at both ends goes on inside.
+        while start < end {
+            let outer = view.shape.first().copied().unwrap_or(1).max(1);
+            let inner = view.element_count() / outer;
+            let (first, last) = (start / inner, (end - 1) / inner);
+            if view.shape.len() == 1 || start % inner == 0 && end % inner == 0 {
+                before.push(view.slice(0, first..last + 1)?);
+                break;
+            }
+            if first == last {
+                view = view.at(0, first)?;
+                (start, end) = (start - first * inner, end - first * inner);
+                continue;
+            }
+            // The two ends lie in different steps: each is a run of its own.
+            let head = (start % inner > 0).then_some(start % inner);
+            let tail = (end % inner > 0).then_some(end % inner);
+            let whole = first + u64::from(head.is_some())..last + u64::from(tail.is_none());
+            if let Some(head) = head {
+                before.extend(view.clone().at(0, first)?.run(head..inner)?);
+            }
+            if let Some(tail) = tail {
+                after = view.clone().at(0, last)?.run(0..tail)?;
+            }
+            if !whole.is_empty() {
+                before.push(view.slice(0, whole)?);
+            }
+            break;
+        }
+        before.append(&mut after);
+        Ok(before)
+    }
+
     /// Whether the elements are one run of the value.
     pub fn is_run(&self) -> bool {
         let view = self.simplified();
@@ -167,6 +213,30 @@ mod tests {
             assert_eq!(elements(&view.simplified()), expected, "{name}, simplified");
             let runs = expected.windows(2).all(|w| w[1] == w[0] + 1);
             assert_eq!(view.is_run(), runs, "{name}");
+        }
+    }
+
+    #[test]
+    fn runs() {
+        let views = [
+            View::whole(&[4, 3, 5]).unwrap(),
+            View::whole(&[4, 3, 5]).unwrap().swap(0, 2).unwrap(),
+            View::whole(&[12]).unwrap(),
+            View::whole(&[1, 7]).unwrap(),
+            View::whole(&[8, 6]).unwrap().split(0, &[2, 2, 2]).unwrap().swap(1, 2).unwrap(),
+        ];
+        for view in views {
+            let all = elements(&view);
+            let count = all.len() as u64;
+            for start in 0..=count {
+                for end in start..=count {
+                    let pieces = view.run(start..end).unwrap();
+                    let found: Vec<u64> = pieces.iter().flat_map(elements).collect();
+                    assert_eq!(found, all[start as usize..end as usize], "{view:?} {start}..{end}");
+                    assert!(pieces.len() <= 2 * view.shape.len());
+                }
+            }
+            assert!(view.run(0..count + 1).is_err());
         }
     }
 

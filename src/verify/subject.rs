@@ -1,11 +1,14 @@
 //! What is verified: a model, how it computes, and the tensors it needs under the names by which it computes.
 
-use crate::error::Result;
+use crate::dtype::{Class, DType};
+use crate::error::{Error, ErrorKind, Result};
 use crate::open::Model;
-use crate::transform::arch::families::Family;
-use crate::transform::arch::forward::Forward;
+use crate::transform::arch::families::{self, Family, Sizes};
+use crate::transform::arch::forward::{self, Forward};
+use crate::transform::arch::translate::{Origin, to_forward};
 use crate::transform::recipe::Recipe;
-use crate::transform::task::Task;
+use crate::transform::task::{self, Task};
+use crate::transform::values::values;
 use serde_json::Value as Json;
 use std::sync::Arc;
 
@@ -18,6 +21,8 @@ pub struct Subject {
     pub model: Arc<Model>,
     /// Its `config.json`, made of the keys where it is a GGUF.
     pub config: Json,
+    /// Its `generation_config.json`, where there is one, or keys that say the same.
+    pub generation: Option<Json>,
     /// Its family.
     pub family: &'static Family,
     /// How it computes.
@@ -26,7 +31,7 @@ pub struct Subject {
     pub task: Task,
     /// Each tensor that the forward pass needs (`blk.0.attn_q.weight`, see [`crate::transform::arch::forward`]), and what
     /// it is made of. An output's dtype is that of its values: what the file has.
-    pub recipe: Recipe,
+    pub recipe: Arc<Recipe>,
     /// What a person should know.
     pub notes: Vec<String>,
 }
@@ -35,10 +40,89 @@ impl Subject {
     /// Of an opened model.
     ///
     /// # Errors
-    /// `Unsupported`: a family, a task or a construct that no row says. `BadInput`: tensors missing, too many, or of the
-    /// wrong shape; a config that contradicts itself.
+    /// `CheckFailed`, with its name: a tensor that is missing, left over, or of the wrong shape. `Unsupported`: a family, a
+    /// task or a construct that no row says. `BadInput`: a config that contradicts itself. `NotFound`: no config.
     pub fn of(model: Model) -> Result<Subject> {
-        let _ = model;
-        Err(crate::error::Error::bug("not yet"))
+        let mut notes = Vec::new();
+        let name = model.name.clone();
+        let gguf = model.is_gguf();
+        let (config, generation) = if gguf {
+            let configs = model.configs_of_keys(stored_dtype(&model))?;
+            notes.extend(configs.notes);
+            (configs.config, configs.generation)
+        } else {
+            let config = model.json("config.json")?.ok_or_else(|| {
+                Error::not_found(
+                    "there is no config.json beside the weights, so nobody knows how they compute",
+                )
+                .file(name.clone())
+            })?;
+            (config, model.json("generation_config.json")?)
+        };
+        // The keys of a GGUF became a config; what is wrong in it is wrong in the file itself.
+        let of_config = |e: Error| if gguf || e.file_name().is_some() { e } else { e.file("config.json") };
+        let meta = &model.table.meta;
+        let family = if gguf { families::of_gguf(meta)? } else { family_of(&config).map_err(of_config)? };
+        let sizes =
+            if gguf { Sizes::of_gguf(meta)? } else { Sizes::of_config(&config).map_err(of_config)? };
+        let all = values(&model.table, (!gguf).then_some(&config))?;
+        notes.extend(all.notes);
+        let origin = if gguf { Origin::Gguf(meta) } else { Origin::Checkpoint(&config) };
+        // A tensor that is missing, left over or misshapen is what the check of tensors looks for.
+        let of_tensor = |e: Error| match e.tensor_name() {
+            Some(_) => e.kind_instead(ErrorKind::CheckFailed),
+            None => e,
+        };
+        let mut recipe = to_forward(all.values, family, &sizes, origin).map_err(of_tensor)?;
+        recipe.left_out.extend(all.left_out);
+        notes.append(&mut recipe.notes);
+        let forward = forward::of_config(&config).map_err(of_config)?;
+        let file = |name: &str| model.json(name);
+        let mut task = if gguf { task::of_gguf(meta, &config)? } else { task::of(&config, &file)? };
+        task::settle(&mut task, &forward, &mut recipe, gguf)?;
+        if !gguf && has_code(&config) {
+            notes.push(format!(
+                "the repo brings Python of its own, which is never run: it is computed as family `{}`",
+                family.name()
+            ));
+        }
+        let (model, recipe) = (Arc::new(model), Arc::new(recipe));
+        Ok(Subject { name, model, config, generation, family, forward, task, recipe, notes })
     }
+
+    /// Rows of the token embedding.
+    pub fn vocabulary(&self) -> u64 {
+        let embedding = self.recipe.outputs.iter().find(|o| o.name == "token_embd.weight");
+        embedding.and_then(|o| o.shape.first().copied()).unwrap_or(0)
+    }
+}
+
+/// The family of a config. Nothing but a row makes a model known, so the hint is another than a conversion's.
+fn family_of(config: &Json) -> Result<&'static Family> {
+    families::of_config(config).map_err(|e| {
+        if has_code(config) {
+            e.hint_instead("the repo brings Python of its own, which hoist never runs")
+        } else {
+            e.hint_instead("hoist inspect and hoist diff work on any tensors")
+        }
+    })
+}
+
+/// Whether the config asks for code from the repo (`auto_map`).
+fn has_code(config: &Json) -> bool {
+    config.get("auto_map").and_then(Json::as_object).is_some_and(|map| !map.is_empty())
+}
+
+/// The float type that most bytes have; f32 where there is none.
+fn stored_dtype(model: &Model) -> DType {
+    let of = |dtype: DType| {
+        let tensors = model.table.tensors.iter().filter(|t| t.dtype == dtype);
+        tensors.fold(0u64, |sum, t| sum.saturating_add(t.size_bytes()))
+    };
+    [DType::F32, DType::F16, DType::BF16]
+        .into_iter()
+        .filter(|d| d.facts().class == Class::Float)
+        .max_by_key(|&d| of(d))
+        .filter(|&d| of(d) > 0)
+        .unwrap_or(DType::F32)
 }

@@ -5,6 +5,7 @@
 //! the library reads, by the same tables that `convert` uses. For a GGUF its own keys come first: they are what is to
 //! be verified.
 
+mod difference;
 mod stop;
 mod stream;
 
@@ -14,6 +15,8 @@ use crate::open::Model;
 use crate::text::{Shown, grouped};
 use crate::transform::arch::families;
 use crate::transform::vocab;
+use crate::verify::subject::Subject;
+pub use difference::{Difference, compare};
 use serde_json::{Map, Value as Json};
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -53,21 +56,6 @@ pub struct Encoded {
     pub special: Vec<bool>,
 }
 
-/// Where two tokenizers part.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Difference {
-    /// At which id, from zero.
-    pub position: usize,
-    /// The first one's id, and what it stands for; `None` where it has no more.
-    pub first: Option<(u32, String)>,
-    /// The other's.
-    pub second: Option<(u32, String)>,
-    /// At which character of the text.
-    pub character: usize,
-    /// The text from there on, cut short.
-    pub text: String,
-}
-
 thread_local! {
     static GUARDED: Cell<bool> = const { Cell::new(false) };
 }
@@ -95,11 +83,19 @@ fn guarded<T>(doing: &str, call: impl FnOnce() -> std::result::Result<T, tokeniz
 }
 
 impl Tokenizer {
+    /// A subject's tokenizer, `None` where it has none.
+    ///
+    /// # Errors
+    /// Those of [`Tokenizer::of_model`].
+    pub fn of(subject: &Subject) -> Result<Option<Tokenizer>> {
+        Tokenizer::of_model(&subject.model, &subject.config)
+    }
+
     /// A model's tokenizer, `None` where it has none. `config` is its `config.json`.
     ///
     /// # Errors
     /// `Unsupported`: a kind that has no form in tokenizer.json, or files too large. `BadInput`: damaged files.
-    pub fn of(model: &Model, config: &Json) -> Result<Option<Tokenizer>> {
+    pub fn of_model(model: &Model, config: &Json) -> Result<Option<Tokenizer>> {
         if model.table.files.first().is_some_and(|file| file.container == Container::Gguf) {
             let arch = model.table.meta.get("general.architecture").and_then(|value| value.as_str());
             if model.table.meta.get("tokenizer.ggml.model").is_some() {
@@ -256,15 +252,12 @@ impl Tokenizer {
         self.id(self.special.get("pad_token")?.as_str()?)
     }
 
-    /// The id that texts begin with, whether or not encoding adds it.
-    pub fn begin_id(&self) -> Option<u32> {
-        self.id(self.special.get("bos_token")?.as_str()?)
-    }
-
-    /// Whether encoding with special tokens puts the one of the beginning first.
-    pub fn adds_begin(&self) -> Result<bool> {
-        let first = self.encode("a", true)?.first().copied();
-        Ok(first.is_some() && first == self.begin_id())
+    /// The id that encoding puts before a text, where it puts one that has the role of a beginning (`bos_token`, or
+    /// `cls_token`).
+    pub fn bos(&self) -> Option<u32> {
+        let first = self.encode("a", true).ok()?.first().copied()?;
+        let roles = ["bos_token", "cls_token"].iter().filter_map(|role| self.special.get(*role)?.as_str());
+        roles.filter_map(|text| self.id(text)).find(|id| *id == first)
     }
 
     /// The most ids that the model was made for, as the tokenizer's settings have it.
@@ -317,6 +310,14 @@ impl Tokenizer {
         guarded("decode", || self.inner.decode(ids, skip_special))
     }
 
+    /// What the first difference is between this and another on a text, in words; `None` where they agree.
+    ///
+    /// # Errors
+    /// Those of [`Tokenizer::encode`].
+    pub fn difference(&self, other: &Tokenizer, text: &str) -> Result<Option<String>> {
+        Ok(compare(self, other, text)?.map(|difference| difference.to_string()))
+    }
+
     /// Text from ids that come one by one behind those of `prompt`.
     pub fn decode_stream(&self, prompt: &[u32], skip_special: bool) -> Stream<'_> {
         Stream::new(self, prompt, skip_special)
@@ -353,34 +354,6 @@ fn check_length(text: &str) -> Result<()> {
 fn no_form(from: &str) -> Error {
     Error::unsupported(format!("the tokenizer of `{}` cannot be used", Shown(from)))
         .hint("put the model's tokenizer.json beside its weights")
-}
-
-/// The first difference between two tokenizers on a text, with special tokens; `None` where they agree.
-///
-/// # Errors
-/// Those of [`Tokenizer::encode`].
-pub fn compare(first: &Tokenizer, second: &Tokenizer, text: &str) -> Result<Option<Difference>> {
-    const SHOWN_CHARS: usize = 24;
-    let (a, b) = (first.encode_with_offsets(text)?, second.encode_with_offsets(text)?);
-    let differs = |at: &usize| a.ids.get(*at) != b.ids.get(*at);
-    let Some(position) = (0..a.ids.len().max(b.ids.len())).find(differs) else { return Ok(None) };
-    let side = |tokenizer: &Tokenizer, ids: &[u32]| {
-        ids.get(position).map(|&id| (id, tokenizer.token(id).unwrap_or_default()))
-    };
-    // A special token has no place in the text: it stands where the token before it ended.
-    let begin = |encoded: &Encoded| match (encoded.special.get(position), position.checked_sub(1)) {
-        (Some(false), _) => encoded.offsets.get(position).map(|offsets| offsets.0),
-        (_, Some(before)) => encoded.offsets.get(before).map(|offsets| offsets.1),
-        _ => Some(0),
-    };
-    let character = begin(&a).into_iter().chain(begin(&b)).min().unwrap_or(0);
-    Ok(Some(Difference {
-        position,
-        first: side(first, &a.ids),
-        second: side(second, &b.ids),
-        character,
-        text: text.chars().skip(character).take(SHOWN_CHARS).collect(),
-    }))
 }
 
 /// A file in a folder beside the weights.

@@ -3,7 +3,7 @@
 //!
 //! `tests/clients/families.py` does the same with the converter itself, and lets llama.cpp and transformers run the results.
 
-mod model;
+pub mod model;
 
 use crate::naive::testdata;
 use hoist::checkpoint::{Checkpoint, MetaValue, Tensor};

@@ -37,5 +37,19 @@ mod synth;
 mod torch;
 mod translate;
 mod values;
+#[cfg(feature = "verify")]
+mod verify_chat;
+#[cfg(feature = "verify")]
+mod verify_text;
+#[cfg(feature = "verify")]
+mod verify_weights;
 mod vocab;
+#[cfg(feature = "verify")]
+mod verify_families;
+#[cfg(feature = "verify")]
+mod verify_faults;
+#[cfg(feature = "verify")]
+mod verify_memory;
+#[cfg(feature = "verify")]
+mod verify_cli;
 mod weave;

@@ -28,12 +28,17 @@ use serde_json::Value;
 pub struct Family {
     /// `general.architecture`. Several families may share one.
     pub gguf: &'static str,
+    /// Whether GGUFs of it are written and read back. Other families are only computed with.
+    pub converts: bool,
     /// `model_type` in a config; the first is the one that is written.
     pub model_types: &'static [&'static str],
     /// Classes in a config's `architectures`, wrappers included; the first is the one that is written.
     pub architectures: &'static [&'static str],
     /// Its tensors. Groups, so that families share what they have in common.
     pub tensors: &'static [&'static [Row]],
+    /// Tensors of heads that no GGUF has: they take part only where a model is computed with
+    /// ([`super::translate::to_forward`]). Each may be missing.
+    pub heads: &'static [&'static [Row]],
     /// Whether GGUF has the rows of each query and key head as neighbouring pairs, where checkpoints have two halves.
     pub paired_heads: bool,
     /// Added to the weights of norms in a GGUF: where the model computes with one plus the weight, GGUF holds the sum.
@@ -226,6 +231,20 @@ impl Family {
         self.tensors.iter().flat_map(|group| group.iter())
     }
 
+    /// The rows of [`Family::heads`].
+    pub fn head_rows(&self) -> impl Iterator<Item = &'static Row> {
+        self.heads.iter().flat_map(|group| group.iter())
+    }
+
+    /// Whether a config says that the head is the embedding, or leaves it to a family where it is.
+    pub(super) fn is_tied(&self, config: &Value) -> bool {
+        match self.head {
+            Head::None => false,
+            Head::Tied => true,
+            Head::Said { tied } => says_tied(config, true) || tied && !says_tied(config, false),
+        }
+    }
+
     /// The name to show: the first `model_type`.
     pub fn name(&self) -> &'static str {
         self.model_types.first().copied().unwrap_or(self.gguf)
@@ -234,9 +253,61 @@ impl Family {
 
 /// The objects of a config that speak of the language model, the nearest first: that of a wrapper's text part, then the
 /// whole.
-pub(super) fn places(config: &Value) -> impl Iterator<Item = &Value> {
+pub(in crate::transform) fn places(config: &Value) -> impl Iterator<Item = &Value> {
     const TEXT_PARTS: &[&str] = &["text_config", "llm_config", "language_config"];
     TEXT_PARTS.iter().filter_map(|part| config.get(*part)).filter(|c| c.is_object()).take(1).chain([config])
+}
+
+/// What classes end with that have a head which tells texts or tokens apart, on a model that other classes have too.
+const CLASSIFIERS: &[&str] = &["ForSequenceClassification", "ForTokenClassification"];
+/// What the other classes end with.
+const OTHERS: &[&str] = &["Model", "LMHeadModel", "ForCausalLM", "ForMaskedLM", "ForConditionalGeneration"];
+
+/// A class without what says its head; `None` where it ends with none of these.
+fn stem<'n>(class: &'n str, ends: &[&str]) -> Option<&'n str> {
+    ends.iter().find_map(|end| class.strip_suffix(end))
+}
+
+impl Family {
+    /// Whether this is a class of the family. A classifier is, where the family has a class for another use of the model
+    /// that it is made on.
+    fn has_class(&self, class: &str) -> bool {
+        self.architectures.contains(&class)
+            || stem(class, CLASSIFIERS)
+                .is_some_and(|model| self.architectures.iter().any(|a| stem(a, OTHERS) == Some(model)))
+    }
+}
+
+/// The family of a `config.json` that shall become a GGUF.
+///
+/// # Errors
+/// As [`of_config`]; Unsupported for a family that no GGUF is written of, and for a head that a GGUF has no place for.
+pub fn of_config_for_gguf(config: &Value) -> Result<&'static Family> {
+    let family = of_config(config)?;
+    if !family.converts {
+        return Err(Error::unsupported(format!("no GGUF is written of the family `{}`", family.name()))
+            .hint("its safetensors and PyTorch files are converted into each other"));
+    }
+    let class = config.get("architectures").and_then(|list| list.get(0)).and_then(Value::as_str);
+    match class {
+        Some(class) if stem(class, CLASSIFIERS).is_some() && !family.architectures.contains(&class) => Err(
+            Error::unsupported(format!("a GGUF has no place for the head of the class `{}`", Shown(class))),
+        ),
+        _ => Ok(family),
+    }
+}
+
+/// Whether the config says this of the head and the embedding being one.
+pub(super) fn says_tied(config: &Value, tied: bool) -> bool {
+    places(config).filter_map(|p| p.get("tie_word_embeddings")?.as_bool()).any(|said| said == tied)
+}
+
+/// Whether the config's class has a head that generates text.
+pub(super) fn generates(config: &Value) -> bool {
+    let class = places(config).find_map(|p| p.get("architectures")?.as_array()?.first()?.as_str());
+    class.is_none_or(|c| {
+        ["ForCausalLM", "LMHeadModel", "ForConditionalGeneration"].iter().any(|end| c.ends_with(end))
+    })
 }
 
 /// The family of a `config.json`; of a wrapper that of its text part.
@@ -246,7 +317,7 @@ pub(super) fn places(config: &Value) -> impl Iterator<Item = &Value> {
 pub fn of_config(config: &Value) -> Result<&'static Family> {
     let class = |place: &Value| Some(place.get("architectures")?.as_array()?.first()?.as_str()?.to_owned());
     let kind = |place: &Value| Some(place.get("model_type")?.as_str()?.to_owned());
-    let by_class = |name: &str| all().find(|f| f.architectures.contains(&name));
+    let by_class = |name: &str| all().find(|f| f.has_class(name));
     let by_kind = |name: &str| all().find(|f| f.model_types.contains(&name));
     let outer = class(config);
     if let Some(family) = outer.as_deref().and_then(by_class) {
@@ -291,7 +362,7 @@ pub fn of_gguf(meta: &Meta) -> Result<&'static Family> {
         "bert" if tokenizer == Some("gpt2") => "roberta",
         _ => "",
     };
-    let mut candidates = all().filter(|f| f.gguf == name);
+    let mut candidates = all().filter(|f| f.converts && f.gguf == name);
     let first = candidates.next();
     first
         .into_iter()

@@ -11,7 +11,16 @@
 //!
 //! Sources: the modelling files of `transformers` 5.23, for encoders with code of their own that of their repositories.
 
-use crate::error::Result;
+mod decoders;
+mod encoders;
+mod experts;
+mod layers;
+mod rope;
+
+use super::families::{self, Family, Sizes};
+use super::model_config::{self, ModelConfig, bad};
+use crate::error::{Error, Result};
+use crate::text::{Shown, grouped};
 use serde_json::Value;
 
 /// What a forward pass of one model does.
@@ -201,7 +210,8 @@ pub struct Temperature {
     pub scale: f32,
 }
 
-/// A rotary embedding: the angle of pair `i` at position `p` is `p · inverse_frequencies[i]`.
+/// A rotary embedding: the angle of pair `i` at position `p` is `p · inverse_frequencies[i]`. One that stretches with the
+/// length (`dynamic`) is so within [`Forward::context`] only.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rope {
     /// One for each pair; twice as many elements of a head are rotated, the first ones, and the rest pass.
@@ -321,6 +331,117 @@ pub struct Groups {
 /// `Unsupported` where the family is unknown, or asks for what no field here can say; `BadInput` for a config that
 /// contradicts itself.
 pub fn of_config(config: &Value) -> Result<Forward> {
-    let _ = config;
-    Err(crate::error::Error::bug("not yet"))
+    let family = families::of_config(config)?;
+    let sizes = &Sizes::of_config(config)?;
+    let whole = config;
+    let config = &ModelConfig::new(config)?;
+    let rope = &config.rope()?;
+    let scope = &Scope { family, sizes, whole, config, rope };
+    let forward = match (decoders::find(scope), encoders::ROWS.iter().find(|row| row.family == family.name()))
+    {
+        (Some(decoder), _) => decoder.forward(scope)?,
+        (None, Some(row)) => (row.forward)(scope)?,
+        (None, None) => {
+            let name = family.name();
+            return Err(Error::unsupported(format!("nobody here knows how the family `{name}` computes")));
+        }
+    };
+    config.rope_all_read(rope)?;
+    Ok(forward)
 }
+
+/// How one family that no [`decoders`] row says computes.
+struct Row {
+    /// Its name: [`Family::name`].
+    family: &'static str,
+    /// From a config of this family.
+    forward: fn(&Scope<'_>) -> Result<Forward>,
+}
+
+/// What a row sees.
+struct Scope<'s> {
+    family: &'static Family,
+    /// Sizes by which the tensors are checked.
+    sizes: &'s Sizes,
+    /// The whole `config.json`.
+    whole: &'s Value,
+    config: &'s ModelConfig<'s>,
+    rope: &'s model_config::Rope<'s>,
+}
+
+/// More than any model has, of layers and of any width: what is made for them stays small, and products do not overflow.
+const LAYERS_MAX: u64 = 4096;
+const SIZE_MAX: u64 = 1 << 31;
+
+impl Scope<'_> {
+    /// The number of layers.
+    fn layers(&self) -> Result<usize> {
+        match usize::try_from(self.sizes.layers) {
+            Ok(layers) if self.sizes.layers <= LAYERS_MAX => Ok(layers),
+            _ => Err(bad(format!(
+                "says that there are {} layers, where at most {LAYERS_MAX} are possible",
+                grouped(self.sizes.layers)
+            ))),
+        }
+    }
+
+    /// A number of `what` that is used in products.
+    fn size(&self, what: &str, n: u64) -> Result<usize> {
+        match usize::try_from(n) {
+            Ok(size) if n <= SIZE_MAX => Ok(size),
+            _ => Err(bad(format!("says {} for {what}, which cannot be", grouped(n)))),
+        }
+    }
+
+    /// Whether the config says yes.
+    fn says(&self, key: &str) -> Result<bool> {
+        Ok(self.config.flag(&[key])? == Some(true))
+    }
+
+    /// A number above zero that this family needs.
+    fn positive(&self, key: &str) -> Result<f32> {
+        let found = self.config.need_float(&[key])?;
+        match found as f32 {
+            x if x > 0.0 && x.is_finite() => Ok(x),
+            _ => Err(bad(format!("`{key}` is `{found}`, where a number above zero is needed"))),
+        }
+    }
+
+    /// A norm whose epsilon is under the first of these keys.
+    fn norm(&self, kind: NormKind, eps: &[&str]) -> Result<Norm> {
+        let found = self.config.need_float(eps)?;
+        if found < 0.0 {
+            let key = eps.first().unwrap_or(&"");
+            return Err(bad(format!("`{key}` is `{found}`, which no root can be taken of")));
+        }
+        Ok(Norm { kind, eps: found as f32 })
+    }
+
+    /// The activation under the first of these keys; `usual` where there is none.
+    ///
+    /// # Errors
+    /// `Unsupported` for one that is not known here.
+    fn activation(&self, keys: &[&str], usual: Activation) -> Result<Activation> {
+        let Some(name) = self.config.text(keys)? else { return Ok(usual) };
+        let row = ACTIVATIONS.iter().find(|(known, _)| *known == name);
+        row.map(|(_, activation)| *activation).ok_or_else(|| {
+            let key = keys.first().unwrap_or(&"");
+            Error::unsupported(format!("`{key}` is `{}`, an activation that is not known here", Shown(name)))
+                .file("config.json")
+        })
+    }
+}
+
+/// Names in `transformers`' `ACT2FN`. Those with the hyperbolic tangent are one formula written several ways.
+const ACTIVATIONS: &[(&str, Activation)] = &[
+    ("silu", Activation::Silu),
+    ("swish", Activation::Silu),
+    ("gelu", Activation::Gelu),
+    ("gelu_python", Activation::Gelu),
+    ("gelu_new", Activation::GeluTanh),
+    ("gelu_fast", Activation::GeluTanh),
+    ("gelu_accurate", Activation::GeluTanh),
+    ("gelu_pytorch_tanh", Activation::GeluTanh),
+    ("gelu_python_tanh", Activation::GeluTanh),
+    ("relu", Activation::Relu),
+];

@@ -5,6 +5,7 @@
 //! is checked against what the family needs (nothing missing, nothing twice, every size the one that the config says)
 //! and only then is there a recipe. Nothing is read: what can be refused is refused from names and shapes.
 
+mod forward;
 mod made;
 mod maps;
 mod names;
@@ -15,8 +16,12 @@ use crate::checkpoint::Meta;
 use crate::dtype::{Class, DType};
 use crate::error::{Error, Result};
 use crate::text::{Shown, grouped};
-use crate::transform::arch::families::{Dim, Ends, Family, Head, Map, Need, Row, Sizes, places};
+use crate::transform::arch::families::{
+    Dim, Ends, Family, Head, Map, Need, Row, Sizes, generates, says_tied,
+};
 use crate::transform::recipe::{LeftOut, Output, Part, Recipe, Source, Value};
+use crate::transform::view::View;
+pub use forward::{Origin, to_forward};
 use maps::{PARTS_MAX, Task};
 use names::{Hit, Index, Side, filled};
 use std::collections::HashMap;
@@ -33,10 +38,26 @@ struct Draft {
     layer: Option<u64>,
     /// With the place of each among the parts.
     parts: Vec<(u64, Part)>,
+    /// Whether each part is one of a stack.
+    stacked: bool,
     /// The shape of the tensor; while it is being stacked that of one expert.
     shape: Vec<u64>,
     zero_rows: u64,
     order: Order,
+}
+
+/// The form of the tensor that a part belongs to.
+struct Form {
+    /// Of the whole; where the part is one of a stack, of the part.
+    shape: Vec<u64>,
+    zero_rows: u64,
+    stacked: bool,
+}
+
+impl Form {
+    fn whole(view: &View) -> Form {
+        Form { shape: view.shape.clone(), zero_rows: 0, stacked: false }
+    }
 }
 
 /// Where a tensor stands in the file. Derived order: the stage first.
@@ -61,7 +82,10 @@ struct Place {
 struct Walk<'a> {
     family: &'static Family,
     sizes: &'a Sizes,
+    /// Whose names the values have.
     side: Side,
+    /// Whose names and layout the tensors get that they become.
+    target: Side,
     index: Index,
     /// Whether a head that is there is the embedding's copy.
     tied: bool,
@@ -88,18 +112,12 @@ pub fn to_gguf(
     config: &serde_json::Value,
     want: Want,
 ) -> Result<Recipe> {
-    let said = |yes| places(config).filter_map(|p| p.get("tie_word_embeddings")?.as_bool()).any(|b| b == yes);
-    let tied = match family.head {
-        Head::None => false,
-        Head::Tied => true,
-        Head::Said { tied } => said(true) || tied && !said(false),
-    };
-    let mut walk = Walk::new(values, family, sizes, Side::Hf, tied);
-    for at in 0..walk.out.values.len() {
-        walk.take_hf(at).map_err(|e| e.tensor(&walk.out.values[at].name))?;
-    }
+    let tied = family.is_tied(config);
+    let mut walk = Walk::new(values, family, sizes, (Side::Hf, Side::Gguf), tied);
+    walk.take_all(Walk::take_hf)?;
     walk.take_head_as_embedding()?;
-    let head_needed = matches!(family.head, Head::Said { .. }) && !tied && said(false) && generates(config);
+    let head_needed =
+        matches!(family.head, Head::Said { .. }) && !tied && says_tied(config, false) && generates(config);
     let drafts = walk.finish(head_needed)?;
     for value in made::made(family, sizes, config)? {
         let view = value.view()?;
@@ -125,10 +143,8 @@ pub fn to_hf(
     _meta: &Meta,
     want: Want,
 ) -> Result<Recipe> {
-    let mut walk = Walk::new(values, family, sizes, Side::Gguf, family.head == Head::Tied);
-    for at in 0..walk.out.values.len() {
-        walk.take_gguf(at).map_err(|e| e.tensor(&walk.out.values[at].name))?;
-    }
+    let mut walk = Walk::new(values, family, sizes, (Side::Gguf, Side::Hf), family.head == Head::Tied);
+    walk.take_all(Walk::take_gguf)?;
     let mut drafts = walk.finish(false)?;
     for draft in &mut drafts {
         walk.add_zero_rows(draft)?;
@@ -139,27 +155,20 @@ pub fn to_hf(
     Ok(walk.out)
 }
 
-/// Whether the config's class has a head that generates text.
-fn generates(config: &serde_json::Value) -> bool {
-    let class = places(config).find_map(|p| p.get("architectures")?.as_array()?.first()?.as_str());
-    class.is_none_or(|c| {
-        ["ForCausalLM", "LMHeadModel", "ForConditionalGeneration"].iter().any(|end| c.ends_with(end))
-    })
-}
-
 impl Walk<'_> {
     fn new<'a>(
         values: Vec<Value>,
         family: &'static Family,
         sizes: &'a Sizes,
-        side: Side,
+        (side, target): (Side, Side),
         tied: bool,
     ) -> Walk<'a> {
         Walk {
             family,
             sizes,
             side,
-            index: Index::new(family, side),
+            target,
+            index: Index::new(family.rows(), side),
             tied,
             drafts: Vec::new(),
             by_name: HashMap::new(),
@@ -226,6 +235,14 @@ impl Walk<'_> {
         self.out.left_out.push(LeftOut { name: self.out.values[at].name.clone(), why });
     }
 
+    /// Every value, by one of the ways to take it.
+    fn take_all(&mut self, take: impl Fn(&mut Self, usize) -> Result<()>) -> Result<()> {
+        for at in 0..self.out.values.len() {
+            take(self, at).map_err(|e| e.tensor(&self.out.values[at].name))?;
+        }
+        Ok(())
+    }
+
     /// A checkpoint's tensor.
     fn take_hf(&mut self, at: usize) -> Result<()> {
         let Some(Place { hits, layer, expert }) = self.look_up(at)? else { return Ok(()) };
@@ -242,7 +259,7 @@ impl Walk<'_> {
             }
             let order = Order { stage: u8::from(!mxfp4), value: at, expert: None, row: hit.number };
             let name = filled(hit.row, Side::Gguf, hit.bias, layer, None);
-            self.put(name, &hit, layer, (shape, 0), order, (place, part))?;
+            self.put(name, &hit, layer, Form { shape, zero_rows: 0, stacked }, order, (place, part))?;
         }
         Ok(())
     }
@@ -262,24 +279,30 @@ impl Walk<'_> {
         let value = &self.out.values[head];
         self.out.left_out.retain(|left| left.name != value.name);
         let view = value.view()?;
-        let shape = (view.shape.clone(), 0);
+        let form = Form::whole(&view);
         let order = Order { stage: 1, value: head, expert: None, row: number };
         let hit = Hit { row, number, bias: false };
-        self.put(name, &hit, None, shape, order, (0, Part::new(head, view)))
+        self.put(name, &hit, None, form, order, (0, Part::new(head, view)))
+    }
+
+    /// A GGUF's tensor with all the dimensions of its row.
+    fn view_of_gguf(&self, at: usize, hit: &Hit) -> Result<View> {
+        let mut view = self.out.values[at].view()?;
+        let dims = dims(hit.row, hit.bias);
+        // GGUF's writers drop outer dimensions of one.
+        while view.shape.len() < dims.len() {
+            view.shape.insert(0, 1);
+            view.strides.insert(0, 0);
+        }
+        check_dims(self.sizes, dims, &view.shape, None)?;
+        Ok(view)
     }
 
     /// A GGUF's tensor.
     fn take_gguf(&mut self, at: usize) -> Result<()> {
         let Some(Place { hits, layer, expert }) = self.look_up(at)? else { return Ok(()) };
         for hit in hits {
-            let mut view = self.out.values[at].view()?;
-            let dims = dims(hit.row, hit.bias);
-            // GGUF's writers drop outer dimensions of one.
-            while view.shape.len() < dims.len() {
-                view.shape.insert(0, 1);
-                view.strides.insert(0, 0);
-            }
-            check_dims(self.sizes, dims, &view.shape, None)?;
+            let view = self.view_of_gguf(at, &hit)?;
             let task = self.task(&hit);
             let add = -task.offset();
             let back = task.to_hf(view)?;
@@ -288,8 +311,8 @@ impl Walk<'_> {
                 let part = Part { add: if add == 0.0 { 0.0 } else { add }, ..Part::new(at, piece.view) };
                 let order = Order { stage: 1, value: at, expert, row: hit.number };
                 let name = filled(hit.row, Side::Hf, hit.bias, layer, expert);
-                let shape = back.shape.clone();
-                self.put(name, &hit, layer, (shape, back.zero_rows), order, (piece.place, part))?;
+                let form = Form { shape: back.shape.clone(), zero_rows: back.zero_rows, stacked: false };
+                self.put(name, &hit, layer, form, order, (piece.place, part))?;
             }
         }
         Ok(())
@@ -301,7 +324,7 @@ impl Walk<'_> {
         name: String,
         hit: &Hit,
         layer: Option<u64>,
-        (shape, zero_rows): (Vec<u64>, u64),
+        Form { shape, zero_rows, stacked }: Form,
         order: Order,
         part: (u64, Part),
     ) -> Result<()> {
@@ -313,7 +336,7 @@ impl Walk<'_> {
             self.by_name.insert(name.clone(), self.drafts.len());
             let (row, bias) = (hit.row, hit.bias);
             let parts = vec![part];
-            self.drafts.push(Draft { name, row, bias, layer, parts, shape, zero_rows, order });
+            self.drafts.push(Draft { name, row, bias, layer, parts, stacked, shape, zero_rows, order });
             return Ok(());
         };
         let draft = &mut self.drafts[at];
@@ -325,10 +348,10 @@ impl Walk<'_> {
                 Shown(&name)
             )))
         };
-        if draft.shape != shape {
+        if draft.shape != shape || draft.stacked != stacked {
             return other(&format!("has shape {shape:?}, which does not fit that of"));
         }
-        if self.side == Side::Hf && !std::ptr::eq(draft.row, hit.row) {
+        if self.target == Side::Gguf && !std::ptr::eq(draft.row, hit.row) {
             return other("is the same as");
         }
         draft.order.value = match self.side {
@@ -345,7 +368,8 @@ impl Walk<'_> {
         for draft in &mut drafts {
             self.complete(draft).map_err(|e| e.tensor(&draft.name))?;
         }
-        needs::check(self.family, self.sizes, self.side, &self.by_name, head_needed)?;
+        let sides = (self.side, self.target);
+        needs::check(self.family, self.sizes, sides, &self.by_name, head_needed)?;
         if let Some(head) = self.head {
             let embedding = self.embedding(&drafts)?;
             let (a, b) = (&self.out.values[head], &self.out.values[embedding]);
@@ -364,7 +388,7 @@ impl Walk<'_> {
 
     fn embedding(&self, drafts: &[Draft]) -> Result<usize> {
         let row = self.family.rows().find(|row| row.gguf == EMBEDDING);
-        let name = row.map(|row| filled(row, other(self.side), false, None, None));
+        let name = row.map(|row| filled(row, self.target, false, None, None));
         let at = name.and_then(|name| self.by_name.get(&name));
         at.and_then(|&at| Some(drafts.get(at)?.parts.first()?.1.value))
             .ok_or_else(|| Error::bug("a family with a tied head has no embedding"))
@@ -373,7 +397,6 @@ impl Walk<'_> {
     /// Puts the parts in their order, each place once, and checks the shape.
     fn complete(&self, draft: &mut Draft) -> Result<()> {
         draft.parts.sort_by_key(|(place, _)| *place);
-        let stacked = self.side == Side::Hf && draft.row.map == Map::Stacked;
         let name = |value: usize| Shown(&self.out.values[value].name).to_string();
         for (i, (place, part)) in draft.parts.iter().enumerate() {
             let i = i as u64;
@@ -390,7 +413,7 @@ impl Walk<'_> {
                 _ => {}
             }
         }
-        if stacked {
+        if draft.stacked {
             let count = draft.parts.len() as u64;
             match self.sizes.experts {
                 Some(n) if count < n => return Err(self.lacks(draft, count)),
@@ -404,7 +427,7 @@ impl Walk<'_> {
                 draft.order.value = last;
             }
         }
-        if self.side == Side::Hf {
+        if self.target == Side::Gguf {
             let from = draft.parts.first().map_or("", |(_, p)| &self.out.values[p.value].name);
             check_dims(self.sizes, dims(draft.row, draft.bias), &draft.shape, Some(from))?;
         }
@@ -477,13 +500,6 @@ impl Walk<'_> {
             draft.name, draft.zero_rows
         ));
         Ok(())
-    }
-}
-
-fn other(side: Side) -> Side {
-    match side {
-        Side::Hf => Side::Gguf,
-        Side::Gguf => Side::Hf,
     }
 }
 

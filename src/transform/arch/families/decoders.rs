@@ -247,11 +247,19 @@ const LLAMA4: &[Row] = &[
 ];
 
 /// What most families are: the rest is said where it differs.
+/// A classifier on the last token.
+#[rustfmt::skip]
+const SCORE: &[Row] = &[
+    Row { need: Need::Some, ends: Ends::MayBias, ..r("cls.output", "score", Same, &[Any, Hidden]) },
+];
+
 const LLAMA: Family = Family {
     gguf: "llama",
+    converts: true,
     model_types: &["llama"],
     architectures: &["LlamaForCausalLM", "LLaMAForCausalLM", "LlamaModel", "IQuestCoderForCausalLM"],
     tensors: &[EMBEDDING, BEFORE, BETWEEN, ATTENTION, GATED],
+    heads: &[SCORE],
     paired_heads: true,
     norm_offset: 0.0,
     padded_positions: false,

@@ -64,7 +64,7 @@ impl Sizes {
         let sizes = Sizes {
             layers: need(&["num_hidden_layers", "n_layer", "n_layers", "num_layers"])?,
             mtp_layers: find(&["num_nextn_predict_layers"])?.unwrap_or(0),
-            hidden: need(&["hidden_size", "n_embd", "d_model"])?,
+            hidden: need(&["hidden_size", "n_embd", "d_model", "dim"])?,
             heads,
             kv_heads: find(&["num_key_value_heads", "num_kv_heads"])?.unwrap_or(heads),
             head_dim: find(&["head_dim"])?.unwrap_or(0),

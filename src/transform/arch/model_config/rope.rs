@@ -95,7 +95,7 @@ pub(super) fn read<'c>(config: &'c ModelConfig<'_>) -> Result<Rope<'c>> {
         Some(Value::Object(inside)) => Ok(Some((format!("{name}.{part}"), inside))),
         Some(other) => Err(wrong(&format!("{name}.{part}"), other, "an object")),
     };
-    let empty = || RopePart { kind: "default", theta: None, path: String::new(), numbers: Vec::new() };
+    let empty = || RopePart::plain(None);
     let (mut full, mut sliding, mut beside) = (empty(), None, Vec::new());
     if let Some(&(name, object)) = dictionaries.first() {
         let nested = object.values().any(Value::is_object);
@@ -148,6 +148,11 @@ fn part<'c>(path: String, object: &'c Map<String, Value>) -> Result<RopePart<'c>
 }
 
 impl<'c> RopePart<'c> {
+    /// Nothing but a base.
+    pub fn plain(theta: Option<f64>) -> RopePart<'c> {
+        RopePart { kind: "default", theta, path: String::new(), numbers: Vec::new() }
+    }
+
     fn full_name(&self, key: &str) -> String {
         if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
     }

@@ -49,16 +49,19 @@ const PREFIXES: &[&str] = &[
     "transformer.",
     "bert.",
     "roberta.",
+    "distilbert.transformer.",
+    "distilbert.",
+    "nomic_bert.",
 ];
 
 /// Ends of names of older checkpoints, and what they are now.
 const OLD_ENDS: &[(&str, &str)] = &[(".gamma", ".weight"), (".beta", ".bias")];
 
 impl Index {
-    pub(super) fn new(family: &'static Family, side: Side) -> Index {
+    pub(super) fn new(rows: impl Iterator<Item = &'static Row>, side: Side) -> Index {
         let mut by_name: HashMap<String, Vec<Hit>> = HashMap::new();
         let other = if side == Side::Hf { Way::Back } else { Way::In };
-        for (number, row) in family.rows().enumerate().filter(|(_, row)| row.way != other) {
+        for (number, row) in rows.enumerate().filter(|(_, row)| row.way != other) {
             for bias in biases(row.ends) {
                 let mut name = format!("{}{}", pattern(row, side), end(row.ends, bias));
                 if side == Side::Hf {
@@ -199,6 +202,17 @@ const LASTS: &[(&str, &[&str])] = &[
     ("activation scale", &["input_scale", "input_global_scale", "k_scale", "v_scale", "q_scale", "output_scale"]),
 ];
 
+/// Beginnings of the names of the heads that encoders are trained with: BERT's, RoBERTa's, ModernBERT's, DistilBERT's.
+const PRE_TRAINING: &[&str] = &[
+    "cls.predictions.",
+    "cls.seq_relationship.",
+    "lm_head.",
+    "decoder.",
+    "vocab_transform.",
+    "vocab_layer_norm.",
+    "vocab_projector.",
+];
+
 /// Why a tensor that no row knows is left out; `None` where nobody knows it.
 pub(super) fn left_out(name: &str, family: &Family, side: Side) -> Option<&'static str> {
     if side == Side::Gguf {
@@ -224,7 +238,7 @@ pub(super) fn left_out(name: &str, family: &Family, side: Side) -> Option<&'stat
         if name.starts_with("pooler.") {
             return Some("pooler");
         }
-        if ["cls.predictions.", "cls.seq_relationship.", "lm_head."].iter().any(|p| name.starts_with(p)) {
+        if PRE_TRAINING.iter().any(|part| name.starts_with(part)) {
             return Some(HEAD);
         }
     }
@@ -240,7 +254,7 @@ mod tests {
     fn no_two_rows_share_a_name_unless_they_share_its_tensor() {
         for family in families::all() {
             for side in [Side::Hf, Side::Gguf] {
-                for (name, hits) in Index::new(family, side).names() {
+                for (name, hits) in Index::new(family.rows().chain(family.head_rows()), side).names() {
                     let mut others: Vec<String> = hits
                         .iter()
                         .map(|h| {

@@ -6,17 +6,17 @@ use crate::transform::arch::families::{Ends, Family, Need, Row, Sizes, Way};
 use std::collections::HashMap;
 
 /// Whether each layer has what it must have, and nothing is in some layers that belongs into all. `made` are the names
-/// of the tensors that the values make: of a GGUF where the values are a checkpoint's (`side`), and the reverse.
+/// of the tensors that the values of `side` make, which are those of `target`.
 pub(super) fn check(
     family: &'static Family,
     sizes: &Sizes,
-    side: Side,
+    (side, target): (Side, Side),
     made: &HashMap<String, usize>,
     head_needed: bool,
 ) -> Result<()> {
-    let (target, other) = match side {
-        Side::Hf => (Side::Gguf, Way::Back),
-        Side::Gguf => (Side::Hf, Way::In),
+    let other = match target {
+        Side::Gguf => Way::Back,
+        Side::Hf => Way::In,
     };
     let rows: Vec<&'static Row> = family.rows().filter(|row| row.way != other).collect();
     let needs = Needs { side, target, made, rows, experts: sizes.experts };

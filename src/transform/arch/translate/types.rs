@@ -140,6 +140,31 @@ fn main_type(values: &[Value]) -> DType {
         .map_or(DType::BF16, |(_, d)| d)
 }
 
+/// Gives the tensors of a forward pass the types of what they are made of.
+pub(super) fn of_forward(out: &mut Recipe, drafts: Vec<Draft>) -> Result<()> {
+    for draft in drafts {
+        let sources = || draft.parts.iter().filter_map(|(_, p)| out.values.get(p.value));
+        sources().try_for_each(check_class)?;
+        let own = common(&out.values, &draft);
+        // What is added is added in f32, and numbers of a block are its own only as long as they stay together.
+        let whole = |part: &Part| {
+            let block = u64::from(own.facts().block_elements);
+            let (size, stride) = (part.view.shape.last(), part.view.strides.last());
+            let outer = part.view.strides.iter().rev().skip(1);
+            block == 1
+                || size.is_some_and(|n| n.is_multiple_of(block))
+                    && stride == Some(&1)
+                    && part.view.offset.is_multiple_of(block)
+                    && outer
+                        .zip(part.view.shape.iter().rev().skip(1))
+                        .all(|(s, &n)| n == 1 || s.is_multiple_of(block))
+        };
+        let kept = draft.parts.iter().all(|(_, part)| part.add == 0.0 && whole(part));
+        out.outputs.push(output(draft, if kept { own } else { DType::F32 }, None));
+    }
+    Ok(())
+}
+
 fn output(draft: Draft, dtype: DType, narrow: Option<DType>) -> Output {
     let parts: Vec<Part> = draft.parts.into_iter().map(|(_, part)| part).collect();
     Output { name: draft.name, dtype, shape: draft.shape, parts, narrow }

@@ -1,0 +1,419 @@
+//! Models that predict tokens, measured: one by itself, or against another that is known to be right.
+//!
+//! Two models pass each layer one after the other, all tokens of a group of windows at a time, so that where they part is
+//! known for nothing and no more than a layer of each must be in memory. Behind the last layer logits are made in tiles of
+//! positions × tokens of the vocabulary, of which every figure is taken at once: the matrix of all of them is never there.
+
+use crate::error::{Error, Result};
+use crate::run::job::Control;
+use crate::verify::candle;
+use crate::verify::decoder::Decoder;
+use crate::verify::metrics::{Compare, Comparison, Means, Score, Scored, Vectors};
+use crate::verify::reference::{Answer, Extent, Quantity, Reference};
+use crate::verify::report::Layer;
+use crate::verify::stack::Pass;
+use crate::verify::subject::Subject;
+use crate::verify::weights::{Stage, Weights};
+use crate::verify::windows::Window;
+use candle_core::{DType, Tensor};
+use std::ops::Range;
+use std::time::Instant;
+
+/// Positions of a tile of logits.
+const TILE_POSITIONS: usize = 512;
+/// Tokens of the vocabulary of a tile.
+const TILE_TOKENS: u64 = 8192;
+
+/// What the model is compared with.
+#[derive(Clone, Copy)]
+pub(super) enum Other<'a> {
+    /// Nothing.
+    Nothing,
+    /// Another model.
+    Model(&'a Subject, &'a Weights),
+    /// A file of logits. The windows are its rows.
+    File(&'a Reference, &'a Answer),
+}
+
+/// Who is told of logits as they come.
+pub(super) trait Sink {
+    /// Logits of the `positions` of a window for a band of the vocabulary, row-major.
+    fn logits(
+        &mut self,
+        window: usize,
+        positions: Range<usize>,
+        band: Range<u64>,
+        logits: &[f32],
+    ) -> Result<()>;
+}
+
+/// What was measured.
+pub(super) struct Measured {
+    /// The first place behind which a number was not finite (`None`: the embedding; else the layer), and how many.
+    pub(super) broken: Option<(Option<usize>, u64)>,
+    /// How far apart the two are behind each layer.
+    pub(super) layers: Vec<Layer>,
+    /// Of the logits, where there is something to compare with.
+    pub(super) comparison: Option<Comparison>,
+    /// Cosine of the mean last hidden states.
+    pub(super) hidden_cosine: Option<f64>,
+    /// Scored tokens of the model, and of the other.
+    pub(super) scored: Scored,
+    pub(super) other_scored: Option<Scored>,
+    /// Tokens of the vocabulary that only one of the two has.
+    pub(super) vocabulary_left_out: u64,
+    /// Tokens that passed.
+    pub(super) tokens: u64,
+    /// Seconds of the forward passes.
+    pub(super) seconds: f64,
+}
+
+/// How to measure.
+pub(super) struct Measure<'a> {
+    pub(super) subject: &'a Subject,
+    pub(super) weights: &'a Weights,
+    pub(super) other: Other<'a>,
+    pub(super) windows: &'a [Window],
+    /// Whether tokens are scored too.
+    pub(super) score: bool,
+    /// Only these layers, and no logits.
+    pub(super) layers_only: Option<Range<usize>>,
+    /// Tokens whose states are in memory at once.
+    pub(super) tokens_at_once: usize,
+    pub(super) control: &'a Control,
+}
+
+/// One of the two models on its way through a group of windows.
+struct Side<'a> {
+    decoder: Decoder<'a>,
+    weights: &'a Weights,
+    /// The stream of each window, `[1, n, hidden]`.
+    states: Vec<Tensor>,
+}
+
+impl<'a> Side<'a> {
+    fn new(subject: &'a Subject, weights: &'a Weights) -> Side<'a> {
+        Side { decoder: Decoder { forward: &subject.forward, weights }, weights, states: Vec::new() }
+    }
+
+    fn embed(&mut self, windows: &[Window]) -> Result<()> {
+        self.states = windows.iter().map(|w| self.decoder.embed(&w.ids, 0)).collect::<Result<_>>()?;
+        Ok(())
+    }
+
+    fn layer(&mut self, index: usize, pass: &Pass<'_>, control: &Control) -> Result<()> {
+        let tensors = self.weights.stage(Stage::Layer(index))?;
+        for state in &mut self.states {
+            check(control)?;
+            *state = self.decoder.layer(index, &tensors, state, pass, None)?;
+        }
+        Ok(())
+    }
+
+    /// From streams `[1, n, hidden]` to last hidden states `[n, hidden]`.
+    fn finish(&mut self) -> Result<()> {
+        let back = self.weights.stage(Stage::Back)?;
+        for state in &mut self.states {
+            *state = self.decoder.finish(&back, state)?.squeeze(0).map_err(candle)?;
+        }
+        Ok(())
+    }
+}
+
+/// An error where the job was cancelled. What is returned then is never shown.
+fn check(control: &Control) -> Result<()> {
+    if control.is_stopped() { Err(Error::bug("stopped")) } else { Ok(()) }
+}
+
+fn numbers(tensor: &Tensor) -> Result<Vec<f32>> {
+    tensor.to_dtype(DType::F32).and_then(|t| t.flatten_all()?.to_vec1::<f32>()).map_err(candle)
+}
+
+/// Measures. `sink` is told of the model's own logits.
+pub(super) fn measure(of: &Measure<'_>, mut sink: Option<&mut dyn Sink>) -> Result<Measured> {
+    let mut a = Side::new(of.subject, of.weights);
+    let mut b = match of.other {
+        Other::Model(subject, weights) => Some(Side::new(subject, weights)),
+        _ => None,
+    };
+    let layer_count = of.subject.forward.layers.len();
+    if let Other::Model(other, _) = of.other {
+        comparable(of.subject, other)?;
+    }
+    let layers = of.layers_only.clone().unwrap_or(0..layer_count);
+    let vocabulary = a.decoder.vocabulary()?;
+    let other_vocabulary = match (of.other, &b) {
+        (_, Some(b)) => b.decoder.vocabulary()?,
+        (Other::File(_, answer), _) => answer.width,
+        _ => vocabulary,
+    };
+    let mut found = Found {
+        apart: layers.clone().map(|index| Layer { index, states: Vectors::default() }).collect(),
+        broken: None,
+        compare: Compare::new(0),
+        scored: Scored::default(),
+        other_scored: Scored::default(),
+        means: [Means::new(of.subject.forward.hidden), Means::new(of.subject.forward.hidden)],
+        common: vocabulary.min(other_vocabulary),
+    };
+    let mut tokens = 0u64;
+    let started = Instant::now();
+    let mut first = 0;
+    while first < of.windows.len() {
+        let mut end = first + 1;
+        let mut count = of.windows[first].ids.len();
+        while let Some(next) = of.windows.get(end)
+            && count + next.ids.len() <= of.tokens_at_once
+        {
+            count += next.ids.len();
+            end += 1;
+        }
+        let group = &of.windows[first..end];
+        tokens += count as u64;
+        // Rotary tables are the same for all windows and layers.
+        let pass = Pass::new(0, None);
+        a.embed(group)?;
+        found.look(None, &a.states)?;
+        if let Some(b) = &mut b {
+            b.embed(group)?;
+        }
+        for (at, index) in layers.clone().enumerate() {
+            a.layer(index, &pass, of.control)?;
+            if let Some(b) = &mut b {
+                b.layer(index, &pass, of.control)?;
+                let apart = &mut found.apart[at].states;
+                for (a, b) in a.states.iter().zip(&b.states) {
+                    apart.add(&numbers(b)?, &numbers(a)?);
+                }
+            }
+            found.look(Some(index), &a.states)?;
+            of.control.moved(1);
+        }
+        if of.layers_only.is_none() {
+            a.finish()?;
+            if let Some(b) = &mut b {
+                b.finish()?;
+            }
+            let sink = sink.as_mut().map(|sink| &mut **sink as &mut dyn Sink);
+            head(of, group, first, &a, b.as_ref(), &mut found, sink)?;
+        }
+        first = end;
+    }
+    let seconds = started.elapsed().as_secs_f64();
+    let is_compared = of.layers_only.is_none() && !matches!(of.other, Other::Nothing);
+    let [mean, other_mean] = &found.means;
+    Ok(Measured {
+        broken: found.broken,
+        layers: if b.is_some() { found.apart } else { Vec::new() },
+        comparison: is_compared.then(|| found.compare.finish()),
+        hidden_cosine: b.as_ref().filter(|_| is_compared).map(|_| other_mean.cosine(mean)),
+        scored: found.scored,
+        other_scored: b.is_some().then_some(found.other_scored),
+        vocabulary_left_out: vocabulary.abs_diff(other_vocabulary),
+        tokens,
+        seconds,
+    })
+}
+
+/// Two models that have nothing in common layer by layer cannot be compared so.
+fn comparable(a: &Subject, b: &Subject) -> Result<()> {
+    let of = |s: &Subject| (s.forward.layers.len(), s.forward.hidden);
+    if of(a) == of(b) {
+        return Ok(());
+    }
+    let say = |s: &Subject| format!("{} layers of width {}", s.forward.layers.len(), s.forward.hidden);
+    Err(Error::bad_input(format!(
+        "`{}` has {} and `{}` has {}: they are not the same model",
+        crate::text::Shown(&a.name),
+        say(a),
+        crate::text::Shown(&b.name),
+        say(b)
+    )))
+}
+
+/// What is gathered over groups.
+struct Found {
+    apart: Vec<Layer>,
+    broken: Option<(Option<usize>, u64)>,
+    compare: Compare,
+    scored: Scored,
+    other_scored: Scored,
+    means: [Means; 2],
+    /// Tokens that both have.
+    common: u64,
+}
+
+impl Found {
+    /// Notes the first place behind which something is not finite.
+    fn look(&mut self, place: Option<usize>, states: &[Tensor]) -> Result<()> {
+        if self.broken.is_none() {
+            let mut odd = 0u64;
+            for state in states {
+                odd += numbers(state)?.iter().filter(|x| !x.is_finite()).count() as u64;
+            }
+            if odd > 0 {
+                self.broken = Some((place, odd));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Positions of one window that are measured together.
+struct Tile {
+    /// The window, in the group.
+    window: usize,
+    positions: Range<usize>,
+    compare: Option<(Range<usize>, Compare)>,
+    score: Option<(Range<usize>, Score, Score)>,
+}
+
+fn intersection(a: &Range<usize>, b: &Range<usize>) -> Range<usize> {
+    let start = a.start.max(b.start);
+    start..a.end.min(b.end).max(start)
+}
+
+/// Logits of a group and their figures.
+fn head(
+    of: &Measure<'_>,
+    group: &[Window],
+    first_window: usize,
+    a: &Side<'_>,
+    b: Option<&Side<'_>>,
+    found: &mut Found,
+    mut sink: Option<&mut dyn Sink>,
+) -> Result<()> {
+    for (side, mean) in [Some(a), b].into_iter().zip(&mut found.means) {
+        for state in side.iter().flat_map(|side| &side.states) {
+            mean.add(&numbers(state)?);
+        }
+    }
+    let is_compared = !matches!(of.other, Other::Nothing);
+    let mut tiles = Vec::new();
+    for (window, w) in group.iter().enumerate() {
+        let compared = match of.other {
+            Other::File(_, Answer { extent: Extent::One, .. }) => w.ids.len().saturating_sub(1)..w.ids.len(),
+            _ => w.compared.clone(),
+        };
+        let scoring = if of.score { w.scoring() } else { 0..0 };
+        let all = match (sink.is_some(), is_compared, of.score) {
+            (true, ..) => 0..w.ids.len(),
+            (_, true, true) => compared.start.min(scoring.start)..compared.end.max(scoring.end),
+            (_, true, false) => compared.clone(),
+            (_, false, true) => scoring.clone(),
+            // Whether logits are finite is asked even where nothing is compared with them.
+            (_, false, false) => 0..w.ids.len(),
+        };
+        let mut start = all.start;
+        while start < all.end {
+            let positions = start..all.end.min(start + TILE_POSITIONS);
+            let part = intersection(&positions, &compared);
+            let compare = (is_compared && !part.is_empty()).then(|| (part.clone(), Compare::new(part.len())));
+            let part = intersection(&positions, &scoring);
+            let score = (!part.is_empty()).then(|| {
+                // The token behind each position.
+                let targets = w.ids.get(part.start + 1..part.end + 1).unwrap_or_default();
+                (part.clone(), Score::new(targets), Score::new(targets))
+            });
+            tiles.push(Tile { window, positions: positions.clone(), compare, score });
+            start = positions.end;
+        }
+    }
+    let vocabulary = a.decoder.vocabulary()?;
+    let other_vocabulary = b.map(|b| b.decoder.vocabulary()).transpose()?.unwrap_or(0);
+    let name = |side: &Side<'_>| {
+        if side.weights.has("output.weight") { "output.weight" } else { "token_embd.weight" }
+    };
+    let step = [Some(a), b]
+        .into_iter()
+        .flatten()
+        .map(|side| side.weights.rows_at_once(name(side)))
+        .fold(TILE_TOKENS, u64::min)
+        .max(1);
+    let mut start = 0;
+    let mut odd = 0u64;
+    while start < vocabulary.max(other_vocabulary) {
+        check(of.control)?;
+        let band = |v: u64| start.min(v)..(start + step).min(v);
+        let (mine, others) = (band(vocabulary), band(other_vocabulary));
+        for tile in &mut tiles {
+            check(of.control)?;
+            let row = tile.positions.clone();
+            let logits = |side: &Side<'_>, band: &Range<u64>| -> Result<Vec<f32>> {
+                if band.is_empty() {
+                    return Ok(Vec::new());
+                }
+                let hidden = side.states[tile.window].narrow(0, row.start, row.len()).map_err(candle)?;
+                numbers(&side.decoder.logits(&hidden, band.clone())?)
+            };
+            let x = logits(a, &mine)?;
+            let y = b.map(|b| logits(b, &others)).transpose()?;
+            let width = |band: &Range<u64>| (band.end - band.start) as usize;
+            odd += x.iter().filter(|x| !x.is_finite()).count() as u64;
+            if let Some(sink) = &mut sink {
+                sink.logits(first_window + tile.window, row.clone(), mine.clone(), &x)?;
+            }
+            if let Some((part, score, other)) = &mut tile.score {
+                score.band(start, rows_of(&x, &row, part, width(&mine)))?;
+                if let Some(y) = &y {
+                    other.band(start, rows_of(y, &row, part, width(&others)))?;
+                }
+            }
+            if let Some((part, compare)) = &mut tile.compare {
+                // What only one of the two has is left out, and said.
+                let common = start.min(found.common)..(start + step).min(found.common);
+                let x = columns(rows_of(&x, &row, part, width(&mine)), width(&mine), width(&common));
+                match (of.other, &y) {
+                    (_, Some(y)) => {
+                        let y =
+                            columns(rows_of(y, &row, part, width(&others)), width(&others), width(&common));
+                        compare.band(start, &y, &x)?;
+                    }
+                    (Other::File(file, answer), _) => {
+                        let positions = if answer.extent == Extent::One { 0..1 } else { part.clone() };
+                        let y = file.numbers(answer, first_window + tile.window, positions, common)?;
+                        compare.band(start, &y, &x)?;
+                    }
+                    _ => {}
+                }
+            }
+        }
+        start += step;
+    }
+    if odd > 0 && found.broken.is_none() {
+        found.broken = Some((Some(of.subject.forward.layers.len()), odd));
+    }
+    for tile in tiles {
+        if let Some((_, compare)) = tile.compare {
+            found.compare.merge(compare);
+        }
+        if let Some((_, score, other)) = tile.score {
+            found.scored.merge(score.finish()?);
+            if b.is_some() {
+                found.other_scored.merge(other.finish()?);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The rows of a tile that belong to some of its positions.
+fn rows_of<'x>(x: &'x [f32], tile: &Range<usize>, part: &Range<usize>, width: usize) -> &'x [f32] {
+    let at = |position: usize| (position - tile.start) * width;
+    x.get(at(part.start)..at(part.end)).unwrap_or_default()
+}
+
+/// The first columns of each row.
+fn columns(x: &[f32], width: usize, wanted: usize) -> std::borrow::Cow<'_, [f32]> {
+    if width == wanted {
+        return x.into();
+    }
+    x.chunks(width.max(1)).flat_map(|row| &row[..wanted.min(row.len())]).copied().collect::<Vec<f32>>().into()
+}
+
+/// The answer of a file that logits are compared with.
+pub(super) fn answer(reference: &Reference) -> Result<Answer> {
+    reference.find(Quantity::Logits)?.ok_or_else(|| {
+        Error::bad_input("has no `logits`, with which they could be compared").file(reference.name.clone())
+    })
+}

@@ -1,0 +1,70 @@
+//! Where a forward pass computes.
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::text::Shown;
+use candle_core::Device;
+
+/// The device that a person means: `cpu`, `cuda`, `cuda:1`; `auto` (or nothing) is the first GPU where this build computes
+/// on GPUs and there is one, else the CPU.
+///
+/// # Errors
+/// `Usage`: no such name. `Unsupported`: a GPU, and this build has no kernels for one. `Driver`: a GPU that is not there.
+pub fn parse(text: Option<&str>) -> Result<Device> {
+    let text = text.unwrap_or("auto");
+    let ordinal = match text {
+        "cpu" => return Ok(Device::Cpu),
+        "auto" => {
+            let found = if cfg!(feature = "candle-cuda") { cuda(0).ok() } else { None };
+            return Ok(found.unwrap_or(Device::Cpu));
+        }
+        "cuda" => Some(0),
+        other => other.strip_prefix("cuda:").and_then(|n| n.parse::<usize>().ok()),
+    };
+    let ordinal = ordinal.ok_or_else(|| {
+        Error::usage(format!("`{}` is no device", Shown(text))).hint("auto, cpu, cuda or cuda:N")
+    })?;
+    cuda(ordinal)
+}
+
+/// A GPU by its number.
+fn cuda(ordinal: usize) -> Result<Device> {
+    if cfg!(not(feature = "candle-cuda")) {
+        return Err(Error::unsupported("this build of hoist computes on the CPU only")
+            .hint("`cargo build --release --features candle-cuda`, with NVIDIA's toolkit, makes one that computes on GPUs"));
+    }
+    Device::new_cuda(ordinal)
+        .map_err(|e| Error::new(ErrorKind::Driver, format!("cuda:{ordinal} cannot be used: {e}")))
+}
+
+/// The device's name, as [`parse`] reads it.
+pub fn name(device: &Device) -> String {
+    match device.location() {
+        candle_core::DeviceLocation::Cpu => "cpu".into(),
+        candle_core::DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
+        candle_core::DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names() {
+        assert_eq!(parse(Some("cpu")).map(|d| name(&d)).unwrap(), "cpu");
+        for (text, kind) in [
+            ("gpu", ErrorKind::Usage),
+            ("cuda:", ErrorKind::Usage),
+            ("cuda:x", ErrorKind::Usage),
+            ("CPU", ErrorKind::Usage),
+            #[cfg(not(feature = "candle-cuda"))]
+            ("cuda", ErrorKind::Unsupported),
+            #[cfg(not(feature = "candle-cuda"))]
+            ("cuda:1", ErrorKind::Unsupported),
+        ] {
+            assert_eq!(parse(Some(text)).unwrap_err().kind(), kind, "{text}");
+        }
+        #[cfg(not(feature = "candle-cuda"))]
+        assert_eq!(parse(None).map(|d| name(&d)).unwrap(), "cpu");
+    }
+}

@@ -1,0 +1,387 @@
+//! From figures and limits to checks.
+
+use super::Check;
+use super::numbers::{
+    change, cosine, figure, percent, perplexity as shown_perplexity, share_limit, with_error,
+};
+use crate::text::{count, grouped};
+use crate::verify::limits::{Limits, Step};
+use crate::verify::metrics::{Comparison, Perplexity, Vectors};
+use serde_json::{Value, json};
+
+/// A figure and what it must keep.
+struct Bound {
+    /// What it is called in a message.
+    name: &'static str,
+    value: f64,
+    /// The limit, and whether the figure must be at least that.
+    limit: Option<(f64, bool)>,
+    /// How it is shown.
+    show: fn(f64) -> String,
+    show_limit: fn(f64) -> String,
+}
+
+impl Bound {
+    fn most(name: &'static str, value: f64, limit: Option<f64>) -> Bound {
+        Bound { name, value, limit: limit.map(|l| (l, false)), show: figure, show_limit: |x| x.to_string() }
+    }
+
+    fn least(name: &'static str, value: f64, limit: Option<f64>) -> Bound {
+        Bound { name, value, limit: limit.map(|l| (l, true)), show: percent, show_limit: share_limit }
+    }
+
+    /// What is wrong, if the limit is not kept. NaN keeps none.
+    fn broken(&self) -> Option<String> {
+        let (limit, at_least) = self.limit?;
+        let kept = if at_least { self.value >= limit } else { self.value <= limit };
+        if kept {
+            return None;
+        }
+        let side = if at_least { "below" } else { "above" };
+        let Bound { name, value, show, show_limit, .. } = self;
+        Some(match value.is_nan() {
+            true => format!("{name} is no number, where a limit of {} is set", show_limit(limit)),
+            false => format!("{name} {} is {side} {}", show(*value), show_limit(limit)),
+        })
+    }
+}
+
+/// Passed, failed, or reported where nothing had a limit.
+fn judged(name: &'static str, line: String, bounds: &[Bound], wrong: Vec<String>, limits: &Limits) -> Check {
+    let mut why = wrong;
+    why.extend(bounds.iter().filter_map(Bound::broken));
+    let is_bound = bounds.iter().any(|bound| bound.limit.is_some());
+    let check = match (why.is_empty(), is_bound) {
+        (false, _) => {
+            let of = if limits.given { "" } else { &format!(" for {}", limits.name) };
+            Check::failed(name, line, format!("{}{of}", why.join(", ")))
+        }
+        (true, true) => Check::passed(name, line),
+        (true, false) => Check::reported(name, line),
+    };
+    check.figure("limits", limits_document(limits, bounds))
+}
+
+fn limits_document(limits: &Limits, bounds: &[Bound]) -> Value {
+    let mut fields = serde_json::Map::new();
+    fields.insert("for".into(), limits.name.as_str().into());
+    fields.insert("given".into(), limits.given.into());
+    for bound in bounds {
+        if let Some((limit, at_least)) = bound.limit {
+            let which = if at_least { "least" } else { "most" };
+            fields.insert(bound.name.to_lowercase().replace([' ', '-'], "_"), json!({ which: limit }));
+        }
+    }
+    Value::Object(fields)
+}
+
+/// `limits for 4-bit, group 128: 0.25, 80 %`; with the user's own among them, each by its name.
+fn limits_text(limits: &Limits, bounds: &[Bound]) -> String {
+    let set: Vec<&Bound> = bounds.iter().filter(|bound| bound.limit.is_some()).collect();
+    if set.is_empty() {
+        return format!("no limits for {}", limits.name);
+    }
+    let plain = !limits.given && set.iter().all(|bound| matches!(bound.name, "KL" | "top-1"));
+    let shown: Vec<String> = set
+        .iter()
+        .filter_map(|bound| {
+            let limit = (bound.show_limit)(bound.limit?.0);
+            Some(if plain { limit } else { format!("{} {limit}", bound.name) })
+        })
+        .collect();
+    let word = if set.len() == 1 { "limit" } else { "limits" };
+    let of = if limits.given { String::new() } else { format!(" for {}", limits.name) };
+    format!("{word}{of}: {}", shown.join(", "))
+}
+
+/// Check `logits`. `hidden` is the cosine of the two models' mean last hidden states, where there are any.
+pub fn logits(found: &Comparison, hidden: Option<f64>, limits: &Limits) -> Check {
+    let gate = &limits.gate;
+    let bounds = [
+        Bound::most("max rel", found.max_relative, gate.max_relative),
+        Bound::most("KL", found.kl.mean, gate.max_kl),
+        Bound::least("top-1", found.top1, gate.min_top1),
+        Bound::least("top-5", found.top5, gate.min_top5),
+        Bound {
+            show: cosine,
+            show_limit: |x| x.to_string(),
+            ..Bound::least("cosine", found.cosine, of_logits(limits))
+        },
+    ];
+    let mut wrong = Vec::new();
+    let odd = found.not_finite;
+    if odd.either > 0 {
+        let whose = match (odd.reference, odd.candidate) {
+            (0, _) => "not finite",
+            (_, 0) => "not finite in the reference",
+            _ => "not finite in both",
+        };
+        wrong.push(format!("logits are {whose} at {} positions", grouped(odd.either)));
+    }
+    if found.positions == 0 && wrong.is_empty() {
+        wrong.push("nothing was compared".to_owned());
+    }
+    let kl = &found.kl;
+    let mut parts = vec![format!(
+        "KL {} (median {}, 99 % {}, max {})",
+        with_error(kl.mean, kl.error),
+        figure(kl.median),
+        figure(kl.p99),
+        figure(kl.max)
+    )];
+    // What the same numbers are judged by comes first.
+    let relative = format!("max rel {}", figure(found.max_relative));
+    if gate.max_relative.is_some() || limits.step == Step::Same {
+        parts.insert(0, relative);
+    }
+    parts.push(format!("cosine {}", cosine(found.cosine)));
+    parts.push(format!("top-1 {}", percent(found.top1)));
+    parts.push(format!("top-5 {}", percent(found.top5)));
+    parts.push(limits_text(limits, &bounds));
+    let mut check = judged("logits", parts.join("   "), &bounds, wrong, limits)
+        .figure("positions", found.positions)
+        .figure("vocabulary", found.vocabulary)
+        .figure("max_abs", found.max_abs)
+        .figure("max_relative", found.max_relative)
+        .figure("cosine", found.cosine)
+        .figure("cosine_min", found.cosine_min)
+        .figure(
+            "kl",
+            json!({
+                "mean": kl.mean, "standard_error": kl.error, "median": kl.median,
+                "p99": kl.p99, "p99_9": kl.p999, "max": kl.max,
+            }),
+        )
+        .figure("top1", found.top1)
+        .figure("top5", found.top5)
+        .figure("mean_hidden_cosine", hidden)
+        .figure(
+            "not_finite",
+            json!({ "reference": odd.reference, "candidate": odd.candidate, "positions": odd.either }),
+        )
+        .figure(
+            "first_greedy_difference",
+            found.differs.map(
+                |d| json!({ "position": d.position, "reference": d.reference, "candidate": d.candidate }),
+            ),
+        );
+    if let Some(d) = found.differs
+        && check.has_failed()
+    {
+        check = check.detail(format!(
+            "the first greedy token that differs is at position {}: {}, the reference has {}",
+            grouped(d.position),
+            d.candidate,
+            d.reference
+        ));
+    }
+    if check.has_failed() {
+        check.details.extend(limits.note.clone());
+    }
+    check
+}
+
+/// The default cosine is for embeddings; of logits it binds only where the user gave one.
+fn of_logits(limits: &Limits) -> Option<f64> {
+    limits.gate.min_cosine.filter(|_| limits.cosine_given)
+}
+
+/// Check `perplexity`: of the candidate, and of the reference where there is one, with their ratio and its standard error.
+pub fn perplexity(
+    candidate: &Perplexity,
+    reference: Option<(&Perplexity, Option<(f64, f64)>)>,
+    recipe: &str,
+    limits: Option<&Limits>,
+) -> Check {
+    let scored = format!("{recipe}, {} tokens", count(candidate.tokens));
+    let wrong = if candidate.value.is_finite() {
+        None
+    } else {
+        Some(format!("{} of {} tokens", candidate.value, grouped(candidate.tokens)))
+    };
+    let figures = |check: Check| {
+        check
+            .figure("perplexity", candidate.value)
+            .figure("standard_error", candidate.error)
+            .figure("tokens", candidate.tokens)
+            .figure("recipe", recipe)
+    };
+    let Some((other, ratio)) = reference else {
+        let line = format!("{} ± {}   {scored}", shown_perplexity(candidate.value), figure(candidate.error));
+        return figures(match wrong {
+            Some(why) => Check::failed("perplexity", line, why),
+            None => Check::reported("perplexity", line),
+        });
+    };
+    let (ratio, error) = ratio.unwrap_or((candidate.value / other.value, f64::NAN));
+    let line = format!(
+        "{} against {} ({})   {scored}",
+        shown_perplexity(candidate.value),
+        shown_perplexity(other.value),
+        change(ratio)
+    );
+    let most = limits.and_then(|l| l.gate.max_perplexity_increase);
+    let show = |x: f64| format!("{} %", figure(x * 100.0));
+    let bound = Bound { show, show_limit: share_limit, ..Bound::most("increase", ratio - 1.0, most) };
+    let check = match (wrong.or_else(|| bound.broken()), most) {
+        (Some(why), _) => Check::failed("perplexity", line, why),
+        (None, Some(_)) => Check::passed("perplexity", line),
+        (None, None) => Check::reported("perplexity", line),
+    };
+    figures(check)
+        .figure("reference_perplexity", other.value)
+        .figure("reference_standard_error", other.error)
+        .figure("ratio", ratio)
+        .figure("ratio_standard_error", error)
+        .figure("max_increase", most)
+}
+
+/// Check `embeddings`: one for each text. The least cosine decides.
+pub fn embeddings(texts: &[Vectors], limits: &Limits) -> Check {
+    let cosines = texts.iter().map(Vectors::cosine);
+    // f64::min would pass a NaN over.
+    let least = cosines.clone().fold(f64::INFINITY, |least, x| if x >= least { least } else { x });
+    let least = if texts.is_empty() { f64::NAN } else { least };
+    let mean = cosines.sum::<f64>() / texts.len() as f64;
+    let max_abs = texts.iter().map(Vectors::max_abs).fold(0.0, f64::max);
+    let bounds = [Bound {
+        show: cosine,
+        show_limit: |x| x.to_string(),
+        ..Bound::least("cosine", least, limits.gate.min_cosine)
+    }];
+    let line = format!(
+        "cosine {} at least, {} in the mean of {} texts   max abs {}   {}",
+        cosine(least),
+        cosine(mean),
+        grouped(texts.len() as u64),
+        figure(max_abs),
+        limits_text(limits, &bounds)
+    );
+    judged("embeddings", line, &bounds, Vec::new(), limits)
+        .figure("texts", texts.len())
+        .figure("cosine_min", least)
+        .figure("cosine_mean", mean)
+        .figure("max_abs", max_abs)
+}
+
+/// Check `labels`: of texts or of tokens (`what`), how many of them have the same one, and where the first differs: its
+/// place, the candidate's label, the reference's.
+pub fn labels(
+    what: &'static str,
+    same: u64,
+    of: u64,
+    first: Option<(u64, String, String)>,
+    scores: &Vectors,
+    limits: &Limits,
+) -> Check {
+    let line = format!(
+        "the same for {} of {} {what}   scores: cosine {}, max abs {}   {}",
+        grouped(same),
+        grouped(of),
+        cosine(scores.cosine()),
+        figure(scores.max_abs()),
+        if limits.labels {
+            format!("limit for {}: all", limits.name)
+        } else {
+            format!("no limit for {}", limits.name)
+        }
+    );
+    let check = match (of, same == of) {
+        _ if scores.not_finite() > 0 => {
+            Check::failed("labels", line, format!("{} scores are not finite", grouped(scores.not_finite())))
+        }
+        (0, _) => Check::failed("labels", line, "nothing was compared"),
+        (_, true) => Check::passed("labels", line),
+        (_, false) if limits.labels => {
+            let why = format!("{} of {} {what} have another label", grouped(of - same.min(of)), grouped(of));
+            Check::failed("labels", line, format!("{why} for {}", limits.name))
+        }
+        _ => Check::reported("labels", line),
+    };
+    let check = match &first {
+        Some((at, candidate, reference)) => check.detail(format!(
+            "the first that differs is {}: `{}`, the reference has `{}`",
+            grouped(*at),
+            crate::text::Shown(candidate),
+            crate::text::Shown(reference)
+        )),
+        None => check,
+    };
+    check
+        .figure("same", same)
+        .figure("of", of)
+        .figure("scores_cosine", scores.cosine())
+        .figure("scores_max_abs", scores.max_abs())
+        .figure(
+            "first_difference",
+            first.map(|(at, candidate, reference)| json!({ "place": at, "candidate": candidate, "reference": reference })),
+        )
+}
+
+/// How far two models are apart behind a layer.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Layer {
+    /// The layer, from 0.
+    pub index: usize,
+    /// Hidden states behind it, of all tokens.
+    pub states: Vectors,
+}
+
+/// Check `layers`: how far apart hidden states are behind each layer, and the layer where they first part. That is the first
+/// one behind which they are further apart, relative to their length, than the limits' `hidden`; it fails nothing, since
+/// logits decide, but where states are no numbers. With `each` there is a line for each layer.
+pub fn layers(layers: &[Layer], each: bool, limits: &Limits) -> Check {
+    let first = layers.iter().find(|layer| !(layer.states.relative() <= limits.hidden));
+    let odd = layers.iter().find(|layer| layer.states.not_finite() > 0);
+    let last = layers.last().map_or(f64::NAN, |layer| layer.states.relative());
+    let line = match first {
+        Some(layer) => format!(
+            "first part in layer {}: {} apart, where {} is usual for {}",
+            layer.index,
+            figure(layer.states.relative()),
+            limits.hidden,
+            limits.name
+        ),
+        None => format!(
+            "{} layers, {} apart behind the last, relative to their length",
+            layers.len(),
+            figure(last)
+        ),
+    };
+    let mut check = match odd {
+        Some(layer) => Check::failed(
+            "layers",
+            line,
+            format!(
+                "{} hidden states behind layer {} are not finite",
+                grouped(layer.states.not_finite()),
+                layer.index
+            ),
+        ),
+        None => Check::reported("layers", line),
+    };
+    for layer in layers.iter().filter(|_| each) {
+        check = check.detail(format!(
+            "layer {:>3}  relative {}   cosine {}   max abs {}",
+            layer.index,
+            figure(layer.states.relative()),
+            cosine(layer.states.cosine()),
+            figure(layer.states.max_abs())
+        ));
+    }
+    let figures: Vec<Value> = layers
+        .iter()
+        .map(|layer| {
+            json!({
+                "layer": layer.index,
+                "relative": layer.states.relative(),
+                "cosine": layer.states.cosine(),
+                "max_abs": layer.states.max_abs(),
+            })
+        })
+        .collect();
+    check
+        .figure("first_parting", first.map(|layer| layer.index))
+        .figure("limit", limits.hidden)
+        .figure("layers", figures)
+}

@@ -1,0 +1,160 @@
+//! Products with weights.
+//!
+//! candle multiplies f32 and f16 on the CPU, not bf16. Weights in bf16 are widened as they are used, a tile at a time, the
+//! sum is taken in f32 and rounded once, as torch does it: half the memory of f32, and no more than a tile of it twice.
+
+use candle_core::quantized::QTensor;
+use candle_core::{CustomOp1, DType, Device, Result, Storage, Tensor};
+use half::bf16;
+use rayon::prelude::*;
+
+/// Elements of a tile of widened weights.
+const TILE_ELEMENTS: usize = 4 << 20;
+/// Up to so many rows of input each weight is read once and widened on the fly; beyond, widening it first pays off.
+const FEW_ROWS: usize = 4;
+/// Numbers that are multiplied side by side.
+const LANES: usize = 16;
+
+/// `x · weightᵀ`, `weight` `[out, in]` or `[1, out, in]`, `x` `[.., in]`.
+pub(super) fn plain(weight: &Tensor, x: &Tensor) -> Result<Tensor> {
+    let weight = if weight.rank() == 3 { weight.squeeze(0)? } else { weight.clone() };
+    let (outputs, inputs) = weight.dims2()?;
+    let mut shape = x.dims().to_vec();
+    shape.pop();
+    let rows: usize = shape.iter().product();
+    shape.push(outputs);
+    let x = x.reshape((rows, inputs))?;
+    let product = match (x.device(), x.dtype()) {
+        (Device::Cpu, DType::BF16) => in_bf16(&weight, &x)?,
+        _ => x.matmul(&weight.t()?)?,
+    };
+    product.reshape(shape)
+}
+
+/// `x · matrixᵀ` for a matrix in blocks, in the type of `x`.
+pub(super) fn blocks(matrix: &QTensor, x: &Tensor) -> Result<Tensor> {
+    let by_candle = |x: &Tensor| x.contiguous()?.apply_op1_no_bwd(matrix);
+    // On a GPU its kernels take f32 only.
+    match (matrix.device(), x.dtype()) {
+        (Device::Cpu, _) | (_, DType::F32) => by_candle(x),
+        (_, dtype) => by_candle(&x.to_dtype(DType::F32)?)?.to_dtype(dtype),
+    }
+}
+
+fn in_bf16(weight: &Tensor, x: &Tensor) -> Result<Tensor> {
+    let (rows, inputs) = x.dims2()?;
+    let outputs = weight.dim(0)?;
+    let wide = x.to_dtype(DType::F32)?;
+    if rows <= FEW_ROWS {
+        return wide.contiguous()?.apply_op1_no_bwd(&Few(weight.contiguous()?))?.to_dtype(DType::BF16);
+    }
+    let step = (TILE_ELEMENTS / inputs.max(1)).clamp(1, outputs.max(1));
+    let mut tiles = Vec::with_capacity(outputs.div_ceil(step));
+    for first in (0..outputs).step_by(step) {
+        let count = step.min(outputs - first);
+        let tile = widened(&weight.narrow(0, first, count)?)?;
+        tiles.push(wide.matmul(&tile.t()?)?.to_dtype(DType::BF16)?);
+    }
+    Tensor::cat(&tiles, 1)
+}
+
+/// The numbers of a contiguous bf16 tensor on the CPU.
+fn with_numbers<T>(tensor: &Tensor, work: impl FnOnce(&[bf16]) -> Result<T>) -> Result<T> {
+    let (storage, layout) = tensor.storage_and_layout();
+    let Storage::Cpu(storage) = &*storage else { candle_core::bail!("not on the CPU") };
+    let all = storage.as_slice::<bf16>()?;
+    let range = layout.contiguous_offsets();
+    match range.and_then(|(start, end)| all.get(start..end)) {
+        Some(numbers) => work(numbers),
+        None => candle_core::bail!("not contiguous"),
+    }
+}
+
+fn widened(tile: &Tensor) -> Result<Tensor> {
+    let wide = with_numbers(tile, |numbers| {
+        let mut wide = vec![0.0f32; numbers.len()];
+        let pieces = wide.par_chunks_mut(1 << 16).zip(numbers.par_chunks(1 << 16));
+        pieces.for_each(|(to, from)| to.iter_mut().zip(from).for_each(|(to, from)| *to = from.to_f32()));
+        Ok(wide)
+    })?;
+    Tensor::from_vec(wide, tile.shape(), &Device::Cpu)
+}
+
+/// A few rows times all of a weight: bound by reading the weight.
+struct Few(Tensor);
+
+impl CustomOp1 for Few {
+    fn name(&self) -> &'static str {
+        "linear-bf16"
+    }
+
+    fn cpu_fwd(
+        &self,
+        storage: &candle_core::CpuStorage,
+        layout: &candle_core::Layout,
+    ) -> Result<(candle_core::CpuStorage, candle_core::Shape)> {
+        let (rows, inputs) = layout.shape().dims2()?;
+        let outputs = self.0.dim(0)?;
+        let all = storage.as_slice::<f32>()?;
+        let x = layout.contiguous_offsets().and_then(|(start, end)| all.get(start..end));
+        let Some(x) = x else { candle_core::bail!("not contiguous") };
+        let mut product = vec![0.0f32; rows * outputs];
+        if inputs > 0 && outputs > 0 {
+            with_numbers(&self.0, |weight| {
+                // Columns of the product in turn: each weight is read once for all rows.
+                let mut columns = vec![0.0f32; rows * outputs];
+                let work =
+                    columns.par_chunks_mut(rows.max(1)).zip(weight.par_chunks(inputs)).with_min_len(16);
+                work.for_each(|(column, weight)| {
+                    for (to, x) in column.iter_mut().zip(x.chunks_exact(inputs)) {
+                        *to = dot(weight, x);
+                    }
+                });
+                for (output, column) in columns.chunks_exact(rows.max(1)).enumerate() {
+                    for (row, value) in column.iter().enumerate() {
+                        product[row * outputs + output] = *value;
+                    }
+                }
+                Ok(())
+            })?;
+        }
+        Ok((candle_core::CpuStorage::F32(product), (rows, outputs).into()))
+    }
+}
+
+fn dot(weight: &[bf16], x: &[f32]) -> f32 {
+    let mut sums = [0.0f32; LANES];
+    let (weights, weight_rest) = weight.as_chunks::<LANES>();
+    let (xs, x_rest) = x.as_chunks::<LANES>();
+    for (w, x) in weights.iter().zip(xs) {
+        for lane in 0..LANES {
+            sums[lane] += f32::from_bits(u32::from(w[lane].to_bits()) << 16) * x[lane];
+        }
+    }
+    let rest: f32 = weight_rest.iter().zip(x_rest).map(|(w, x)| w.to_f32() * x).sum();
+    sums.iter().sum::<f32>() + rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bf16_is_f32_rounded_once() {
+        for (rows, outputs, inputs) in [(1, 40, 48), (3, 33, 50), (9, 70, 64), (5, 3, 1)] {
+            let random = |n: usize, m: usize| {
+                Tensor::randn(0f32, 1., (n, m), &Device::Cpu).unwrap().to_dtype(DType::BF16).unwrap()
+            };
+            let (w, x) = (random(outputs, inputs), random(rows, inputs));
+            let wide = |t: &Tensor| t.to_dtype(DType::F32).unwrap();
+            let expected = wide(&x).matmul(&wide(&w).t().unwrap()).unwrap();
+            let found = plain(&w, &x.unsqueeze(0).unwrap()).unwrap();
+            assert_eq!(found.dims(), [1, rows, outputs]);
+            assert_eq!(found.dtype(), DType::BF16);
+            let differ = wide(&found.squeeze(0).unwrap()).sub(&expected).unwrap().abs().unwrap();
+            let worst = differ.max_all().unwrap().to_scalar::<f32>().unwrap();
+            let largest = expected.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+            assert!(worst <= largest / 256.0 + 1e-5, "{rows} {outputs} {inputs}: {worst} of {largest}");
+        }
+    }
+}
