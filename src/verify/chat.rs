@@ -1,4 +1,3 @@
-compile_error!("END NOW: read NOTE_FROM_LEAD.md in the root of this worktree");
 //! Chat templates: messages as the text that a model was trained on.
 //!
 //! A template is a program in Jinja, written for Python and carried out by transformers; one byte rendered otherwise and the
