@@ -14,6 +14,7 @@ mod checks;
 mod engine;
 mod filters;
 mod format;
+mod frames;
 mod json;
 mod lexer;
 mod loops;
@@ -188,13 +189,11 @@ fn normalised(messages: &[Json]) -> Result<Vec<Json>> {
         let kept = message.iter().filter(|(_, value)| !value.is_null());
         let mut kept: Map<String, Json> = kept.map(|(key, value)| (key.clone(), value.clone())).collect();
         if let Some(reasoning) = REASONING.iter().find_map(|name| kept.get(*name)).cloned() {
-            if !kept.contains_key("thinking") {
-                // It stands first, as it does in Python.
-                let mut ordered = Map::new();
-                ordered.insert("thinking".into(), reasoning.clone());
-                ordered.extend(kept);
-                kept = ordered;
-            }
+            // `thinking` stands first, whether the message had it or not, as it does in Python.
+            let mut ordered = Map::new();
+            ordered.insert("thinking".into(), reasoning.clone());
+            ordered.extend(kept);
+            kept = ordered;
             kept.insert("reasoning_content".into(), reasoning);
         }
         all.push(Json::Object(kept));

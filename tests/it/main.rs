@@ -41,6 +41,8 @@ mod values;
 #[cfg(feature = "verify")]
 mod verify_answers;
 #[cfg(feature = "verify")]
+mod verify_chat;
+#[cfg(feature = "verify")]
 mod verify_cli;
 #[cfg(feature = "verify")]
 mod verify_encoder;
@@ -53,7 +55,10 @@ mod verify_memory;
 #[cfg(feature = "verify")]
 mod verify_metrics;
 #[cfg(feature = "verify")]
-mod verify_weights;
 mod verify_stack;
+#[cfg(feature = "verify")]
+mod verify_text;
+#[cfg(feature = "verify")]
+mod verify_weights;
 mod vocab;
 mod weave;

@@ -17,9 +17,14 @@ pub(super) fn apply(engine: &Engine<'_>, name: &str, value: &Value, given: Given
         Ok(value.compare(&other, meter)?.is_some_and(|order| of.contains(&order)))
     };
     let text = || -> Res<_> { engine.text(value) };
-    let whole = || match value {
+    // What is left of a number divided by another, with the sign of that.
+    let rest = |by: i128| match value {
         Value::Undefined(message) => Err(Fault::failed(&**message)),
-        other => other.as_int().ok_or_else(|| Fault::failed(format!("`{name}` needs a whole number"))),
+        Value::Float(n) => Ok((*n).rem_euclid(by.unsigned_abs() as f64)),
+        Value::Bool(_) | Value::Int(_) => {
+            Ok(value.as_int().and_then(|n| n.checked_rem_euclid(by)).unwrap_or(0) as f64)
+        }
+        _ => Err(Fault::failed(format!("`{name}` needs a number, not a {}", value.kind()))),
     };
     match name {
         "eq" | "equalto" | "==" => return value.equals(&other(given)?, meter),
@@ -30,9 +35,9 @@ pub(super) fn apply(engine: &Engine<'_>, name: &str, value: &Value, given: Given
         "ge" | ">=" => return ordered(given, &[Greater, Equal]),
         "in" => return contains(engine, &other(given)?, value),
         "divisibleby" => {
-            return match (whole()?, other(given)?.as_int()) {
-                (_, None | Some(0)) => Err(Fault::failed("`divisibleby` needs a number that is not zero")),
-                (n, Some(by)) => Ok(n.checked_rem(by) == Some(0)),
+            return match other(given)?.as_int() {
+                None | Some(0) => Err(Fault::failed("`divisibleby` needs a number that is not zero")),
+                Some(by) => Ok(rest(by)? == 0.0),
             };
         }
         "sameas" => {
@@ -92,8 +97,8 @@ pub(super) fn apply(engine: &Engine<'_>, name: &str, value: &Value, given: Given
                 | Value::Undefined(_)
         ),
         "escaped" => matches!(value, Value::Markup(_)),
-        "odd" => whole()?.rem_euclid(2) == 1,
-        "even" => whole()?.rem_euclid(2) == 0,
+        "odd" => rest(2)? == 1.0,
+        "even" => rest(2)? == 0.0,
         "lower" | "upper" => {
             let text = text()?;
             let cased = |c: char| c.is_uppercase() || c.is_lowercase();

@@ -13,6 +13,7 @@ mod expressions;
 
 use super::ast::{Body, Filter, For, Kind, MacroBody, Name, Statement, Target};
 use super::filters;
+use super::frames::{self, Hidden};
 use super::loops::Loop;
 use super::time::Moment;
 use super::value::{Dict, Fault, Meter, Res, Value};
@@ -118,6 +119,7 @@ pub(super) struct Engine<'a> {
     now: &'a dyn Fn() -> Moment,
     pub(super) meter: Meter,
     depth: Cell<u32>,
+    hidden: Hidden,
     /// Whether a namespace was read.
     namespace_read: Cell<bool>,
 }
@@ -129,11 +131,16 @@ pub(super) fn render(
     input_bytes: usize,
     now: &dyn Fn() -> Moment,
 ) -> Res<String> {
-    let engine =
-        Engine { now, meter: Meter::new(input_bytes), depth: Cell::new(0), namespace_read: Cell::new(false) };
+    let engine = Engine {
+        now,
+        meter: Meter::new(input_bytes),
+        depth: Cell::new(0),
+        hidden: frames::hidden(body),
+        namespace_read: Cell::new(false),
+    };
     let base = Rc::new(Scope { values: RefCell::new(context.into_iter().collect()), around: None });
     let mut out = String::new();
-    let flow = engine.scoped(&base, |scope| engine.body(body, scope, &mut out))?;
+    let flow = engine.scoped(&base, |scope| engine.opening(body, scope, &mut out))?;
     no_loop(flow)?;
     Ok(out)
 }
@@ -186,6 +193,14 @@ impl Engine<'_> {
         let result = inner(&scope);
         scope.values.borrow_mut().clear();
         result
+    }
+
+    /// A body at whose start its scope begins.
+    fn opening(&self, body: &Body, scope: &Rc<Scope>, out: &mut String) -> Res<Flow> {
+        for name in self.hidden.get(&frames::address(body)).into_iter().flatten() {
+            scope.set(name, Value::undefined(name));
+        }
+        self.body(body, scope, out)
     }
 
     fn body(&self, body: &Body, scope: &Rc<Scope>, out: &mut String) -> Res<Flow> {
@@ -247,7 +262,7 @@ impl Engine<'_> {
                     for (target, value) in evaluated {
                         self.assign(target, value, inner)?;
                     }
-                    self.body(body, inner, out)
+                    self.opening(body, inner, out)
                 });
             }
             Kind::Macro(body) => {
@@ -283,7 +298,7 @@ impl Engine<'_> {
     /// The text that a body writes, in a scope of its own.
     fn captured(&self, body: &Body, scope: &Rc<Scope>) -> Res<(String, Flow)> {
         let mut text = String::new();
-        let flow = self.scoped(scope, |inner| self.body(body, inner, &mut text))?;
+        let flow = self.scoped(scope, |inner| self.opening(body, inner, &mut text))?;
         Ok((text, flow))
     }
 
@@ -362,7 +377,7 @@ impl Engine<'_> {
                 self.step()?;
                 inner.set(&name, Value::Loop(state.clone()));
                 self.assign(&node.target, item, inner)?;
-                self.body(&node.body, inner, out)
+                self.opening(&node.body, inner, out)
             })?;
             completed |= flow == Flow::Next;
             if flow == Flow::Break {
@@ -370,7 +385,7 @@ impl Engine<'_> {
             }
         }
         if !completed {
-            return self.scoped(scope, |inner| self.body(&node.otherwise, inner, out));
+            return self.scoped(scope, |inner| self.opening(&node.otherwise, inner, out));
         }
         Ok(Flow::Next)
     }

@@ -213,13 +213,13 @@ fn truncate(engine: &Engine<'_>, value: Value, given: Given) -> Res<Value> {
     if length < end_length || leeway < 0 {
         return Err(Fault::failed("`truncate` to less than its end"));
     }
+    if value.len().is_some_and(|count| count as i128 <= length.saturating_add(leeway)) {
+        return Ok(value);
+    }
     let Value::Text(text) = &value else {
         return Err(Fault::failed(format!("`truncate` needs a text, not a {}", value.kind())));
     };
     engine.bytes(text.len().saturating_add(end.len()))?;
-    if text.chars().count() as i128 <= length.saturating_add(leeway) {
-        return Ok(value);
-    }
     let cut: String = text.chars().take(usize::try_from(length - end_length).unwrap_or(0)).collect();
     let kept = match kill.is_some_and(|kill| kill.truth()) {
         true => &*cut,

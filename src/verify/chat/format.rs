@@ -63,7 +63,8 @@ pub(super) fn percent(engine: &Engine<'_>, text: &str, values: &Value) -> Res<St
         out.push_str(&text);
     }
     // Python lets what has items by key stay unused.
-    let keyed = by_name || matches!(values, Value::Dict(_) | Value::List(_) | Value::Range(..));
+    let keyed =
+        by_name || matches!(values, Value::Dict(_) | Value::List(_) | Value::Range(..) | Value::Undefined(_));
     if next.next().is_some() && !keyed {
         return Err(Fault::failed("a format has fewer holes than values"));
     }
@@ -149,7 +150,7 @@ impl Field {
 /// `text.format(…)`, with holes by number, by name or in order, and nothing said of their form.
 pub(super) fn braces(engine: &Engine<'_>, text: &str, given: Given) -> Res<Value> {
     let mut out = String::new();
-    let mut in_order = 0;
+    let (mut in_order, mut by_number) = (0, false);
     let mut rest = text;
     while let Some(at) = rest.find(['{', '}']) {
         let (before, from) = rest.split_at(at);
@@ -166,12 +167,16 @@ pub(super) fn braces(engine: &Engine<'_>, text: &str, given: Given) -> Res<Value
             in_order += 1;
             given.positional.get(in_order - 1)
         } else if let Ok(at) = hole.parse::<usize>() {
+            by_number = true;
             given.positional.get(at)
         } else if hole.chars().all(|c| c == '_' || c.is_alphanumeric()) {
             given.named.iter().find(|(name, _)| **name == *hole).map(|(_, value)| value)
         } else {
             return Err(Fault::refused(format!("the format `{{{hole}}}`")));
         };
+        if by_number && in_order > 0 {
+            return Err(Fault::failed("a format has holes with a number and holes without"));
+        }
         let Some(value) = found else { return Err(Fault::failed(format!("no value for `{{{hole}}}`"))) };
         let text: Rc<str> = engine.text(value)?;
         engine.bytes(text.len())?;

@@ -422,6 +422,7 @@ fn unescape(text: &str) -> Res<String> {
                 }
             }
             'N' => return Err(Fault::refused("an escape by a character's name, `\\N{…}`")),
+            other if !other.is_ascii() => return Err(Fault::refused(format!("the escape `\\{other}`"))),
             other => {
                 out.push('\\');
                 out.push(other);

@@ -362,6 +362,7 @@ impl Parser {
         }
         match targets.pop() {
             Some(only) if !is_tuple => Ok(only),
+            Some(_) if targets.is_empty() => self.fail("a single name and a comma cannot be assigned to"),
             Some(last) => {
                 targets.push(last);
                 Ok(Target::Tuple(targets))
@@ -379,6 +380,9 @@ impl Parser {
         let name = self.name()?;
         if matches!(&*name, "true" | "false" | "none" | "True" | "False" | "None") {
             return self.fail(format!("`{name}` cannot be assigned to"));
+        }
+        if &*name == "loop" {
+            return Err(Fault::refused("`loop` as a name of its own").at(self.line()));
         }
         if with_namespace && self.skip_operator(".") {
             let attribute = self.name()?;

@@ -212,6 +212,7 @@ pub(super) struct Dict {
 /// What makes two keys equal: numbers by their value, whatever their type.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Key {
+    Undefined,
     None,
     Int(i128),
     Float(u64),
@@ -389,6 +390,7 @@ impl Value {
     pub(super) fn key(&self, meter: &Meter) -> Res<Key> {
         meter.work(0)?;
         Ok(match self {
+            Value::Undefined(_) => Key::Undefined,
             Value::None => Key::None,
             Value::Bool(on) => Key::Int((*on).into()),
             Value::Int(n) => Key::Int(*n),

@@ -128,7 +128,7 @@ impl Engine<'_> {
                 let most = body.arguments.len();
                 return Err(Fault::failed(format!("the macro `{name}` takes at most {most} arguments")));
             }
-            self.body(&body.body, scope, &mut out)
+            self.opening(&body.body, scope, &mut out)
         })?;
         no_loop(flow)?;
         Ok(out.into())

@@ -141,13 +141,16 @@ impl Engine<'_> {
         if let Value::Undefined(message) = &value {
             return Err(Fault::failed(&**message));
         }
-        // What Python raises for a bound or a value of another type, Jinja makes an undefined value.
+        if let Value::Markup(_) = value {
+            return Err(Fault::refused("a slice of text that `safe` marked"));
+        }
+        if !are_numbers {
+            // Python raises an error, unless Jinja has found out while it compiled.
+            return Err(Fault::refused("a slice whose bounds are no whole numbers"));
+        }
         let sliced = matches!(value, Value::Text(_) | Value::List(_) | Value::Tuple(_) | Value::Range(..));
-        if !sliced || !are_numbers {
-            if let Value::Markup(_) = value {
-                return Err(Fault::refused("a slice of text that `safe` marked"));
-            }
-            return Ok(Value::Undefined(format!("a {} has no such slice", value.kind()).into()));
+        if !sliced {
+            return Err(Fault::failed(format!("a {} has no such slice", value.kind())));
         }
         let picked = picks(value.len().unwrap_or(0), numbers)?;
         let items = self.items(&value)?;
@@ -224,7 +227,7 @@ pub(in super::super) fn attribute(value: &Value, name: &str) -> Res<Value> {
     }
     match value {
         Value::Dict(dict) => Ok(dict.text(name).cloned().unwrap_or_else(missing)),
-        Value::Macro(_) | Value::Method(..) | Value::Function(_) => {
+        Value::Macro(_) | Value::Function(_) => {
             Err(Fault::refused(format!("the attribute `{name}` of a function")))
         }
         _ => Ok(missing()),

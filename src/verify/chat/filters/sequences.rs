@@ -78,7 +78,8 @@ fn last(engine: &Engine<'_>, name: &str, value: Value, given: Given) -> Res<Valu
     given.none(name)?;
     let found = match &value {
         Value::List(items) | Value::Tuple(items) | Value::View(_, items) => items.last().cloned(),
-        Value::Generator(_) | Value::Undefined(_) => {
+        Value::Undefined(_) => None,
+        Value::Generator(_) => {
             return Err(Fault::failed(format!("a {} cannot be walked through backwards", value.kind())));
         }
         other => engine.items(other)?.pop(),
@@ -163,6 +164,10 @@ fn sorted(engine: &Engine<'_>, mut keyed: Vec<(Vec<Value>, Value)>, descending: 
     let mut fault = None;
     let mut order = |a: &[Value], b: &[Value]| {
         for (a, b) in a.iter().zip(b) {
+            // Python compares lists of keys, of which it orders the first that are not equal.
+            if matches!(a.equals(b, &engine.meter), Ok(true)) {
+                continue;
+            }
             match a.compare(b, &engine.meter) {
                 Ok(Some(Ordering::Equal)) => {}
                 Ok(order) => return order.unwrap_or(Ordering::Equal),
@@ -276,7 +281,7 @@ fn sum(engine: &Engine<'_>, name: &str, value: Value, given: Given) -> Res<Value
 }
 
 fn map(engine: &Engine<'_>, name: &str, value: Value, mut given: Given) -> Res<Value> {
-    let items = engine.items(&value)?;
+    let items = walked(engine, &value)?;
     let by_attribute = given.positional.is_empty();
     let mut out = Vec::with_capacity(items.len());
     if by_attribute {
@@ -312,7 +317,7 @@ fn select(engine: &Engine<'_>, name: &str, value: Value, mut given: Given) -> Re
     let test = (!given.positional.is_empty()).then(|| given.positional.remove(0));
     let wanted = name.starts_with("select");
     let mut kept = Vec::new();
-    for item in engine.items(&value)? {
+    for item in walked(engine, &value)? {
         let tested = match &by {
             Some(by) => get(engine, &item, by)?,
             None => item.clone(),
@@ -330,6 +335,11 @@ fn select(engine: &Engine<'_>, name: &str, value: Value, mut given: Given) -> Re
         }
     }
     Ok(Value::generator(kept))
+}
+
+/// What is in a value; nothing in one that is false, whatever it is.
+fn walked(engine: &Engine<'_>, value: &Value) -> Res<Vec<Value>> {
+    if value.truth() { engine.items(value) } else { Ok(Vec::new()) }
 }
 
 /// A positive count of a filter.
