@@ -7,7 +7,7 @@ Per case of testdata/make/verify.py (each family with a vocabulary, and variants
 computes its logits in float32, and
   forms   for safetensors, .bin and GGUF (both made by `hoist convert`): `hoist verify FORM --reference ANSWER --logits OUT` ends well,
           and OUT, read and compared here by numpy, has a relative error below 1e-5
-  bf16    the same with --dtype bf16: the error's median over positions (of the root mean square) is within 10 % of transformers' own in bf16
+  bf16    the same with --dtype bf16: the error's median over positions (of the root mean square) is within 15 % of transformers' own in bf16
   q8_0    `hoist convert --dtype q8_0` of it passes `hoist verify Q8_0 --against MODEL`
   own     `hoist verify GGUF --against MODEL` passes
 
@@ -95,7 +95,7 @@ def check(case, root):
         # A router's choice may hang on bf16's rounding: the limits by type are not the question here.
         _, median = measured("safetensors", "--dtype", "bf16", "--max-kl", "1000", "--min-top1", "0", "--max-rel", "1000", "--min-cosine", "-1")
         cells["bf16"] = f"{median:.1e} of {facts['bf16_median']:.1e}"
-        if not median <= 1.1 * facts["bf16_median"]:
+        if not median <= 1.15 * facts["bf16_median"]:
             misses.append(f"bf16: median {median:.1e}, transformers' own {facts['bf16_median']:.1e}")
     except (RuntimeError, KeyError) as e:
         misses.append(f"bf16: {e}")
