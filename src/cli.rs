@@ -184,6 +184,11 @@ pub(crate) fn main() -> ExitCode {
 /// Runs `command` and shows what went wrong; a panic is one line and exit code 1.
 fn guarded(command: impl FnOnce() -> Result<()> + std::panic::UnwindSafe) -> u8 {
     std::panic::set_hook(Box::new(|panic| {
+        // A library's panic that is caught and told as an error is none of ours.
+        #[cfg(feature = "verify")]
+        if hoist::verify::text::is_guarded() {
+            return;
+        }
         signals::note_panic();
         let text = panic.to_string().replace('\n', " ");
         say(&format!("error: this is a bug in hoist {}: {text}", env!("CARGO_PKG_VERSION")));

@@ -3,14 +3,21 @@
 //! The same weights, tokenizer and layers as in a measured pass; what differs is only what is done with the last layer's
 //! output. That makes an answer a check of its own: a model that speaks nonsense here is broken whatever a report says.
 
-#[allow(dead_code)]
 mod entities;
+mod prompt;
+mod texts;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::open::Model;
 use crate::run::job::{Control, Job};
+use crate::text::Shown;
+use crate::transform::task::Task;
 use crate::verify::Options;
+use crate::verify::checks::Setting;
+use crate::verify::subject::Subject;
+use crate::verify::text::Tokenizer;
 use std::ops::{ControlFlow, Range};
+use std::time::Instant;
 
 /// What a model is asked.
 #[derive(Debug, Clone, PartialEq)]
@@ -151,6 +158,73 @@ fn work(
     control: &Control,
     on_text: &mut dyn FnMut(&str) -> ControlFlow<()>,
 ) -> Result<Answered> {
-    let _ = (model, question, options, control, on_text);
-    Err(Error::bug("not yet"))
+    let began = Instant::now();
+    let setting = Setting::of(options, control)?;
+    let subject = Subject::of(model)?;
+    // All that can be refused is refused before weights are loaded.
+    suits(question, &subject)?;
+    let tokenizer = Tokenizer::of(&subject)?.ok_or_else(|| {
+        Error::not_found("there is no tokenizer beside the weights, so a text cannot be read")
+            .file(subject.name.clone())
+    })?;
+    let mut notes = subject.notes.clone();
+    let prepared = match question {
+        Question::Prompt(prompt) => {
+            Prepared::Prompt(prompt, prompt::ids(prompt, &subject, &tokenizer, &mut notes)?)
+        }
+        _ => Prepared::Texts(texts::Texts::read(question, &subject, &tokenizer, &mut notes)?),
+    };
+    let weights = setting.weights(&[&subject])?.pop().ok_or_else(|| Error::bug("a model without weights"))?;
+    let load_seconds = began.elapsed().as_secs_f64();
+    let answer = match prepared {
+        Prepared::Prompt(prompt, ids) => {
+            Answer::Text(prompt::said(prompt, &ids, &subject, &weights, &tokenizer, control, on_text)?)
+        }
+        Prepared::Texts(texts) => texts.answer(&subject, &weights, control)?,
+    };
+    Ok(Answered {
+        answer,
+        model: subject.name.clone(),
+        family: subject.family.name(),
+        load_seconds,
+        seconds: began.elapsed().as_secs_f64(),
+        notes,
+    })
+}
+
+/// A question as tokens.
+enum Prepared<'q> {
+    Prompt(&'q Prompt, Vec<u32>),
+    Texts(texts::Texts<'q>),
+}
+
+/// Whether the model is for what is asked of it.
+fn suits(question: &Question, subject: &Subject) -> Result<()> {
+    let (asked, suits) = match (question, &subject.task) {
+        (Question::Prompt(_), task) => ("goes on with a text", *task == Task::Causal),
+        (Question::Embed(_), task) => ("makes one vector of a text", matches!(task, Task::Embedding(_))),
+        (Question::Pairs(_), task) => ("scores pairs of texts", matches!(task, Task::Sequence(_))),
+        (Question::Classify(_), task) => ("tells texts apart", matches!(task, Task::Sequence(_))),
+        (Question::Entities(_), task) => ("tells tokens apart", matches!(task, Task::Token(_))),
+    };
+    if suits {
+        return Ok(());
+    }
+    let (is, hint) = match &subject.task {
+        Task::Causal => ("predicts the next token", "--prompt asks for that"),
+        Task::Embedding(_) => ("makes one vector of a text", "--embed asks for that"),
+        Task::Hidden => (
+            "gives hidden states and says nothing of what they are for",
+            "sentence-transformers' modules.json, or a GGUF's `pooling_type`, says how they become one vector",
+        ),
+        Task::Sequence(_) => ("tells texts apart", "--classify or --pair asks for that"),
+        Task::Token(_) => ("tells tokens apart", "--ner asks for that"),
+    };
+    let message = format!("nothing in `{}` {asked}: by its files it {is}", Shown(&subject.name));
+    Err(Error::usage(message).hint(hint))
+}
+
+/// An error where the job was cancelled.
+fn check(control: &Control) -> Result<()> {
+    if control.is_stopped() { Err(Error::new(ErrorKind::Signal(2), "cancelled")) } else { Ok(()) }
 }

@@ -83,6 +83,9 @@ impl Decoder<'_> {
 
     /// Rows `[n, hidden]` of the embedding, each distinct one brought once.
     fn rows_of_tokens(&self, ids: &[u32]) -> Result<Tensor> {
+        if ids.is_empty() {
+            return Err(Error::bad_input("there are no tokens"));
+        }
         let (vocabulary, width) = self.matrix(EMBEDDING)?;
         if let Some(&id) = ids.iter().find(|&&id| u64::from(id) >= vocabulary) {
             return Err(Error::bad_input(format!("token {id} is outside a vocabulary of {vocabulary}")));

@@ -212,7 +212,9 @@ fn add(to: &mut Vec<(Scheme, u64)>, scheme: Scheme, elements: u64) {
 
 /// The scheme with most elements. Of equals a fixed one, so that the order of a map does not decide.
 fn largest(of: &[(Scheme, u64)]) -> Option<Scheme> {
-    of.iter().max_by_key(|(scheme, elements)| (*elements, scheme.name, scheme.group)).map(|(scheme, _)| *scheme)
+    of.iter()
+        .max_by_key(|(scheme, elements)| (*elements, scheme.name, scheme.group))
+        .map(|(scheme, _)| *scheme)
 }
 
 /// The limits of a comparison.

@@ -56,6 +56,13 @@ struct Part<'a> {
     tensors: &'a Tensors,
 }
 
+/// Queries `[b · kv, n · group, key_dim]`, keys `[b · kv, n, key_dim]` and values `[b · kv, n, value_dim]` of a pass.
+struct Projected {
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+}
+
 /// What layer `index` makes of the stream `x` `[b, n, hidden]`. With a cache, `x` are the tokens behind those that it
 /// holds, and is added to it.
 ///

@@ -237,6 +237,10 @@ mod tests {
         ] {
             assert_eq!(cut(&ids, default, context, None).unwrap().recipe, recipe);
         }
+        for (context, length) in [(None, 512), (Some(64), 64), (Some(4096), 512)] {
+            let cut = cut(&ids, Scoring::LlamaCpp { context: None }, context, None).unwrap();
+            assert_eq!(cut.windows[0].ids.len(), length);
+        }
         for (count, scoring, context, said) in [
             (1, windows(4, 2), None, "the text has 1 tokens"),
             (0, windows(4, 2), None, "the text has 0 tokens"),

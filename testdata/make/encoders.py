@@ -124,6 +124,8 @@ def table():
         "sentence-roberta": dict(cls=t.RobertaModel, args=dict(BERT, type_vocab_size=1), files=sentence(flags("max_tokens"), normalise=False)),
         "sentence-modernbert": dict(cls=t.ModernBertModel, args=MODERN, files=sentence(flags("mean_sqrt_len_tokens"), normalise=False)),
         "sentence-qwen3": dict(cls=t.Qwen3Model, args=dict(DECODER, head_dim=8), files=sentence(flags("lasttoken"))),
+        "gpt2-tokens": dict(cls=t.GPT2ForTokenClassification, args=dict(vocab_size=512, n_embd=32, n_layer=2, n_head=4, n_positions=40, pad_token_id=0,
+                                                                        bos_token_id=1, eos_token_id=2, **five)),
         "llama-sequence": dict(cls=t.LlamaForSequenceClassification, args=dict(DECODER, **three)),
     }
 

@@ -70,6 +70,7 @@ CASES = {
     # families with the numbers of published models, fewer and narrower layers
     "Mistral 7B v0.1": config("mistral", "MistralForCausalLM", 512, 3, 4, 1, sliding_window=4096, rope_theta=10000.0),
     "Mistral, said nothing": config("mistral", "MistralForCausalLM", 512, 1, 16, 8),
+    "Qwen2, no groups": config("qwen2", "Qwen2ForCausalLM", 512, 1, 4, None),
     "Mixtral 8x7B": config("mixtral", "MixtralForCausalLM", 512, 1, 4, 1, num_local_experts=8, num_experts_per_tok=2,
                            sliding_window=None, rope_theta=1000000.0, rms_norm_eps=1e-05),
     "Qwen2 with a window": config("qwen2", "Qwen2ForCausalLM", 512, 4, 4, 1, use_sliding_window=True, sliding_window=1024,
@@ -106,6 +107,9 @@ CASES = {
                         max_position_embeddings=65536, rope_scaling={"attention_factor": 1.2079441541679836,
                         "beta_fast": 32.0, "beta_slow": 1.0, "factor": 8.0, "original_max_position_embeddings": 8192,
                         "rope_type": "yarn"}),
+    "OLMo 3, by types": config("olmo3", "Olmo3ForCausalLM", 512, 4, 4, 4, sliding_window=128, rope_parameters={
+        "full_attention": {"rope_type": "yarn", "rope_theta": 500000.0, "factor": 8.0, "original_max_position_embeddings": 8192},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}}),
     "Granite 3.1": config("granite", "GraniteForCausalLM", 512, 2, 4, 2, attention_multiplier=0.015625,
                           embedding_multiplier=12.0, residual_multiplier=0.22, logits_scaling=8.0, rope_theta=5000000.0,
                           tie_word_embeddings=True),
@@ -133,7 +137,7 @@ CASES = {
     "Llama 4 Scout": {"architectures": ["Llama4ForConditionalGeneration"], "model_type": "llama4", "text_config": {
         **config("llama4_text", "Llama4ForCausalLM", 512, 8, 4, 2), "head_dim": 128, "intermediate_size_mlp": 1024,
         "num_local_experts": 4, "interleave_moe_layer_step": 2, "rope_theta": 500000.0, "rope_scaling": {"factor": 16.0,
-        "high_freq_factor": 1.0001, "low_freq_factor": 1.0, "original_max_position_embeddings": 8192, "rope_type": "llama3"}}},
+        "high_freq_factor": 1.0, "low_freq_factor": 1.0, "original_max_position_embeddings": 8192, "rope_type": "llama3"}}},
     "Llama 4, not tuned": {**config("llama4_text", "Llama4ForCausalLM", 512, 4, 4, 2), "head_dim": 128, "use_qk_norm": False,
                            "attn_temperature_tuning": False, "num_local_experts": 2, "moe_layers": [2],
                            "intermediate_size_mlp": 1024, "no_rope_layers": [1, 0, 0, 1]},
@@ -204,7 +208,8 @@ def facts(conf):
     with torch.device("meta"):
         model = cls._from_config(text, attn_implementation="eager")
     inner, layers = body(model)
-    out = {"hidden": text.hidden_size, "layers": []}
+    out = {"hidden": text.hidden_size, "kv_heads": getattr(text, "num_key_value_heads", text.num_attention_heads),
+           "layers": []}
     rotary = getattr(inner, "rotary_emb", None)
     if rotary is not None:
         rotary = type(rotary)(text)

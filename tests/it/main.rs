@@ -39,6 +39,8 @@ mod torch;
 mod translate;
 mod values;
 #[cfg(feature = "verify")]
+mod verify_answers;
+#[cfg(feature = "verify")]
 mod verify_cli;
 #[cfg(feature = "verify")]
 mod verify_encoder;

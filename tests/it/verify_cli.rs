@@ -94,7 +94,7 @@ fn refusals() {
         (&[model, "--embed", "x", "--against", model], &[], 2, "cannot be used with"),
         (&[model, "--dtype", "q8_0"], &[], 2, "possible values: f32, bf16, f16"),
         (&[model, "--device", "gpu"], &[], 2, "gpu"),
-        (&[model, "--memory", "1"], &[], 8, ""),
+        (&[model, "--memory", "1MB"], &[], 2, "of memory at least"),
         // A decoder is not for these.
         (&[model, "--embed", "x"], &[], 2, ""),
         (&[model, "--classify", "x"], &[], 2, ""),

@@ -239,7 +239,7 @@ impl<'a> ModelConfig<'a> {
         match unread.next() {
             None => Ok(()),
             Some((key, value)) => Err(Error::unsupported(format!(
-                "`{}` is {} and is not known for `{}`: a model converted without it would compute something else",
+                "`{}` is {} and is not known for `{}`: without it a model computes something else",
                 Shown(&key),
                 shown(value),
                 Shown(self.model_type)

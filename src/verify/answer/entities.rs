@@ -80,17 +80,32 @@ mod tests {
         };
         // The likeliest class of each token, and its characters.
         let rows: &[(&str, &[(&str, Option<Range<usize>>)], &[(&str, Range<usize>, &str)])] = &[
-            ("Ada Lovelace in Zürich", &[
-                ("O", None), ("B-PER", Some(0..3)), ("I-PER", Some(4..8)), ("I-PER", Some(8..12)),
-                ("O", Some(13..15)), ("B-LOC", Some(16..22)), ("B-LOC", None),
-            ], &[("PER", 0..12, "Ada Lovelace"), ("LOC", 16..22, "Zürich")]),
+            (
+                "Ada Lovelace in Zürich",
+                &[
+                    ("O", None),
+                    ("B-PER", Some(0..3)),
+                    ("I-PER", Some(4..8)),
+                    ("I-PER", Some(8..12)),
+                    ("O", Some(13..15)),
+                    ("B-LOC", Some(16..22)),
+                    ("B-LOC", None),
+                ],
+                &[("PER", 0..12, "Ada Lovelace"), ("LOC", 16..22, "Zürich")],
+            ),
             // A second beginning is a second thing; an inside without a beginning is one too.
-            ("Ann Bob Rome", &[("B-PER", Some(0..3)), ("B-PER", Some(4..7)), ("I-LOC", Some(8..12))],
-                &[("PER", 0..3, "Ann"), ("PER", 4..7, "Bob"), ("LOC", 8..12, "Rome")]),
+            (
+                "Ann Bob Rome",
+                &[("B-PER", Some(0..3)), ("B-PER", Some(4..7)), ("I-LOC", Some(8..12))],
+                &[("PER", 0..3, "Ann"), ("PER", 4..7, "Bob"), ("LOC", 8..12, "Rome")],
+            ),
             // Without prefixes, neighbours of one kind are one; what stands for no text is passed over.
             ("a b", &[("MISC", Some(0..1)), ("O", None), ("MISC", Some(2..3))], &[("MISC", 0..3, "a b")]),
-            ("a b c", &[("MISC", Some(0..1)), ("O", Some(2..3)), ("MISC", Some(4..5))],
-                &[("MISC", 0..1, "a"), ("MISC", 4..5, "c")]),
+            (
+                "a b c",
+                &[("MISC", Some(0..1)), ("O", Some(2..3)), ("MISC", Some(4..5))],
+                &[("MISC", 0..1, "a"), ("MISC", 4..5, "c")],
+            ),
             ("", &[], &[]),
         ];
         for (text, tokens, expected) in rows {

@@ -12,6 +12,8 @@ use rayon::prelude::*;
 const TILE_ELEMENTS: usize = 4 << 20;
 /// Up to so many rows of input each weight is read once and widened on the fly; beyond, widening it first pays off.
 const FEW_ROWS: usize = 4;
+/// Elements of a weight that are worth another thread for one row of input.
+const PIECE_ELEMENTS: usize = 1 << 18;
 /// Numbers that are multiplied side by side.
 const LANES: usize = 16;
 
@@ -26,6 +28,7 @@ pub(super) fn plain(weight: &Tensor, x: &Tensor) -> Result<Tensor> {
     let x = x.reshape((rows, inputs))?;
     let product = match (x.device(), x.dtype()) {
         (Device::Cpu, DType::BF16) => in_bf16(&weight, &x)?,
+        (Device::Cpu, _) if rows == 1 => one_row(&weight, &x)?,
         _ => x.matmul(&weight.t()?)?,
     };
     product.reshape(shape)
@@ -39,6 +42,21 @@ pub(super) fn blocks(matrix: &QTensor, x: &Tensor) -> Result<Tensor> {
         (Device::Cpu, _) | (_, DType::F32) => by_candle(x),
         (_, dtype) => by_candle(&x.to_dtype(DType::F32)?)?.to_dtype(dtype),
     }
+}
+
+/// One row, as when text is generated: bound by reading the weight. The library's product of a matrix with a vector runs on
+/// one thread, and one thread does not fill the memory's bandwidth; so each takes a piece of the weight's rows.
+fn one_row(weight: &Tensor, x: &Tensor) -> Result<Tensor> {
+    let (outputs, inputs) = weight.dims2()?;
+    let pieces = (outputs.saturating_mul(inputs) / PIECE_ELEMENTS).min(rayon::current_num_threads());
+    if pieces < 2 {
+        return x.matmul(&weight.t()?);
+    }
+    let step = outputs.div_ceil(pieces);
+    let starts: Vec<usize> = (0..outputs).step_by(step).collect();
+    let piece = |&from: &usize| x.matmul(&weight.narrow(0, from, step.min(outputs - from))?.t()?);
+    let parts: Vec<Tensor> = starts.par_iter().map(piece).collect::<Result<_>>()?;
+    Tensor::cat(&parts, 1)
 }
 
 fn in_bf16(weight: &Tensor, x: &Tensor) -> Result<Tensor> {
@@ -138,6 +156,22 @@ fn dot(weight: &[bf16], x: &[f32]) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_row_in_pieces() {
+        for (outputs, inputs) in [(1, 8), (40, 48), (2049, 257), (3001, 512)] {
+            let weight = Tensor::randn(0f32, 1., (outputs, inputs), &Device::Cpu).unwrap();
+            let x = Tensor::randn(0f32, 1., (2, inputs), &Device::Cpu).unwrap();
+            // Two rows go another way.
+            let expected = plain(&weight, &x).unwrap().to_vec2::<f32>().unwrap();
+            let found = plain(&weight, &x.narrow(0, 0, 1).unwrap()).unwrap().to_vec2::<f32>().unwrap();
+            assert_eq!(found[0].len(), outputs);
+            assert!(
+                found[0].iter().zip(&expected[0]).all(|(a, b)| (a - b).abs() < 1e-3),
+                "{outputs} {inputs}"
+            );
+        }
+    }
 
     #[test]
     fn bf16_is_f32_rounded_once() {

@@ -247,10 +247,11 @@ const LLAMA4: &[Row] = &[
 ];
 
 /// What most families are: the rest is said where it differs.
-/// A classifier on the last token.
+/// A classifier on the last token, or on each; GPT-2 calls the second one otherwise.
 #[rustfmt::skip]
 const SCORE: &[Row] = &[
     Row { need: Need::Some, ends: Ends::MayBias, ..r("cls.output", "score", Same, &[Any, Hidden]) },
+    Row { need: Need::Some, ends: Ends::MayBias, way: Way::In, ..r("cls.output", "classifier", Same, &[Any, Hidden]) },
 ];
 
 const LLAMA: Family = Family {

@@ -61,12 +61,17 @@ impl Sizes {
             find(keys)?.ok_or_else(|| missing(&format!("config.json has no `{}`", keys[0])))
         };
         let heads = need(&["num_attention_heads", "n_head", "n_heads"])?;
+        // Written as null, there are as many as query heads, whatever the class has where nothing is written.
+        let null_kv = places(config).find_map(|p| p.get("num_key_value_heads")).is_some_and(Value::is_null);
         let sizes = Sizes {
             layers: need(&["num_hidden_layers", "n_layer", "n_layers", "num_layers"])?,
             mtp_layers: find(&["num_nextn_predict_layers"])?.unwrap_or(0),
             hidden: need(&["hidden_size", "n_embd", "d_model", "dim"])?,
             heads,
-            kv_heads: find(&["num_key_value_heads", "num_kv_heads"])?.unwrap_or(heads),
+            kv_heads: match find(&["num_key_value_heads", "num_kv_heads"])? {
+                Some(kv) if !null_kv => kv,
+                _ => heads,
+            },
             head_dim: find(&["head_dim"])?.unwrap_or(0),
             experts: find(&["num_local_experts", "num_experts", "n_routed_experts"])?,
             kv_lora_rank: find(&["kv_lora_rank"])?,

@@ -238,16 +238,17 @@ fn llama3(case: &Case<'_>) -> Result<Made> {
     let factor = case.positive("factor")?;
     let (low, high) = (case.positive("low_freq_factor")?, case.positive("high_freq_factor")?);
     let original = case.original()?;
-    if high <= low {
+    if high < low {
         return Err(bad(format!(
-            "`high_freq_factor` is `{high}`, where more than `low_freq_factor` ({low}) is needed"
+            "`high_freq_factor` is `{high}`, where `low_freq_factor` ({low}) or more is needed"
         )));
     }
     let (low_wave, high_wave) = ((original / low) as f32, (original / high) as f32);
     let (span, low, factor, original) = ((high - low) as f32, low as f32, factor as f32, original as f32);
     let scaled = |frequency: f32| {
         let wave = 1.0 / frequency * TAU as f32;
-        if wave < high_wave {
+        // Both bounds are one in some models, and then nothing is between.
+        if wave < high_wave || wave == high_wave && span == 0.0 {
             frequency
         } else if wave > low_wave {
             frequency / factor

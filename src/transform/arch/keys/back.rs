@@ -326,7 +326,7 @@ fn unread(back: &Back<'_>) -> Result<Vec<String>> {
         }
         if suffix.starts_with("rope.") {
             return Err(Error::unsupported(format!(
-                "the key `{}` is not known here: a model converted without it would compute something else",
+                "the key `{}` is not known here: without it a model computes something else",
                 Shown(key)
             )));
         }

@@ -85,12 +85,12 @@ impl Llama3 {
     fn factors(&self, head_dim: u64) -> Result<Vec<f32>> {
         let Llama3 { theta, factor, low, high, context } = *self;
         let sound =
-            [theta, factor, low, high, context].iter().all(|x| x.is_finite() && *x > 0.0) && high > low;
+            [theta, factor, low, high, context].iter().all(|x| x.is_finite() && *x > 0.0) && high >= low;
         if !sound {
             return Err(Error::bad_input(format!(
                 "rotary parameters (`rope_theta` {theta}, `factor` {factor}, `low_freq_factor` {low}, \
                  `high_freq_factor` {high}, `original_max_position_embeddings` {context}) make no scaling: all must be \
-                 above zero and the high factor above the low one"
+                 above zero and the high factor not below the low one"
             )));
         }
         if head_dim > HEAD_DIM_MAX {
@@ -103,7 +103,8 @@ impl Llama3 {
             let power = f64::from(theta as f32).powf(f64::from(exponent)) as f32;
             let frequency = 1.0 / power;
             let wave = (1.0 / frequency) * std::f64::consts::TAU as f32;
-            if wave < high_wave {
+            // Both bounds are one in some models (Llama 4), and then nothing is between.
+            if wave < high_wave || wave == high_wave && high == low {
                 1.0
             } else if wave > low_wave {
                 factor as f32
