@@ -553,9 +553,9 @@ fn random(state: &mut u64, below: u64) -> u64 {
     (*state >> 33) % below
 }
 
-/// Which flipped bits of the trained model a forward pass sees, and that `diff` sees all.
+/// Which flipped bits of the trained model a forward pass sees, bit by bit, and that `diff` sees all.
 #[test]
-#[ignore = "takes minutes: it measures the table at the head of this file"]
+#[ignore = "takes minutes: it prints a table, bit by bit"]
 fn which_bit_flips_are_seen() {
     const EACH: usize = 12;
     let (original, copy) = (Copy::of(R), Copy::of(R));
