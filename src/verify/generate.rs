@@ -55,11 +55,14 @@ pub struct Generation {
     pub stopped_by: StoppedBy,
 }
 
+/// The logits behind the last of some ids, which stand at a position and behind; what stands before was given already.
+pub type Logits<'a> = dyn FnMut(&[u32], usize) -> Result<Vec<f32>> + 'a;
+
 /// What goes on with a text.
 #[allow(missing_debug_implementations)]
 pub struct Next<'a> {
-    /// The logits behind the last of `ids`, which stand at `position` and behind; what stands before was given already.
-    pub logits: &'a mut dyn FnMut(&[u32], usize) -> Result<Vec<f32>>,
+    /// Gives the next token's logits.
+    pub logits: &'a mut Logits<'a>,
     /// The most tokens that the model takes, prompt included.
     pub context: usize,
 }

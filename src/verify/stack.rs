@@ -16,7 +16,7 @@ mod scores;
 pub use cache::LayerCache;
 
 use crate::error::{Error, Result};
-use crate::transform::arch::forward::{Attention, Forward, Layer, Norm, Rope};
+use crate::transform::arch::forward::{Attention, Forward, Layer, Mlp, Norm, Rope};
 use crate::verify::candle;
 use crate::verify::kernels;
 use crate::verify::weights::{Tensors, Weight, Weights};
@@ -93,14 +93,22 @@ pub fn layer(
             Some(_) => part.norm(norms.mlp_in, norm, x)?,
             None => read,
         };
-        let mlp = part.norm(norms.mlp_out, norm, &mlp::mlp(&part, &facts.mlp, &read)?)?;
+        let mlp = part.norm(norms.mlp_out, norm, &feed_forward(&part, &facts.mlp, &read)?)?;
         let both = add(mlp, 1.0, &attention)?;
         return part.norm(norms.mlp_sum, norm, &add(both, *residual_scale, x)?);
     }
     let x = part.norm(norms.attention_sum, norm, &add(attention, *residual_scale, x)?)?;
     let read = part.norm(norms.mlp_in, norm, &x)?;
-    let mlp = part.norm(norms.mlp_out, norm, &mlp::mlp(&part, &facts.mlp, &read)?)?;
+    let mlp = part.norm(norms.mlp_out, norm, &feed_forward(&part, &facts.mlp, &read)?)?;
     part.norm(norms.mlp_sum, norm, &add(mlp, *residual_scale, &x)?)
+}
+
+/// What the layer's feed-forward part gives for `x` `[b, n, hidden]`.
+fn feed_forward(part: &Part<'_>, of: &Mlp, x: &Tensor) -> Result<Tensor> {
+    match of {
+        Mlp::Dense { gate, activation } => mlp::dense(part, "", *gate, *activation, x),
+        Mlp::Experts(e) => experts::experts(part, e, x),
+    }
 }
 
 /// `x` `[.., width]` normed by `{name}.weight` and, where there is one, `{name}.bias` of a stage.
