@@ -35,7 +35,6 @@ pub mod sample;
 pub mod stack;
 pub mod subject;
 pub mod text;
-mod vectors;
 pub mod weights;
 pub mod windows;
 
