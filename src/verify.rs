@@ -20,8 +20,8 @@
 pub mod answer;
 pub mod audit;
 mod causal;
-mod checks;
 pub mod chat;
+mod checks;
 pub mod decoder;
 pub mod device;
 pub mod encoder;

@@ -1,38 +1,49 @@
 //! Chat templates: messages as the text that a model was trained on.
 //!
 //! A template is a program in Jinja, written for Python and carried out by transformers; one byte rendered otherwise and the
-//! model sees what it was never trained on. So the engine is written for that one purpose: it computes with Python's
-//! values, knows the tags, filters, tests and methods that templates use, each as Python carries it out, and refuses
-//! every other by name. A general engine cannot serve: its operators are those of its own language, and no option changes
-//! them. Nor does one bound memory, and templates come from strangers: `{% set x = x ~ x %}` in a loop fills any machine.
-//! Here each step and each byte is counted.
+//! model sees what it was never trained on. minijinja parses it and carries out what the language is made of: scopes,
+//! loops, macros, whitespace. Between its parser and its code generator the tree is walked (`rewrite`), and every
+//! operation on values becomes a call of ours, for two reasons:
 //!
-//! Reference: Jinja 3.1 (lexer, parser, compiler, filters, sandbox), and `render_jinja_template` of transformers 5.
+//! * Memory. Templates come from strangers, and `{% set x = x ~ x %}` in a loop fills any machine; minijinja's fuel counts
+//!   instructions, not what they make. Ours say beforehand what they are to make (`budget`).
+//! * Types. minijinja's operators are Rust's at heart: any two values have an order, `n.real` is undefined, `1e22` has 23
+//!   digits. Ours take what Python's take and make what those make (`python`, `calls`), or refuse.
+//!
+//! The tree is not part of minijinja's stable interface, so its version is pinned.
+//!
+//! Refused by name although Python renders them, beside what has no place in a chat template (`include`, `import`,
+//! `extends`, `block`, `autoescape`, `do`):
+//!
+//! * filters `attr`, `batch`, `center`, `e`, `format`, `groupby`, `safe` inside of an expression, `slice`, `truncate`,
+//!   `urlize`, `wordcount`, `wordwrap`, `xmlattr`; functions `cycler`, `joiner`, `lipsum`;
+//! * methods `casefold`, `center`, `encode`, `format`, `ljust`, `rjust`, `swapcase`, `zfill` of texts, `%` on texts, and
+//!   letters beyond ASCII in `title` and the `is…` methods;
+//! * iterators (`range`, views of a mapping, what `map` and its like make) as text, by index, in part, inside lists and
+//!   namespaces; a method or an attribute of Python's without a call; tuples, truth values and fractions as keys;
+//! * `//` and `%` of fractions, whole numbers of more than 128 bits, `**` behind a sign;
+//! * `*` and `**` before arguments, `varargs`, `kwargs`, macros' defaults that are computed, several names in `with`,
+//!   `else` of a loop with `break` or `continue`, `break` out of an inner block, a call of what has no name;
+//! * syntax that minijinja does not have: `{% print %}`, tuples without parentheses, texts side by side, a sign `+`.
+//!
+//! Reference: Jinja 3.1 (compiler, filters, tests, sandbox), and `render_jinja_template` of transformers 5.
 
-mod ast;
-mod checks;
+mod budget;
+mod calls;
 mod engine;
-mod filters;
-mod format;
-mod frames;
 mod json;
-mod lexer;
-mod loops;
-mod methods;
-mod operators;
-mod parser;
+mod python;
+mod rewrite;
 mod time;
-mod value;
 
 use crate::checkpoint::{Container, MetaValue};
 use crate::error::{Error, Result};
 use crate::open::Model;
 use crate::text::Shown;
 use crate::transform::vocab;
+use budget::Cause;
 use serde_json::{Map, Value as Json};
-use std::rc::Rc;
 pub use time::Moment;
-use value::Value;
 
 /// The longest template.
 const TEMPLATE_BYTES_MAX: usize = 4 << 20;
@@ -156,14 +167,19 @@ pub fn render(template: &str, chat: &Chat<'_>) -> Result<String> {
     context.insert("tools".into(), listed(chat.tools));
     context.insert("documents".into(), listed(chat.documents));
     context.insert("add_generation_prompt".into(), Json::Bool(chat.add_generation_prompt));
-    let context = Json::Object(context);
-    let input_bytes = template.len().saturating_add(size(&context));
-    let Json::Object(context) = context else { return Err(Error::bug("a map is no map")) };
-    let context =
-        context.iter().map(|(name, value)| (Rc::from(name.as_str()), Value::of_json(value))).collect();
-    let now = || chat.now.unwrap_or_else(Moment::now);
-    let rendered = parser::parse(template).and_then(|body| engine::render(&body, context, input_bytes, &now));
-    rendered.map_err(|fault| fault.into_error())
+    let input_bytes = template.len().saturating_add(context.values().map(size).sum());
+    let now = chat.now.unwrap_or_else(Moment::now);
+    engine::render(template, &context, input_bytes, now).map_err(|fault| {
+        let message = Shown(&fault.message);
+        match fault.cause {
+            Cause::Refused => Error::unsupported(format!("the chat template is not rendered: {message}"))
+                .detail("a template is rendered exactly as its author meant it, or not at all"),
+            Cause::Failed => Error::bad_input(format!("the chat template fails: {message}")),
+            Cause::Raised => {
+                Error::bad_input(format!("the chat template refuses these messages: `{message}`"))
+            }
+        }
+    })
 }
 
 /// Roughly the bytes of a value.
@@ -189,11 +205,13 @@ fn normalised(messages: &[Json]) -> Result<Vec<Json>> {
         let kept = message.iter().filter(|(_, value)| !value.is_null());
         let mut kept: Map<String, Json> = kept.map(|(key, value)| (key.clone(), value.clone())).collect();
         if let Some(reasoning) = REASONING.iter().find_map(|name| kept.get(*name)).cloned() {
-            // `thinking` stands first, whether the message had it or not, as it does in Python.
-            let mut ordered = Map::new();
-            ordered.insert("thinking".into(), reasoning.clone());
-            ordered.extend(kept);
-            kept = ordered;
+            if !kept.contains_key("thinking") {
+                // It stands first, as it does in Python.
+                let mut ordered = Map::new();
+                ordered.insert("thinking".into(), reasoning.clone());
+                ordered.extend(kept);
+                kept = ordered;
+            }
             kept.insert("reasoning_content".into(), reasoning);
         }
         all.push(Json::Object(kept));

@@ -1,405 +1,267 @@
-//! Carries a template out, as Jinja in Python's sandbox would.
+//! minijinja, set up as transformers sets up Jinja.
 //!
-//! A tree walker, since templates are short and what matters is that each operation means what it means in Python, and
-//! that no template can take more than it is given: every step, and every byte of text or list that is made, is
-//! counted against a budget, and so is how deep calls and blocks lie in one another.
-//!
-//! Scopes are those that Jinja's compiler makes: a loop's turn, a macro, `with`, and the bodies of `set`, `filter`,
-//! `call` and `generation` have one of their own; `if` has none. What is set in a scope is gone behind it, which is why
-//! templates have namespaces.
+//! Whitespace is trimmed after blocks and before them, nothing is escaped, nothing is loaded. The operations that
+//! `rewrite` puts into the tree are filters here; so is text that is shown, which the formatter writes and counts.
 
-mod call;
-mod expressions;
-
-use super::ast::{Body, Filter, For, Kind, MacroBody, Name, Statement, Target};
-use super::filters;
-use super::frames::{self, Hidden};
-use super::loops::Loop;
+use super::budget::{Budget, Cause, Mark, a, failed, raised, refused};
+use super::calls::{self, Given};
+use super::python;
+use super::rewrite;
 use super::time::Moment;
-use super::value::{Dict, Fault, Meter, Res, Value};
-pub(super) use expressions::{attribute, item};
-use hashbrown::HashMap;
-use std::cell::{Cell, RefCell};
-use std::rc::Rc;
+use minijinja::machinery::{CodeGenerator, ast::Stmt, eval, make_string_output, parse};
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::{Kwargs, Rest, Serde, ValueKind, ValueOrKwargs};
+use minijinja::{AutoEscape, Environment, Error, ErrorKind, Output, State, Value, functions};
+use serde_json::{Map, Value as Json};
+use std::sync::Arc;
 
-/// The most calls, blocks and expressions one in another; each takes some of the stack.
-const DEPTH_MAX: u32 = 400;
+type Result<T> = std::result::Result<T, Error>;
 
-/// Functions that every template has.
-const FUNCTIONS: &[&str] =
-    &["range", "dict", "namespace", "cycler", "joiner", "raise_exception", "strftime_now", "lipsum"];
+/// Instructions of one rendering.
+const FUEL: u64 = 4_000_000;
+/// Loops, macros and scopes inside one another; a macro counts four.
+const RECURSION_MAX: usize = 200;
+/// The longest `range`, as in Jinja's sandbox.
+const RANGE_MAX: i128 = 100_000;
 
-/// A macro and the scope that it was defined in.
+/// Why there is no text.
 #[derive(Debug)]
-pub(super) struct Macro {
-    pub(super) body: Rc<MacroBody>,
-    scope: Rc<Scope>,
+pub(super) struct Fault {
+    pub(super) cause: Cause,
+    pub(super) message: String,
 }
 
-/// Names and values, and the scope around.
-pub(super) struct Scope {
-    values: RefCell<HashMap<Name, Value>>,
-    around: Option<Rc<Scope>>,
-}
-
-impl std::fmt::Debug for Scope {
-    /// Without the values: a macro in a scope holds the scope.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Scope")
-    }
-}
-
-impl Scope {
-    fn within(around: &Rc<Scope>) -> Rc<Scope> {
-        Rc::new(Scope { values: RefCell::default(), around: Some(around.clone()) })
-    }
-
-    fn set(&self, name: &Name, value: Value) {
-        self.values.borrow_mut().insert(name.clone(), value);
-    }
-
-    fn get(&self, name: &str) -> Option<Value> {
-        let mut scope = Some(self);
-        while let Some(here) = scope {
-            if let Some(value) = here.values.borrow().get(name) {
-                return Some(value.clone());
-            }
-            scope = here.around.as_deref();
-        }
-        None
-    }
-}
-
-/// How a body ended.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Flow {
-    Next,
-    Break,
-    Continue,
-}
-
-/// Arguments of a call, evaluated.
-#[derive(Debug, Default)]
-pub(super) struct Given {
-    pub(super) positional: Vec<Value>,
-    pub(super) named: Vec<(Name, Value)>,
-}
-
-impl Given {
-    /// By name: `names` are those of the parameters of `what` in order.
-    pub(super) fn bind<const N: usize>(self, what: &str, names: [&str; N]) -> Res<[Option<Value>; N]> {
-        let mut bound: [Option<Value>; N] = std::array::from_fn(|_| None);
-        let given = self.positional.len();
-        if given > N {
-            return Err(Fault::failed(format!(
-                "`{what}` takes at most {N} arguments, and was given {given}"
-            )));
-        }
-        for (slot, value) in bound.iter_mut().zip(self.positional) {
-            *slot = Some(value);
-        }
-        for (name, value) in self.named {
-            let slot = names.iter().position(|known| **known == *name).and_then(|at| bound.get_mut(at));
-            match slot {
-                Some(slot @ None) => *slot = Some(value),
-                Some(_) => return Err(Fault::failed(format!("`{what}` was given `{name}` twice"))),
-                None => return Err(Fault::failed(format!("`{what}` has no argument `{name}`"))),
-            }
-        }
-        Ok(bound)
-    }
-
-    /// That there are none.
-    pub(super) fn none(self, what: &str) -> Res<()> {
-        self.bind::<0>(what, []).map(|_| ())
-    }
-}
-
-pub(super) struct Engine<'a> {
-    now: &'a dyn Fn() -> Moment,
-    pub(super) meter: Meter,
-    depth: Cell<u32>,
-    hidden: Hidden,
-    /// Whether a namespace was read.
-    namespace_read: Cell<bool>,
-}
-
-/// Renders a parsed template.
+/// Renders a template.
+///
+/// # Errors
+/// `Refused`: a construct that is not rendered here, or one that asks for too much. `Failed`: no template, or one that
+/// fails on this context. `Raised`: it refuses the context itself.
 pub(super) fn render(
-    body: &Body,
-    context: Vec<(Name, Value)>,
+    template: &str,
+    context: &Map<String, Json>,
     input_bytes: usize,
-    now: &dyn Fn() -> Moment,
-) -> Res<String> {
-    let engine = Engine {
-        now,
-        meter: Meter::new(input_bytes),
-        depth: Cell::new(0),
-        hidden: frames::hidden(body),
-        namespace_read: Cell::new(false),
+    now: Moment,
+) -> std::result::Result<String, Fault> {
+    rendered(template, context, input_bytes, now).map_err(|error| fault(&error))
+}
+
+fn rendered(template: &str, context: &Map<String, Json>, input_bytes: usize, now: Moment) -> Result<String> {
+    let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?;
+    let source = rewrite::prepared(template, &syntax)?;
+    let tree: Stmt<'_> = parse(&source, "template", syntax)?;
+    let budget = Arc::new(Budget::new(input_bytes));
+    let environment = environment(&budget, now);
+    let globals: Vec<&str> = environment.globals().map(|(name, _)| name).collect();
+    let tree = rewrite::rewritten(&tree, &|name| context.contains_key(name) || globals.contains(&name))?;
+    let mut generator = CodeGenerator::new("template", &source);
+    generator.compile_stmt(&tree);
+    let (instructions, blocks) = generator.finish();
+    let mut text = String::new();
+    let context = Value::from(Serde(context));
+    eval(
+        &environment,
+        &instructions,
+        context,
+        &blocks,
+        &mut make_string_output(&mut text),
+        AutoEscape::None,
+    )?;
+    Ok(text)
+}
+
+fn environment<'e>(budget: &Arc<Budget>, now: Moment) -> Environment<'e> {
+    let mut environment = Environment::new();
+    environment.set_fuel(Some(FUEL));
+    environment.set_recursion_limit(RECURSION_MAX);
+    environment.set_auto_escape_callback(|_| AutoEscape::None);
+    for (name, operation) in OPERATIONS {
+        let budget = budget.clone();
+        environment.add_filter(
+            *name,
+            move |state: &mut State<'_, '_>, value: Value, args: Rest<Value>, named: Kwargs| {
+                budget.steps(1)?;
+                operation(&budget, state, &value, Given::of(args.0, &named)?)
+            },
+        );
+    }
+    let counted = budget.clone();
+    environment.set_formatter(move |out: &mut Output<'_>, _: &mut State<'_, '_>, value: &Value| {
+        let text = python::text(&counted, value)?;
+        out.write_str(&text).map_err(Error::from)
+    });
+    environment.remove_global("debug");
+    environment.add_function("raise_exception", |message: Value| -> Result<Value> {
+        Err(raised(message.to_string()))
+    });
+    let counted = budget.clone();
+    environment.add_function("strftime_now", move |format: &str| -> Result<Value> {
+        counted.bytes(format.len().saturating_mul(16))?;
+        now.format(format).map(Value::from).map_err(refused)
+    });
+    let counted = budget.clone();
+    environment.add_function("range", move |bounds: Rest<Value>| range(&counted, &bounds.0));
+    let counted = budget.clone();
+    environment.add_function("namespace", move |of: Rest<Value>, named: Kwargs| -> Result<Value> {
+        if !of.0.is_empty() {
+            return Err(refused("`namespace` of a mapping"));
+        }
+        functions::namespace(Some(ValueOrKwargs::from(Value::from(held(&counted, named)?))))
+    });
+    let counted = budget.clone();
+    environment.add_function("dict", move |of: Rest<Value>, named: Kwargs| -> Result<Value> {
+        let of = match &of.0[..] {
+            [] => None,
+            [map] if map.kind() == ValueKind::Map => Some(map.clone()),
+            _ => return Err(refused("`dict` of what is no mapping")),
+        };
+        if let Some(map) = &of {
+            counted.plain(map)?;
+            counted.entries(map.len().unwrap_or(0))?;
+        }
+        functions::dict(of, held(&counted, named)?)
+    });
+    environment
+}
+
+/// Arguments that a value is to hold.
+fn held(budget: &Budget, named: Kwargs) -> Result<Kwargs> {
+    for name in named.args() {
+        budget.entries(1)?;
+        budget.plain(&named.peek::<Value>(name)?)?;
+    }
+    Ok(named)
+}
+
+/// `range(stop)`, `range(start, stop, step)`
+fn range(budget: &Budget, bounds: &[Value]) -> Result<Value> {
+    let bound =
+        |value: &Value| python::whole(value).ok_or_else(|| failed(format!("`range` with {}", a(value))));
+    let numbers = bounds.iter().map(bound).collect::<Result<Vec<i128>>>()?;
+    let (start, stop, step) = match numbers[..] {
+        [stop] => (0, stop, 1),
+        [start, stop] => (start, stop, 1),
+        [start, stop, step] => (start, stop, step),
+        _ => return Err(failed("`range` takes one to three numbers")),
     };
-    let base = Rc::new(Scope { values: RefCell::new(context.into_iter().collect()), around: None });
-    let mut out = String::new();
-    let flow = engine.scoped(&base, |scope| engine.opening(body, scope, &mut out))?;
-    no_loop(flow)?;
-    Ok(out)
+    if step == 0 {
+        return Err(failed("`range` in steps of 0"));
+    }
+    let far = |n: i128| n.unsigned_abs() > 1 << 62;
+    if far(start) || far(stop) || far(step) {
+        return Err(refused("a `range` of so large numbers"));
+    }
+    let distance = if step > 0 { stop - start } else { start - stop };
+    let count = if distance <= 0 { 0 } else { (distance - 1) / step.abs() + 1 };
+    if count > RANGE_MAX {
+        return Err(failed(format!("a `range` of more than {RANGE_MAX} numbers")));
+    }
+    let count = usize::try_from(count).unwrap_or(0);
+    budget.entries(count)?;
+    let numbers = (0..count).map(|n| python::int(start + step * n as i128)).collect();
+    Ok(calls::view_of(numbers))
 }
 
-/// A body that no loop is around has ended.
-fn no_loop(flow: Flow) -> Res<()> {
-    match flow {
-        Flow::Next => Ok(()),
-        _ => Err(Fault::failed("`break` or `continue` outside a loop")),
-    }
+type Operation = fn(&Budget, &mut State<'_, '_>, &Value, Given) -> Result<Value>;
+
+fn other(args: &Given) -> Result<&Value> {
+    args.positional.first().ok_or_else(|| failed("an operation with nothing"))
 }
 
-impl Engine<'_> {
-    /// Counts a step.
-    pub(super) fn step(&self) -> Res<()> {
-        self.meter.work(0)
-    }
-
-    /// Counts bytes that are about to be made.
-    pub(super) fn bytes(&self, count: usize) -> Res<()> {
-        self.meter.bytes(count)
-    }
-
-    /// Runs one level further in.
-    pub(super) fn deeper<T>(&self, inner: impl FnOnce() -> Res<T>) -> Res<T> {
-        self.depth.set(self.depth.get() + 1);
-        if self.depth.get() > DEPTH_MAX {
-            return Err(Fault::limit(format!("more than {DEPTH_MAX} calls and blocks one in another")));
-        }
-        let result = inner();
-        self.depth.set(self.depth.get() - 1);
-        result
-    }
-
-    /// Python's `str`.
-    pub(super) fn text(&self, value: &Value) -> Res<Rc<str>> {
-        value.text(&self.meter)
-    }
-
-    /// All that is in a value.
-    pub(super) fn items(&self, value: &Value) -> Res<Vec<Value>> {
-        let size = size_of::<Value>() + if value.as_text().is_some() { 24 } else { 0 };
-        self.bytes(value.len().unwrap_or(0).saturating_mul(size))?;
-        value.items().ok_or_else(|| Fault::failed(format!("a {} cannot be walked through", value.kind())))
-    }
-
-    /// Runs in a scope of its own. Behind it nothing can reach its macros, which hold it: without this it would stay.
-    fn scoped<T>(&self, around: &Rc<Scope>, inner: impl FnOnce(&Rc<Scope>) -> Res<T>) -> Res<T> {
-        let scope = Scope::within(around);
-        let result = inner(&scope);
-        scope.values.borrow_mut().clear();
-        result
-    }
-
-    /// A body at whose start its scope begins.
-    fn opening(&self, body: &Body, scope: &Rc<Scope>, out: &mut String) -> Res<Flow> {
-        for name in self.hidden.get(&frames::address(body)).into_iter().flatten() {
-            scope.set(name, Value::undefined(name));
-        }
-        self.body(body, scope, out)
-    }
-
-    fn body(&self, body: &Body, scope: &Rc<Scope>, out: &mut String) -> Res<Flow> {
-        for statement in body {
-            self.step()?;
-            let done = self.deeper(|| self.statement(statement, scope, out));
-            match done.map_err(|fault| fault.at(statement.line))? {
-                Flow::Next => {}
-                other => return Ok(other),
-            }
-        }
-        Ok(Flow::Next)
-    }
-
-    fn write(&self, text: &str, out: &mut String) -> Res<()> {
-        self.bytes(text.len())?;
-        out.push_str(text);
-        Ok(())
-    }
-
-    fn statement(&self, statement: &Statement, scope: &Rc<Scope>, out: &mut String) -> Res<Flow> {
-        match &statement.kind {
-            Kind::Data(text) => self.write(text, out)?,
-            Kind::Print(expr) => {
-                let value = self.eval(expr, scope)?;
-                let text = self.text(&value)?;
-                self.write(&text, out)?;
-            }
-            Kind::If { branches, otherwise } => {
-                for (test, body) in branches {
-                    if self.eval(test, scope)?.truth() {
-                        return self.body(body, scope, out);
-                    }
-                }
-                return self.body(otherwise, scope, out);
-            }
-            Kind::For(node) => {
-                let items = self.eval(&node.items, scope)?;
-                return self.for_loop(node, &items, scope, out, 0);
-            }
-            Kind::Set { target, value } => {
-                let value = self.eval(value, scope)?;
-                self.assign(target, value, scope)?;
-            }
-            Kind::SetBlock { target, filters, body } => {
-                let (text, flow) = self.captured(body, scope)?;
-                if flow != Flow::Next {
-                    return Ok(flow);
-                }
-                let value = self.filtered(text.into(), filters, scope)?;
-                self.assign(target, value, scope)?;
-            }
-            Kind::With { values, body } => {
-                let mut evaluated = Vec::with_capacity(values.len());
-                for (target, expr) in values {
-                    evaluated.push((target, self.eval(expr, scope)?));
-                }
-                return self.scoped(scope, |inner| {
-                    for (target, value) in evaluated {
-                        self.assign(target, value, inner)?;
-                    }
-                    self.opening(body, inner, out)
-                });
-            }
-            Kind::Macro(body) => {
-                let value = Macro { body: body.clone(), scope: scope.clone() };
-                scope.set(&body.name, Value::Macro(Rc::new(value)));
-            }
-            Kind::Call { call, caller } => {
-                let caller = Value::Macro(Rc::new(Macro { body: caller.clone(), scope: scope.clone() }));
-                let value = self.call_with(call, Some(caller), scope)?;
-                let text = self.text(&value)?;
-                self.write(&text, out)?;
-            }
-            Kind::Filtered { filters, body } => {
-                let (text, flow) = self.captured(body, scope)?;
-                if flow != Flow::Next {
-                    return Ok(flow);
-                }
-                let value = self.filtered(text.into(), filters, scope)?;
-                let text = self.text(&value)?;
-                self.write(&text, out)?;
-            }
-            Kind::Generation(body) => {
-                let (text, flow) = self.captured(body, scope)?;
-                no_loop(flow)?;
-                self.write(&text, out)?;
-            }
-            Kind::Break => return Ok(Flow::Break),
-            Kind::Continue => return Ok(Flow::Continue),
-        }
-        Ok(Flow::Next)
-    }
-
-    /// The text that a body writes, in a scope of its own.
-    fn captured(&self, body: &Body, scope: &Rc<Scope>) -> Res<(String, Flow)> {
-        let mut text = String::new();
-        let flow = self.scoped(scope, |inner| self.opening(body, inner, &mut text))?;
-        Ok((text, flow))
-    }
-
-    fn filtered(&self, mut value: Value, filters: &[Filter], scope: &Rc<Scope>) -> Res<Value> {
-        for filter in filters {
-            let given = self.given(&filter.arguments, scope)?;
-            value = filters::apply(self, &filter.name, value, given)?;
-        }
-        Ok(value)
-    }
-
-    fn assign(&self, target: &Target, value: Value, scope: &Rc<Scope>) -> Res<()> {
-        match target {
-            Target::Name(name) => scope.set(name, value),
-            Target::Attribute(name, attribute) => {
-                let Some(Value::Namespace(namespace)) = scope.get(name) else {
-                    return Err(Fault::failed(format!(
-                        "`{name}` is no namespace: its attributes cannot be set"
-                    )));
-                };
-                set_attribute(&mut namespace.borrow_mut(), attribute, value, &self.meter)?;
-            }
-            Target::Tuple(targets) => {
-                let items = self.items(&value)?;
-                if items.len() != targets.len() {
-                    let (found, wanted) = (items.len(), targets.len());
-                    return Err(Fault::failed(format!("{found} values for {wanted} names")));
-                }
-                for (target, item) in targets.iter().zip(items) {
-                    self.assign(target, item, scope)?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Runs a loop over `items`; `depth` is how many loops of the same statement are around.
-    fn for_loop(
-        &self,
-        node: &Rc<For>,
-        items: &Value,
-        scope: &Rc<Scope>,
-        out: &mut String,
-        depth: u32,
-    ) -> Res<Flow> {
-        let mut items = self.items(items)?;
-        if let Some(test) = &node.test {
-            // Python asks when the next item is needed, this asks for all at once: the same, unless the body changes
-            // what the test reads.
-            let before = self.namespace_read.replace(false);
-            let mut kept = Vec::new();
-            for item in items {
-                let take = self.scoped(scope, |inner| {
-                    self.step()?;
-                    self.assign(&node.target, item.clone(), inner)?;
-                    Ok(self.eval(test, inner)?.truth())
-                })?;
-                if take {
-                    kept.push(item);
-                }
-            }
-            if self.namespace_read.get() {
-                return Err(Fault::refused("a loop's `if` that reads a namespace"));
-            }
-            self.namespace_read.set(before);
-            items = kept;
-        }
-        let again = node.recursive.then(|| (node.clone(), scope.clone()));
-        let state = Rc::new(Loop::new(items, depth, again));
-        let name: Name = "loop".into();
-        // As Jinja's code has it, what stands in `else` also follows when each turn was cut short.
-        let mut completed = false;
-        for index in 0..state.count() {
-            let Some(item) = state.step(index) else { break };
-            let flow = self.scoped(scope, |inner| {
-                self.step()?;
-                inner.set(&name, Value::Loop(state.clone()));
-                self.assign(&node.target, item, inner)?;
-                self.opening(&node.body, inner, out)
-            })?;
-            completed |= flow == Flow::Next;
-            if flow == Flow::Break {
-                break;
-            }
-        }
-        if !completed {
-            return self.scoped(scope, |inner| self.opening(&node.otherwise, inner, out));
-        }
-        Ok(Flow::Next)
-    }
+fn ordered(budget: &Budget, value: &Value, args: &Given, of: &[std::cmp::Ordering]) -> Result<Value> {
+    let order = python::order(budget, value, other(args)?)?;
+    Ok(Value::from(order.is_some_and(|order| of.contains(&order))))
 }
 
-/// Sets an attribute of a namespace.
-pub(super) fn set_attribute(namespace: &mut Dict, name: &str, value: Value, meter: &Meter) -> Res<()> {
-    if name.starts_with('_') {
-        return Err(Fault::failed(format!("a namespace cannot hold `{name}`: it begins with an underscore")));
-    }
-    namespace.set(name.into(), value.nested()?, meter)
+/// The name of what is called, and its arguments.
+fn named(args: Given) -> Result<(String, Given)> {
+    let (name, args) = args.split();
+    let name = name.as_ref().and_then(Value::as_str).ok_or_else(|| failed("a call of nothing"))?;
+    Ok((name.to_string(), args))
 }
 
-/// Whether every template has a function of this name.
-fn function(name: &str) -> Option<Value> {
-    FUNCTIONS.iter().find(|known| **known == name).map(|name| Value::Function(name))
+/// What `rewrite` puts in the place of operators, by name. No template can write these names.
+const OPERATIONS: &[(&str, Operation)] = {
+    use std::cmp::Ordering::{Equal, Greater, Less};
+    &[
+        ("@add", |budget, _, x, args| python::arithmetic(budget, "+", x, other(&args)?)),
+        ("@sub", |budget, _, x, args| python::arithmetic(budget, "-", x, other(&args)?)),
+        ("@mul", |budget, _, x, args| python::arithmetic(budget, "*", x, other(&args)?)),
+        ("@div", |budget, _, x, args| python::arithmetic(budget, "/", x, other(&args)?)),
+        ("@floordiv", |budget, _, x, args| python::arithmetic(budget, "//", x, other(&args)?)),
+        ("@rem", |budget, _, x, args| python::arithmetic(budget, "%", x, other(&args)?)),
+        ("@pow", |budget, _, x, args| python::arithmetic(budget, "**", x, other(&args)?)),
+        ("@neg", |_, _, x, _| python::negated(x)),
+        ("@concat", |budget, _, x, args| python::concatenated(budget, x, other(&args)?)),
+        ("@eq", |budget, _, x, args| python::equal(budget, x, other(&args)?).map(Value::from)),
+        ("@ne", |budget, _, x, args| python::equal(budget, x, other(&args)?).map(|is| Value::from(!is))),
+        ("@lt", |budget, _, x, args| ordered(budget, x, &args, &[Less])),
+        ("@le", |budget, _, x, args| ordered(budget, x, &args, &[Less, Equal])),
+        ("@gt", |budget, _, x, args| ordered(budget, x, &args, &[Greater])),
+        ("@ge", |budget, _, x, args| ordered(budget, x, &args, &[Greater, Equal])),
+        ("@in", |budget, _, x, args| python::contains(budget, other(&args)?, x).map(Value::from)),
+        ("@notin", |budget, _, x, args| {
+            python::contains(budget, other(&args)?, x).map(|is| Value::from(!is))
+        }),
+        ("@slice", |budget, _, x, args| match &args.positional[..] {
+            [start, stop, step] => python::sliced(budget, x, [start, stop, step]),
+            _ => Err(failed("a part without bounds")),
+        }),
+        ("@attribute", |_, _, x, args| python::attribute(x, other(&args)?.as_str().unwrap_or_default())),
+        ("@item", |budget, _, x, args| python::item(budget, x, other(&args)?)),
+        ("@iter", |budget, _, x, _| match x.kind() {
+            ValueKind::Seq => Ok(x.clone()),
+            _ => python::items(budget, x).map(python::list),
+        }),
+        ("@plain", |budget, _, x, _| {
+            budget.entries(x.len().filter(|_| x.as_object().is_some()).unwrap_or(0))?;
+            budget.plain(x).map(|()| x.clone())
+        }),
+        ("@key", |_, _, x, _| match x.kind() {
+            ValueKind::String => Ok(x.clone()),
+            ValueKind::Seq | ValueKind::Map => Err(refused(format!("{} as a key", a(x)))),
+            ValueKind::Number if x.is_integer() => Ok(x.clone()),
+            ValueKind::None => Ok(x.clone()),
+            _ => Err(refused(format!("{} as a key", a(x)))),
+        }),
+        ("@filter", |budget, state, x, args| {
+            let (name, args) = named(args)?;
+            calls::filter(budget, state, &name, x, args)
+        }),
+        ("@test", |budget, _, x, args| {
+            let (name, args) = named(args)?;
+            calls::test(budget, &name, x, args).map(Value::from)
+        }),
+        ("@method", |budget, state, x, args| {
+            let (name, args) = named(args)?;
+            calls::method(budget, state, &name, x, args)
+        }),
+    ]
+};
+
+/// What an error of minijinja's means here.
+fn fault(error: &Error) -> Fault {
+    let mut cause = None;
+    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(one) = source {
+        if let Some(Mark(found)) = one.downcast_ref() {
+            cause = Some(*found);
+        }
+        source = one.source();
+    }
+    let detail = error.detail().map_or_else(|| error.kind().to_string(), String::from);
+    let cause = cause.unwrap_or(match error.kind() {
+        ErrorKind::OutOfFuel
+        | ErrorKind::UnknownFunction
+        | ErrorKind::UnknownFilter
+        | ErrorKind::UnknownTest => Cause::Refused,
+        // Its grammar is a part of Jinja's: what it cannot read, Jinja may.
+        ErrorKind::SyntaxError | ErrorKind::BadEscape | ErrorKind::CannotUnpack => Cause::Refused,
+        ErrorKind::InvalidOperation if detail.contains("recursion limit") => Cause::Refused,
+        _ => Cause::Failed,
+    });
+    let message = match (cause, error.line()) {
+        (Cause::Raised, _) | (_, None) => detail,
+        (_, Some(line)) => format!("line {line}: {detail}"),
+    };
+    Fault { cause, message }
 }

@@ -1,10 +1,16 @@
 //! `tojson`: Python's `json.dumps`, keys in their order, nothing escaped that JSON does not need escaped.
 
-use super::engine::{Engine, Given};
-use super::value::{Fault, Res, Value, float_text};
+use super::budget::{Budget, a, failed, is_object, refused};
+use super::calls::Given;
+use super::python::{self, Number, text_of, whole};
+use minijinja::value::ValueKind;
+use minijinja::{Error, Value};
+
+type Result<T> = std::result::Result<T, Error>;
 
 /// How JSON is laid out.
-struct Layout {
+struct Layout<'b> {
+    budget: &'b Budget,
     ascii: bool,
     indent: Option<String>,
     item: String,
@@ -13,123 +19,105 @@ struct Layout {
 }
 
 /// `value | tojson(ensure_ascii, indent, separators, sort_keys)`
-pub(super) fn dumps(engine: &Engine<'_>, value: &Value, given: Given) -> Res<Value> {
+pub(super) fn dumps(budget: &Budget, value: &Value, given: Given) -> Result<String> {
     let [ascii, indent, separators, sorted] =
         given.bind("tojson", ["ensure_ascii", "indent", "separators", "sort_keys"])?;
-    let indent = match indent {
-        None | Some(Value::None) => None,
-        Some(Value::Text(text)) => Some(text.to_string()),
-        Some(other) => match other.as_int().map(|n| usize::try_from(n.max(0))) {
-            Some(Ok(n)) if n <= 1000 => Some(" ".repeat(n)),
-            _ => return Err(Fault::refused("an `indent` of `tojson` that is no small number")),
+    let given = |value: Option<Value>| value.filter(|value| !value.is_none());
+    let indent = match given(indent) {
+        None => None,
+        Some(indent) => match (text_of(&indent), whole(&indent).map(|n| usize::try_from(n.max(0)))) {
+            (Some(text), _) => Some(text.to_string()),
+            (None, Some(Ok(n))) if n <= 1000 => Some(" ".repeat(n)),
+            _ => return Err(refused("an `indent` of `tojson` that is no small number")),
         },
     };
-    let (item, key) = match separators {
-        None | Some(Value::None) => (if indent.is_some() { "," } else { ", " }.to_string(), ": ".to_string()),
-        Some(pair) => match engine.items(&pair)?.as_slice() {
-            [Value::Text(item), Value::Text(key)] => (item.to_string(), key.to_string()),
-            _ => return Err(Fault::failed("`separators` of `tojson` must be two texts")),
+    let (item, key) = match given(separators) {
+        None => (if indent.is_some() { "," } else { ", " }.to_string(), ": ".to_string()),
+        Some(pair) => match python::items(budget, &pair)?.as_slice() {
+            [item, key] => match (text_of(item), text_of(key)) {
+                (Some(item), Some(key)) => (item.to_string(), key.to_string()),
+                _ => return Err(failed("`separators` of `tojson` must be two texts")),
+            },
+            _ => return Err(failed("`separators` of `tojson` must be two texts")),
         },
     };
-    let truth = |value: Option<Value>| value.is_some_and(|value| value.truth());
-    let layout = Layout { ascii: truth(ascii), indent, item, key, sorted: truth(sorted) };
+    let truth = |value: Option<Value>| value.is_some_and(|value| value.is_true());
+    let layout = Layout { budget, ascii: truth(ascii), indent, item, key, sorted: truth(sorted) };
     let mut out = String::new();
-    layout.write(engine, value, 0, &mut out)?;
-    Ok(out.into())
+    layout.write(value, 0, &mut out)?;
+    Ok(out)
 }
 
-impl Layout {
-    fn write(&self, engine: &Engine<'_>, value: &Value, depth: usize, out: &mut String) -> Res<()> {
-        engine.step()?;
-        engine.bytes(8)?;
-        match value {
-            Value::None => out.push_str("null"),
-            Value::Bool(on) => out.push_str(if *on { "true" } else { "false" }),
-            Value::Int(n) => out.push_str(&n.to_string()),
-            Value::Float(n) => out.push_str(&json_float(*n)),
-            Value::Text(text) | Value::Markup(text) => self.text(engine, text, out)?,
-            Value::List(items) | Value::Tuple(items) => {
-                if items.is_empty() {
+impl Layout<'_> {
+    fn write(&self, value: &Value, depth: usize, out: &mut String) -> Result<()> {
+        self.budget.steps(1)?;
+        self.budget.bytes(8)?;
+        match value.kind() {
+            ValueKind::None | ValueKind::Bool | ValueKind::Number => out.push_str(&scalar(value)?),
+            ValueKind::String => self.text(text_of(value).unwrap_or_default(), out)?,
+            ValueKind::Seq => {
+                if value.len() == Some(0) {
                     out.push_str("[]");
                     return Ok(());
                 }
                 out.push('[');
-                for (n, item) in items.iter().enumerate() {
-                    self.separate(engine, n, depth + 1, out)?;
-                    self.write(engine, item, depth + 1, out)?;
+                for (n, item) in value.try_iter()?.enumerate() {
+                    self.separate(n, depth + 1, out)?;
+                    self.write(&item, depth + 1, out)?;
                 }
-                self.close(engine, depth, out)?;
+                self.line(depth, out)?;
                 out.push(']');
             }
-            Value::Dict(dict) => {
-                if dict.entries().is_empty() {
+            ValueKind::Map if !is_object(value) => {
+                if value.len() == Some(0) {
                     out.push_str("{}");
                     return Ok(());
                 }
-                let mut entries: Vec<&(Value, Value)> = dict.entries().iter().collect();
+                let mut keys = python::items(self.budget, value)?;
                 if self.sorted {
-                    engine.bytes(size_of_val(&*entries))?;
-                    let mut fault = None;
-                    entries.sort_by(|a, b| match a.0.compare(&b.0, &engine.meter) {
-                        Ok(order) => order.unwrap_or(std::cmp::Ordering::Equal),
-                        Err(found) => {
-                            fault.get_or_insert(found);
-                            std::cmp::Ordering::Equal
-                        }
-                    });
-                    if let Some(fault) = fault {
-                        return Err(fault);
+                    if keys.iter().any(|key| text_of(key).is_none()) {
+                        return Err(refused("`tojson` sorting keys that are no texts"));
                     }
+                    keys.sort_by(|x, y| text_of(x).cmp(&text_of(y)));
                 }
                 out.push('{');
-                for (n, (key, value)) in entries.into_iter().enumerate() {
-                    self.separate(engine, n, depth + 1, out)?;
-                    let key = match key {
-                        Value::Text(key) | Value::Markup(key) => key.to_string(),
-                        Value::None => "null".into(),
-                        Value::Bool(on) => if *on { "true" } else { "false" }.into(),
-                        Value::Int(n) => n.to_string(),
-                        Value::Float(n) => json_float(*n),
-                        other => {
-                            return Err(Fault::failed(format!("JSON has no key of type {}", other.kind())));
-                        }
-                    };
-                    self.text(engine, &key, out)?;
+                for (n, key) in keys.iter().enumerate() {
+                    self.separate(n, depth + 1, out)?;
+                    match text_of(key) {
+                        Some(key) => self.text(key, out)?,
+                        None => self.text(&scalar(key)?, out)?,
+                    }
                     out.push_str(&self.key);
-                    self.write(engine, value, depth + 1, out)?;
+                    self.write(&value.get_item(key)?, depth + 1, out)?;
                 }
-                self.close(engine, depth, out)?;
+                self.line(depth, out)?;
                 out.push('}');
             }
-            other => return Err(Fault::failed(format!("a {} has no form in JSON", other.kind()))),
+            _ => return Err(failed(format!("{} has no form in JSON", a(value)))),
         }
         Ok(())
     }
 
     /// Before the `n`-th item: the separator, and a new line where lines are broken.
-    fn separate(&self, engine: &Engine<'_>, n: usize, depth: usize, out: &mut String) -> Res<()> {
-        engine.bytes(self.item.len().saturating_add(self.key.len()))?;
+    fn separate(&self, n: usize, depth: usize, out: &mut String) -> Result<()> {
+        self.budget.bytes(self.item.len().saturating_add(self.key.len()))?;
         if n > 0 {
             out.push_str(&self.item);
         }
-        self.line(engine, depth, out)
+        self.line(depth, out)
     }
 
-    fn close(&self, engine: &Engine<'_>, depth: usize, out: &mut String) -> Res<()> {
-        self.line(engine, depth, out)
-    }
-
-    fn line(&self, engine: &Engine<'_>, depth: usize, out: &mut String) -> Res<()> {
+    fn line(&self, depth: usize, out: &mut String) -> Result<()> {
         if let Some(indent) = &self.indent {
-            engine.bytes(indent.len().saturating_mul(depth))?;
+            self.budget.bytes(indent.len().saturating_mul(depth))?;
             out.push('\n');
             (0..depth).for_each(|_| out.push_str(indent));
         }
         Ok(())
     }
 
-    fn text(&self, engine: &Engine<'_>, text: &str, out: &mut String) -> Res<()> {
-        engine.bytes(text.len().saturating_mul(if self.ascii { 6 } else { 1 }))?;
+    fn text(&self, text: &str, out: &mut String) -> Result<()> {
+        self.budget.bytes(text.len().saturating_mul(if self.ascii { 6 } else { 2 }))?;
         out.push('"');
         for c in text.chars() {
             match c {
@@ -155,10 +143,18 @@ impl Layout {
     }
 }
 
-fn json_float(n: f64) -> String {
-    match (n.is_nan(), n.is_infinite()) {
-        (true, _) => "NaN".into(),
-        (_, true) => if n > 0.0 { "Infinity" } else { "-Infinity" }.into(),
-        _ => float_text(n),
-    }
+fn scalar(value: &Value) -> Result<String> {
+    Ok(match value.kind() {
+        ValueKind::None => "null".into(),
+        ValueKind::Bool => if value.is_true() { "true" } else { "false" }.into(),
+        _ => match Number::of(value) {
+            Some(Number::Int(n)) => n.to_string(),
+            Some(Number::Float(n)) if n.is_nan() => "NaN".into(),
+            Some(Number::Float(n)) if n.is_infinite() => {
+                if n > 0.0 { "Infinity" } else { "-Infinity" }.into()
+            }
+            Some(Number::Float(n)) => python::float_text(n),
+            None => return Err(failed(format!("{} is no key in JSON", a(value)))),
+        },
+    })
 }

@@ -1,6 +1,5 @@
 //! `strftime_now`: a moment, written by a format.
 
-use super::value::{Fault, Res};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// A date and a time of day.
@@ -55,7 +54,7 @@ impl Moment {
     }
 
     /// Python's `strftime` in the locale C. Directives that locales or time zones change are refused.
-    pub(super) fn format(self, format: &str) -> Res<String> {
+    pub(super) fn format(self, format: &str) -> Result<String, String> {
         let (year, month, day) = self.date();
         let seconds = self.microseconds.div_euclid(1_000_000).rem_euclid(86_400);
         let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
@@ -114,7 +113,7 @@ impl Moment {
                 other => {
                     let sign = if bare { "-" } else { "" };
                     let other = other.map(String::from).unwrap_or_default();
-                    return Err(Fault::refused(format!("`strftime_now` with `%{sign}{other}`")));
+                    return Err(format!("`strftime_now` with `%{sign}{other}`"));
                 }
             };
             out.push_str(&text);
