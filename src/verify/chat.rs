@@ -32,6 +32,8 @@ mod budget;
 mod calls;
 mod engine;
 mod json;
+mod objects;
+mod printf;
 mod python;
 mod rewrite;
 mod time;

@@ -7,6 +7,7 @@ mod filters;
 mod methods;
 
 use super::budget::{Budget, a, failed, is_object, refused};
+use super::objects::View;
 use super::python::{self, text, text_of, whole};
 pub(super) use filters::filter;
 pub(super) use methods::method;
@@ -243,7 +244,22 @@ fn pairs(budget: &Budget, map: &Value) -> Result<Vec<Value>> {
     map.try_iter()?.map(|key| Ok(Value::from(Tuple::from([key.clone(), map.get_item(&key)?])))).collect()
 }
 
-/// Values that can be walked as often as one likes, and are no list.
-pub(super) fn view_of(values: Vec<Value>) -> Value {
-    Value::make_object_iterable(values, |values| Box::new(values.iter().cloned()))
+/// A mapping's view.
+fn view_of(text: &str, values: Vec<Value>) -> Value {
+    Value::from_object(View { text: text.into(), is_listed: true, values })
+}
+
+/// A text in the middle, at the left or at the right of a field, as Python's `center`, `ljust` and `rjust` put it.
+fn padded(budget: &Budget, text: &str, width: &Value, filler: char, of: &str) -> Result<String> {
+    let width = whole(width).ok_or_else(|| failed(format!("the width of `{of}` is no whole number")))?;
+    let width = usize::try_from(width.max(0)).unwrap_or(usize::MAX);
+    let missing = width.saturating_sub(text.chars().count());
+    budget.bytes(missing.saturating_mul(filler.len_utf8()).saturating_add(text.len()))?;
+    let left = match of {
+        "ljust" => 0,
+        "rjust" => missing,
+        _ => missing / 2 + (missing & width & 1),
+    };
+    let fill = |count: usize| std::iter::repeat_n(filler, count);
+    Ok(fill(left).chain(text.chars()).chain(fill(missing - left)).collect())
 }

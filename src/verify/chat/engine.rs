@@ -5,6 +5,7 @@
 
 use super::budget::{Budget, Cause, Mark, a, failed, raised, refused};
 use super::calls::{self, Given};
+use super::objects::{Cycler, Joiner, Undefined, View};
 use super::python;
 use super::rewrite;
 use super::time::Moment;
@@ -112,6 +113,17 @@ fn environment<'e>(budget: &Arc<Budget>, now: Moment) -> Environment<'e> {
         let of = match &of.0[..] {
             [] => None,
             [map] if map.kind() == ValueKind::Map => Some(map.clone()),
+            [pairs] if pairs.kind() == ValueKind::Seq => {
+                counted.plain(pairs)?;
+                counted.entries(pairs.len().unwrap_or(0))?;
+                let pair = |pair: Value| match (pair.kind(), pair.len()) {
+                    (ValueKind::Seq, Some(2)) => {
+                        Ok((as_key(&pair.get_item_by_index(0)?)?, pair.get_item_by_index(1)?))
+                    }
+                    _ => Err(refused("`dict` of what is no pair")),
+                };
+                Some(Value::from_pairs(pairs.try_iter()?.map(pair).collect::<Result<Vec<_>>>()?))
+            }
             _ => return Err(refused("`dict` of what is no mapping")),
         };
         if let Some(map) = &of {
@@ -119,6 +131,19 @@ fn environment<'e>(budget: &Arc<Budget>, now: Moment) -> Environment<'e> {
             counted.entries(map.len().unwrap_or(0))?;
         }
         functions::dict(of, held(&counted, named)?)
+    });
+    let counted = budget.clone();
+    environment.add_function("cycler", move |values: Rest<Value>| -> Result<Value> {
+        if values.0.is_empty() {
+            return Err(failed("a cycler of nothing"));
+        }
+        counted.entries(values.0.len())?;
+        values.0.iter().try_for_each(|value| counted.plain(value))?;
+        Ok(Value::from_object(Cycler { values: values.0, at: 0.into() }))
+    });
+    environment.add_function("joiner", move |separator: Option<String>| {
+        let separator = Value::from(separator.unwrap_or_else(|| ", ".into()));
+        Value::from_object(Joiner { separator, calls: 0.into() })
     });
     environment
 }
@@ -158,7 +183,11 @@ fn range(budget: &Budget, bounds: &[Value]) -> Result<Value> {
     let count = usize::try_from(count).unwrap_or(0);
     budget.entries(count)?;
     let numbers = (0..count).map(|n| python::int(start + step * n as i128)).collect();
-    Ok(calls::view_of(numbers))
+    let text = match step {
+        1 => format!("range({start}, {stop})"),
+        _ => format!("range({start}, {stop}, {step})"),
+    };
+    Ok(Value::from_object(View { text, is_listed: false, values: numbers }))
 }
 
 type Operation = fn(&Budget, &mut State<'_, '_>, &Value, Given) -> Result<Value>;
@@ -170,6 +199,15 @@ fn other(args: &Given) -> Result<&Value> {
 fn ordered(budget: &Budget, value: &Value, args: &Given, of: &[std::cmp::Ordering]) -> Result<Value> {
     let order = python::order(budget, value, other(args)?)?;
     Ok(Value::from(order.is_some_and(|order| of.contains(&order))))
+}
+
+/// A value that is a key here as in Python, where `1`, `1.0` and `True` are the same.
+fn as_key(value: &Value) -> Result<Value> {
+    match value.kind() {
+        ValueKind::String | ValueKind::None => Ok(value.clone()),
+        ValueKind::Number if value.is_integer() => Ok(value.clone()),
+        _ => Err(refused(format!("{} as a key", a(value)))),
+    }
 }
 
 /// The name of what is called, and its arguments.
@@ -216,12 +254,20 @@ const OPERATIONS: &[(&str, Operation)] = {
             budget.entries(x.len().filter(|_| x.as_object().is_some()).unwrap_or(0))?;
             budget.plain(x).map(|()| x.clone())
         }),
-        ("@key", |_, _, x, _| match x.kind() {
-            ValueKind::String => Ok(x.clone()),
-            ValueKind::Seq | ValueKind::Map => Err(refused(format!("{} as a key", a(x)))),
-            ValueKind::Number if x.is_integer() => Ok(x.clone()),
-            ValueKind::None => Ok(x.clone()),
-            _ => Err(refused(format!("{} as a key", a(x)))),
+        ("@key", |_, _, x, _| as_key(x)),
+        ("@given", |_, _, x, _| match x.is_undefined() {
+            true => Ok(Value::from_object(Undefined)),
+            false => Ok(x.clone()),
+        }),
+        ("@taken", |_, _, x, _| match x.downcast_object_ref::<Undefined>() {
+            Some(_) => Ok(Value::UNDEFINED),
+            None => Ok(x.clone()),
+        }),
+        ("@escape", |budget, _, x, _| {
+            let text = python::text(budget, x)?;
+            budget.bytes(text.len().saturating_mul(5))?;
+            let escaped = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+            Ok(Value::from(escaped.replace('\'', "&#39;").replace('"', "&#34;")))
         }),
         ("@filter", |budget, state, x, args| {
             let (name, args) = named(args)?;

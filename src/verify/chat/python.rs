@@ -4,6 +4,7 @@
 //! lists make is computed at each use. Here each operator takes the types that Python's takes, and what it makes is whole.
 
 use super::budget::{Budget, a, failed, is_object, refused};
+use super::objects::{Method, View};
 use minijinja::value::{Tuple, ValueKind};
 use minijinja::{Error, Value};
 use std::cmp::Ordering;
@@ -115,7 +116,17 @@ pub(super) fn repr(budget: &Budget, value: &Value, out: &mut String) -> Result<(
             }
             out.push('}');
         }
-        _ => return Err(refused(format!("{} as text", a(value)))),
+        _ => {
+            let Some(view) = value.downcast_object_ref::<View>() else {
+                return Err(refused(format!("{} as text", a(value))));
+            };
+            out.push_str(&view.text);
+            if view.is_listed {
+                out.push('(');
+                repr(budget, &list(view.values.clone()), out)?;
+                out.push(')');
+            }
+        }
     }
     Ok(())
 }
@@ -371,7 +382,16 @@ pub(super) fn arithmetic(budget: &Budget, op: &str, x: &Value, y: &Value) -> Res
             (Some(times), None) => repeated(budget, y, times),
             _ => Err(mismatch(op, x, y)),
         },
-        "%" if x.kind() == ValueKind::String => Err(refused("`%` on a text")),
+        "%" if x.kind() == ValueKind::String => {
+            let args = match y.is_tuple() {
+                true => y.try_iter()?.collect(),
+                false => vec![y.clone()],
+            };
+            // Of what has items, Python does not ask that all are used.
+            let all =
+                y.is_tuple() || !matches!(y.kind(), ValueKind::Seq | ValueKind::Map | ValueKind::Undefined);
+            super::printf::format(budget, text_of(x).unwrap_or_default(), &args, all).map(Value::from)
+        }
         _ => Err(mismatch(op, x, y)),
     }
 }
@@ -631,30 +651,40 @@ const NUMBER_NAMES: &[&str] = &[
     "to_bytes",
 ];
 
-/// Refuses a name that Python would find at the value itself.
-fn no_member(value: &Value, name: &str) -> Result<()> {
+/// Whether Python finds a name at the value itself.
+pub(super) fn is_member(value: &Value, name: &str) -> bool {
     let known: &[&str] = match value.kind() {
         ValueKind::String => TEXT_NAMES,
         ValueKind::Map if !is_object(value) => MAP_NAMES,
         ValueKind::Seq => LIST_NAMES,
         ValueKind::Number | ValueKind::Bool => NUMBER_NAMES,
-        ValueKind::Iterable => return Err(refused(format!("the attribute `{name}` of an iterator"))),
         _ => &[],
     };
-    if known.contains(&name) {
-        return Err(refused(format!("`{name}` of {} without a call", a(value))));
-    }
+    known.contains(&name)
+}
+
+/// What a name that a value has no entry for stands for: a method, nothing, or what is refused.
+fn member(value: &Value, name: &str) -> Result<Value> {
     if name.starts_with("__") {
         return Err(refused("an attribute of Python's internals"));
     }
-    Ok(())
+    match value.kind() {
+        ValueKind::Iterable => Err(refused(format!("the attribute `{name}` of an iterator"))),
+        // Some of these are no methods.
+        ValueKind::Number | ValueKind::Bool if is_member(value, name) => {
+            Err(refused(format!("`{name}` of {} without a call", a(value))))
+        }
+        _ if is_member(value, name) => Ok(Value::from_object(Method)),
+        _ => Ok(Value::UNDEFINED),
+    }
 }
 
 /// `value.name`
 pub(super) fn attribute(value: &Value, name: &str) -> Result<Value> {
-    no_member(value, name)?;
+    let member = member(value, name)?;
     match value.kind() {
         ValueKind::Undefined => Err(failed(format!("`{name}` of an undefined value"))),
+        _ if !member.is_undefined() => Ok(member),
         ValueKind::Map | ValueKind::Plain => value.get_attr(name),
         _ => Ok(Value::UNDEFINED),
     }
@@ -688,12 +718,13 @@ pub(super) fn item(budget: &Budget, value: &Value, key: &Value) -> Result<Value>
             None => None,
         },
         ValueKind::Iterable => return Err(refused("an item of an iterator")),
+        ValueKind::Plain if value.downcast_object_ref::<Method>().is_some() => None,
         ValueKind::Map | ValueKind::Plain => return Err(refused(format!("an item of {}", a(value)))),
         _ => None,
     };
     match (found, text_of(key)) {
         (Some(found), _) => Ok(found),
-        (None, Some(name)) => no_member(value, name).map(|()| Value::UNDEFINED),
+        (None, Some(name)) => member(value, name),
         (None, None) => Ok(Value::UNDEFINED),
     }
 }

@@ -17,9 +17,10 @@ use minijinja::machinery::ast::{
 };
 use minijinja::machinery::{Span, Token, tokenize};
 use minijinja::syntax::SyntaxConfig;
+use minijinja::value::Tuple;
 use minijinja::{Error, Value};
 use std::cell::RefCell;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 /// Tokens of one statement: a chain of operators becomes a tree as deep as it is long.
 const TOKENS_MAX: usize = 2000;
@@ -127,6 +128,9 @@ struct Scope<'a> {
 struct Names<'a, 'n> {
     scopes: RefCell<Vec<Scope<'a>>>,
     known: &'n dyn Fn(&str) -> bool,
+    /// Macros that read `varargs` or `kwargs`, and the parameters of all; a name that two have has none.
+    more: RefCell<HashSet<&'a str>>,
+    parameters: RefCell<HashMap<&'a str, Option<Vec<&'a str>>>>,
 }
 
 impl<'a> Names<'a, '_> {
@@ -144,6 +148,29 @@ impl<'a> Names<'a, '_> {
             scope.stored.insert(name);
         }
         Ok(())
+    }
+
+    fn defined(&self, of: &Macro<'a>) {
+        let parameters =
+            of.args.iter().filter_map(|arg| if let Expr::Var(var) = arg { Some(var.id) } else { None });
+        let parameters: Vec<&str> = parameters.collect();
+        let mut known = self.parameters.borrow_mut();
+        match known.get(of.name) {
+            Some(Some(others)) if *others == parameters => {}
+            Some(_) => drop(known.insert(of.name, None)),
+            None => drop(known.insert(of.name, Some(parameters))),
+        }
+    }
+
+    /// The parameters of a macro that takes more arguments than those.
+    fn takes_more(&self, name: &str) -> Option<Option<Vec<&'a str>>> {
+        let takes = self.more.borrow().contains(name);
+        takes.then(|| self.parameters.borrow().get(name).cloned().flatten())
+    }
+
+    /// Whether a name was read in the innermost scope.
+    fn reads(&self, name: &str) -> bool {
+        self.scopes.borrow().last().is_some_and(|scope| scope.read.contains(name))
     }
 
     fn open(&self) {
@@ -166,9 +193,11 @@ impl<'a> Names<'a, '_> {
 #[derive(Clone, Copy)]
 struct Walk<'w, 'a> {
     names: &'w Names<'a, 'w>,
+    /// Whether this is the second walk.
+    is_last: bool,
     depth: usize,
-    /// Inside a macro, where Python knows `varargs` and `kwargs`.
-    in_macro: bool,
+    /// The macro around, where Python knows `varargs` and `kwargs`.
+    in_macro: Option<&'a str>,
     /// Inside a loop, and whether something stands between here and it that `break` would have to close.
     in_loop: bool,
     cut_off: bool,
@@ -181,9 +210,27 @@ struct Walk<'w, 'a> {
 pub(super) fn rewritten<'a>(tree: &Stmt<'a>, known: &dyn Fn(&str) -> bool) -> Result<Stmt<'a>> {
     match tree {
         Stmt::Template(template) => {
-            let names = Names { scopes: RefCell::new(vec![Scope::default()]), known };
-            let walk = Walk { names: &names, depth: 0, in_macro: false, in_loop: false, cut_off: false };
-            let children = walk.body(&template.children)?;
+            let names = Names {
+                scopes: RefCell::default(),
+                known,
+                more: RefCell::default(),
+                parameters: RefCell::default(),
+            };
+            let walk = |is_last| Walk {
+                names: &names,
+                is_last,
+                depth: 0,
+                in_macro: None,
+                in_loop: false,
+                cut_off: false,
+            };
+            let body = |is_last: bool| {
+                names.scopes.replace(vec![Scope::default()]);
+                walk(is_last).body(&template.children)
+            };
+            // Which names are macros, and which of them take more arguments than they name, is known behind the first walk.
+            body(false)?;
+            let children = body(true)?;
             Ok(Stmt::Template(Spanned::new(Template { children }, template.span())))
         }
         _ => Err(refused("a template that is none")),
@@ -224,15 +271,20 @@ impl<'a> Walk<'_, 'a> {
         Ok(match stmt {
             Stmt::Template(_) => return unknown("template"),
             Stmt::EmitExpr(emit) => {
-                // Marked as safe, a text prints as it is.
-                let shown = match &emit.expr {
-                    Expr::Filter(filter) if filter.name == "safe" && filter.args.is_empty() => {
-                        filter.expr.as_ref()
+                // Marked as safe, or escaped and so marked, a text prints as it is; anywhere else the mark would matter.
+                let marks = match &emit.expr {
+                    Expr::Filter(filter) if filter.args.is_empty() => {
+                        filter.expr.as_ref().map(|of| (filter.name, of))
                     }
                     _ => None,
                 };
-                // `{{ loop(…) }}` is known to the code generator by its form.
-                let expr = self.expr(shown.unwrap_or(&emit.expr))?;
+                let expr = match marks {
+                    Some(("safe", of)) => self.expr(of)?,
+                    Some(("e" | "escape" | "forceescape", of)) if !is_marked(of) => {
+                        operation("@escape", self.expr(of)?, vec![], emit.span())
+                    }
+                    _ => self.expr(&emit.expr)?,
+                };
                 Stmt::EmitExpr(Spanned::new(EmitExpr { expr }, emit.span()))
             }
             // Text passes the formatter as well, where it is counted.
@@ -264,12 +316,20 @@ impl<'a> Walk<'_, 'a> {
                 Stmt::IfCond(Spanned::new(made, of.span()))
             }
             Stmt::WithBlock(of) => {
-                // Python's values see the names outside only, minijinja's each other.
-                if of.assignments.len() > 1 {
-                    return Err(refused("a `with` block with several names"));
+                let mut values = Vec::new();
+                for (n, (_, value)) in of.assignments.iter().enumerate() {
+                    // Python's values see the names outside only, minijinja's those before them as well.
+                    self.names.open();
+                    values.push(self.expr(value)?);
+                    let earlier = of.assignments.iter().take(n).map(|(target, _)| target);
+                    if earlier
+                        .into_iter()
+                        .any(|target| !matches!(target, Expr::Var(var) if !self.names.reads(var.id)))
+                    {
+                        return Err(refused("a `with` block whose values read its names"));
+                    }
+                    self.names.close();
                 }
-                let values =
-                    of.assignments.iter().map(|(_, value)| self.expr(value)).collect::<Result<Vec<_>>>()?;
                 self.names.open();
                 let targets = of
                     .assignments
@@ -283,8 +343,12 @@ impl<'a> Walk<'_, 'a> {
             }
             Stmt::Set(of) => {
                 let value = self.expr(&of.expr)?;
-                let value = match of.target {
-                    Expr::GetAttr(_) => operation("@plain", value, vec![], of.span()),
+                let value = match &of.target {
+                    // A macro encloses only names that it reads: so this reads the namespace.
+                    Expr::GetAttr(attr) => {
+                        let namespace = vec![CallArg::Pos(self.expr(&attr.expr)?)];
+                        operation("@plain", value, namespace, of.span())
+                    }
                     Expr::List(_) => operation("@iter", value, vec![], of.span()),
                     _ => value,
                 };
@@ -336,23 +400,53 @@ impl<'a> Walk<'_, 'a> {
     }
 
     fn function(self, of: &Spanned<Macro<'a>>) -> Result<Spanned<Macro<'a>>> {
-        let inner = Walk { in_macro: true, in_loop: false, ..self };
+        let inner = Walk { in_macro: Some(of.name), in_loop: false, ..self };
         if of.args.len() > ARGUMENTS_MAX {
             return Err(refused(format!("more than {ARGUMENTS_MAX} arguments")));
         }
-        // minijinja computes them before the other arguments are known.
-        let is_named = |name: &str| of.args.iter().any(|arg| matches!(arg, Expr::Var(var) if var.id == name));
-        let stands_alone = |value: &Expr<'a>| match value {
-            Expr::Var(var) => !is_named(var.id),
-            value => value.as_const().is_some(),
-        };
-        if !of.defaults.iter().all(stands_alone) {
-            return Err(refused("a macro's default that is computed"));
-        }
+        let open_ended = self.names.takes_more(of.name).is_some();
+        self.names.defined(of);
+        let fresh = |id: &'a str| Expr::Var(Spanned::new(Var { id }, of.span()));
         self.names.open();
-        let args = of.args.iter().map(|arg| self.target(arg)).collect::<Result<_>>()?;
-        let defaults = of.defaults.iter().map(|value| inner.expr(value)).collect::<Result<_>>()?;
-        let made = Macro { name: of.name, args, defaults, body: inner.body(&of.body)? };
+        let mut args = of.args.iter().map(|arg| self.target(arg)).collect::<Result<Vec<_>>>()?;
+        let (mut defaults, mut begins) = (Vec::new(), Vec::new());
+        for (value, arg) in
+            of.defaults.iter().zip(&of.args[of.args.len().saturating_sub(of.defaults.len())..])
+        {
+            let Expr::Var(name) = arg else { return Err(failed("an argument without a name")) };
+            if value.as_const().is_some() {
+                defaults.push(inner.expr(value)?);
+                continue;
+            }
+            // minijinja computes defaults before it knows the other arguments: these are computed in the body.
+            defaults.push(constant(Value::UNDEFINED, of.span()));
+            let is = vec![CallArg::Pos(constant(Value::from("undefined"), of.span()))];
+            let chosen = IfExpr {
+                test_expr: operation("@test", fresh(name.id), is, of.span()),
+                true_expr: inner.expr(value)?,
+                false_expr: Some(fresh(name.id)),
+            };
+            let set = Set { target: fresh(name.id), expr: Expr::IfExpr(Spanned::new(chosen, of.span())) };
+            begins.push(Stmt::Set(Spanned::new(set, of.span())));
+        }
+        if open_ended {
+            for (id, empty) in [
+                ("varargs", Value::from(Tuple::default())),
+                ("kwargs", Value::from_pairs::<_, &str, Value>([])),
+            ] {
+                self.names.store(id)?;
+                args.push(fresh(id));
+                defaults.push(constant(empty, of.span()));
+            }
+        }
+        // Those that were given undefined are so again.
+        for arg in &of.args {
+            let Expr::Var(name) = arg else { return Err(failed("an argument without a name")) };
+            let taken = operation("@taken", fresh(name.id), vec![], of.span());
+            begins.push(Stmt::Set(Spanned::new(Set { target: fresh(name.id), expr: taken }, of.span())));
+        }
+        begins.extend(inner.body(&of.body)?);
+        let made = Macro { name: of.name, args, defaults, body: begins };
         self.names.close();
         Ok(Spanned::new(made, of.span()))
     }
@@ -403,8 +497,12 @@ impl<'a> Walk<'_, 'a> {
         let span = expr.span();
         Ok(match expr {
             Expr::Var(var) => {
-                let of_macro = self.in_macro && matches!(var.id, "varargs" | "kwargs");
-                if of_macro || matches!(var.id, "self" | "super") {
+                if let (Some(name), "varargs" | "kwargs") = (self.in_macro, var.id) {
+                    self.names.more.borrow_mut().insert(name);
+                }
+                // A loop around a macro is known in it to Python, and not to minijinja.
+                let of_loop = self.in_macro.is_some() && !self.in_loop && var.id == "loop";
+                if of_loop || matches!(var.id, "self" | "super") {
                     return Err(refused(format!("`{}`", var.id)));
                 }
                 self.names.read(var.id);
@@ -542,7 +640,9 @@ impl<'a> Walk<'_, 'a> {
         let Expr::Var(name) = &of.expr else {
             return Err(refused("a call of what is not named"));
         };
-        if matches!(name.id, "super" | "self") {
+        if matches!(name.id, "super" | "self")
+            || name.id == "loop" && self.in_macro.is_some() && !self.in_loop
+        {
             return Err(refused(format!("`{}`", name.id)));
         }
         self.names.read(name.id);
@@ -555,6 +655,17 @@ impl<'a> Walk<'_, 'a> {
             };
             args = args.into_iter().map(listed).collect();
         }
+        let is_macro = self.names.parameters.borrow().contains_key(name.id) || name.id == "caller";
+        if is_macro {
+            args = args.into_iter().map(|arg| given(arg, name.span())).collect();
+        } else if !args.is_empty() && name.id != "loop" && !(self.names.known)(name.id) && self.is_last {
+            return Err(refused(format!("a call of `{}`, which is no macro", name.id)));
+        }
+        if let Some(parameters) = self.names.takes_more(name.id) {
+            let parameters =
+                parameters.ok_or_else(|| refused("`varargs` or `kwargs` in two macros of a name"))?;
+            args = packed(args, &parameters, name.span())?;
+        }
         Ok(Call { expr, args })
     }
 
@@ -566,13 +677,53 @@ impl<'a> Walk<'_, 'a> {
             Ok(match arg {
                 CallArg::Pos(value) => CallArg::Pos(self.expr(value)?),
                 CallArg::Kwarg(name, value) => CallArg::Kwarg(name, self.expr(value)?),
-                CallArg::PosSplat(_) | CallArg::KwargSplat(_) => {
-                    return Err(refused("`*` before an argument"));
+                CallArg::PosSplat(values) => {
+                    CallArg::PosSplat(operation("@iter", self.expr(values)?, vec![], values.span()))
                 }
+                CallArg::KwargSplat(values) => CallArg::KwargSplat(self.expr(values)?),
             })
         };
         args.iter().map(argument).collect()
     }
+}
+
+/// An argument of a macro. minijinja takes an undefined one for one that is not given, and puts the default there.
+fn given<'a>(arg: CallArg<'a>, span: Span) -> CallArg<'a> {
+    match arg {
+        CallArg::Pos(value) => CallArg::Pos(operation("@given", value, vec![], span)),
+        CallArg::Kwarg(name, value) => CallArg::Kwarg(name, operation("@given", value, vec![], span)),
+        other => other,
+    }
+}
+
+/// The arguments of a macro that takes more than it names: the others become the values of two arguments that it is given.
+fn packed<'a>(args: Vec<CallArg<'a>>, parameters: &[&str], span: Span) -> Result<Vec<CallArg<'a>>> {
+    let (mut kept, mut others) = (Vec::new(), Vec::new());
+    let (mut keys, mut values) = (Vec::new(), Vec::new());
+    for arg in args {
+        match arg {
+            CallArg::Pos(value) if kept.len() < parameters.len() => kept.push(CallArg::Pos(value)),
+            CallArg::Pos(value) => others.push(value),
+            CallArg::Kwarg(name, value) if parameters.contains(&name) => {
+                kept.push(CallArg::Kwarg(name, value))
+            }
+            CallArg::Kwarg(name, value) => {
+                keys.push(constant(Value::from(name), span));
+                values.push(value);
+            }
+            _ => return Err(refused("`*` before an argument of a macro with `varargs` or `kwargs`")),
+        }
+    }
+    let plain = |value| operation("@plain", value, vec![], span);
+    let others = Expr::Tuple(Spanned::new(minijinja::machinery::ast::Tuple { items: others }, span));
+    let named = Expr::Map(Spanned::new(Map { keys, values }, span));
+    kept.extend([CallArg::Kwarg("varargs", plain(others)), CallArg::Kwarg("kwargs", plain(named))]);
+    Ok(kept)
+}
+
+/// Whether a value may be marked as safe.
+fn is_marked(expr: &Expr<'_>) -> bool {
+    matches!(expr, Expr::Filter(filter) if matches!(filter.name, "safe" | "e" | "escape" | "forceescape"))
 }
 
 fn constant<'a>(value: Value, span: Span) -> Expr<'a> {

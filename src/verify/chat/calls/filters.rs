@@ -1,10 +1,10 @@
 //! Filters.
 
-use super::super::json;
 use super::super::python::{self, Number, text, text_of, whole};
+use super::super::{json, printf};
 use super::{
-    Budget, Given, Result, a, ascii_only, capitalized, failed, is_object, lines, pairs, refused, replaced,
-    stripped, test, text_argument, truth,
+    Budget, Given, Result, a, ascii_only, capitalized, failed, is_object, lines, padded, pairs, refused,
+    replaced, stripped, test, text_argument, truth,
 };
 use minijinja::value::ValueKind;
 use minijinja::{State, Value};
@@ -52,6 +52,26 @@ pub(in super::super) fn filter(
             let [width, first, blank] = given.bind(name, ["width", "first", "blank"])?;
             indented(budget, value, width, truth(first), truth(blank))?
         }
+        "center" => {
+            let [width] = given.bind(name, ["width"])?;
+            let width = width.unwrap_or_else(|| Value::from(80));
+            return padded(budget, &text(budget, value)?, &width, ' ', name).map(Value::from);
+        }
+        "truncate" => truncated(budget, value, given)?,
+        "format" => {
+            if !given.named.is_empty() {
+                return Err(refused("`format` with named arguments"));
+            }
+            printf::format(budget, &text(budget, value)?, &given.positional, true)?
+        }
+        "wordcount" => {
+            given.none(name)?;
+            let text = text(budget, value)?;
+            // Letters, digits and underscores; beyond ASCII, what Python counts as such is Unicode's L and N.
+            let Ok(words) = regex::Regex::new(r"[\p{L}\p{N}_]+") else { return Err(refused("`wordcount`")) };
+            return Ok(Value::from(words.find_iter(&text).count()));
+        }
+        "batch" | "slice" => return parted(budget, name, value, given),
         "tojson" => json::dumps(budget, value, given)?,
         "length" | "count" => {
             given.none(name)?;
@@ -199,6 +219,62 @@ pub(in super::super) fn filter(
     Ok(Value::from(made))
 }
 
+/// Jinja's `truncate`: cut behind a word, unless told otherwise, where a text is longer by more than a leeway.
+fn truncated(budget: &Budget, value: &Value, given: Given) -> Result<String> {
+    let [length, cut_words, end, leeway] =
+        given.bind("truncate", ["length", "killwords", "end", "leeway"])?;
+    let number = |value: Option<Value>, default: usize| match value {
+        None => Ok(default),
+        Some(value) => {
+            let number = whole(&value).and_then(|n| usize::try_from(n).ok());
+            number.ok_or_else(|| refused("`truncate` to no whole number"))
+        }
+    };
+    let (length, leeway) = (number(length, 255)?, number(leeway, 5)?);
+    let end = text_argument("truncate", end.as_ref())?.unwrap_or_else(|| "...".into());
+    let kept = length.checked_sub(end.chars().count());
+    let kept = kept.ok_or_else(|| failed("`truncate` to less than its end"))?;
+    let Some(text) = text_of(value) else { return Err(refused(format!("`truncate` of {}", a(value)))) };
+    if text.chars().count() <= length.saturating_add(leeway) {
+        return Ok(text.into());
+    }
+    budget.bytes(text.len())?;
+    let head: String = text.chars().take(kept).collect();
+    let head = match truth(cut_words) {
+        true => head.as_str(),
+        false => head.rsplit_once(' ').map_or(head.as_str(), |(head, _)| head),
+    };
+    Ok(format!("{head}{end}"))
+}
+
+/// Jinja's `batch`, lists of so many, and `slice`, so many lists.
+fn parted(budget: &Budget, name: &str, value: &Value, given: Given) -> Result<Value> {
+    let [count, fill] = given.bind(name, ["count", "fill_with"])?;
+    let fill = fill.filter(|fill| !fill.is_none());
+    let count = count.as_ref().and_then(whole).and_then(|n| usize::try_from(n).ok());
+    let count = count.filter(|n| (1..=1000).contains(n));
+    let count = count.ok_or_else(|| refused(format!("`{name}` by what is no number up to 1000")))?;
+    let items = python::items(budget, value)?;
+    budget.entries(items.len().saturating_add(count).saturating_mul(2))?;
+    let mut parts: Vec<Vec<Value>> = Vec::new();
+    if name == "batch" {
+        for part in items.chunks(count) {
+            let missing = count - part.len();
+            let fill = fill.iter().flat_map(|fill| std::iter::repeat_n(fill.clone(), missing));
+            parts.push(part.iter().cloned().chain(fill).collect());
+        }
+    } else {
+        let (each, longer) = (items.len() / count, items.len() % count);
+        let mut rest = items.into_iter();
+        for n in 0..count {
+            let mut part: Vec<Value> = rest.by_ref().take(each + usize::from(n < longer)).collect();
+            part.extend(fill.clone().filter(|_| n >= longer));
+            parts.push(part);
+        }
+    }
+    Ok(python::generator(parts.into_iter().map(python::list).collect()))
+}
+
 fn has(budget: &Budget, seen: &[Value], key: &Value) -> Result<bool> {
     seen.iter().try_fold(false, |found, known| Ok(found || python::equal(budget, known, key)?))
 }
@@ -292,7 +368,7 @@ fn indented(
     first: bool,
     blank: bool,
 ) -> Result<String> {
-    let Some(text) = text_of(value) else { return Err(refused(format!("`indent` of {}", a(value)))) };
+    let Some(text) = text_of(value) else { return Err(failed(format!("`indent` of {}", a(value)))) };
     let before = match &width {
         None => " ".repeat(4),
         Some(width) => match (text_of(width), whole(width)) {

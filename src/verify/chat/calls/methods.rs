@@ -3,8 +3,8 @@
 use super::super::python::{self, text_of, whole};
 use super::filters::joined;
 use super::{
-    Budget, Given, Result, a, ascii_only, capitalized, failed, is_object, is_space, lines, pairs, refused,
-    replaced, stripped, text_argument, truth, view_of,
+    Budget, Given, Result, a, ascii_only, capitalized, failed, is_object, is_space, lines, padded, pairs,
+    refused, replaced, stripped, text_argument, truth, view_of,
 };
 use minijinja::value::{Tuple, ValueKind};
 use minijinja::{State, Value};
@@ -41,6 +41,10 @@ pub(in super::super) fn method(
         // A loop's. What a namespace holds is no function.
         ValueKind::Map if matches!(name, "cycle" | "changed") => {
             return value.call_method(state, name, &args.positional);
+        }
+        ValueKind::Plain => return value.call_method(state, name, &args.positional),
+        ValueKind::None | ValueKind::Bool | ValueKind::Number if !python::is_member(value, name) => {
+            return Err(failed(format!("{} has no method `{name}`", a(value))));
         }
         _ => return unknown(),
     }
@@ -102,6 +106,29 @@ fn of_text(budget: &Budget, name: &str, subject: &str, given: Given) -> Result<O
                 name != "rstrip",
                 name != "lstrip",
             ))
+        }
+        "center" | "ljust" | "rjust" => {
+            let [width, filler] = given.bind(name, ["width", "fillchar"])?;
+            let filler = match filler {
+                None => ' ',
+                Some(filler) => {
+                    match text_of(&filler).map(|text| (text.chars().next(), text.chars().count())) {
+                        Some((Some(filler), 1)) => filler,
+                        _ => return Err(failed(format!("`{name}` fills with one character"))),
+                    }
+                }
+            };
+            let width = width.ok_or_else(|| failed(format!("`{name}` needs a width")))?;
+            Value::from(padded(budget, subject, &width, filler, name)?)
+        }
+        "zfill" => {
+            let [width] = given.bind(name, ["width"])?;
+            let width =
+                width.as_ref().and_then(whole).ok_or_else(|| failed("`zfill` needs a whole number"))?;
+            let body = subject.strip_prefix(['+', '-']).unwrap_or(subject);
+            let sign = subject.strip_suffix(body).unwrap_or_default();
+            let width = Value::from(width.saturating_sub(sign.len() as i128));
+            Value::from(format!("{sign}{}", padded(budget, body, &width, '0', "rjust")?))
         }
         "removeprefix" | "removesuffix" => {
             let [part] = given.bind(name, ["part"])?;
@@ -197,7 +224,7 @@ fn pieces(
         let words = text.split(is_space).filter(|word| !word.is_empty());
         budget.entries(words.clone().count())?;
         if most < words.clone().count() {
-            return Err(refused("a `split` at the first of many spaces"));
+            return Ok(cut_words(from_right, text, most));
         }
         return Ok(words.map(Value::from).collect());
     };
@@ -241,13 +268,15 @@ fn of_map(budget: &Budget, name: &str, map: &Value, given: Given) -> Result<Valu
                     map.try_iter()?.map(|key| map.get_item(&key)).collect::<Result<_>>()?
                 }
             };
-            Ok(view_of(view))
+            Ok(view_of(&format!("dict_{name}"), view))
         }
         "copy" => {
             given.none(name)?;
             Ok(map.clone())
         }
-        _ => Err(refused(format!("the method `{name}` of a mapping"))),
+        _ if python::is_member(map, name) => Err(refused(format!("the method `{name}` of a mapping"))),
+        // A key may stand there, which is no function.
+        _ => Err(failed(format!("a mapping has no method `{name}`"))),
     }
 }
 
@@ -277,6 +306,33 @@ fn of_list(budget: &Budget, name: &str, list: &Value, given: Given) -> Result<Va
             given.none(name)?;
             Ok(list.clone())
         }
-        _ => Err(refused(format!("the method `{name}` of a list"))),
+        _ if python::is_member(list, name) => Err(refused(format!("the method `{name}` of a list"))),
+        _ => Err(failed(format!("a list has no method `{name}`"))),
     }
+}
+
+/// Some words from one side, and the rest as it is, but for the spaces that it begins or ends with where it was cut.
+fn cut_words(from_right: bool, text: &str, most: usize) -> Vec<Value> {
+    let mut pieces = Vec::new();
+    let mut rest = text;
+    for _ in 0..most {
+        rest = if from_right { rest.trim_end_matches(is_space) } else { rest.trim_start_matches(is_space) };
+        let cut = if from_right { rest.rfind(is_space) } else { rest.find(is_space) };
+        let Some(cut) = cut else { break };
+        let (before, after) = rest.split_at(cut);
+        let (piece, left) = match from_right {
+            true => (after.trim_start_matches(is_space), before),
+            false => (before, after),
+        };
+        pieces.push(Value::from(piece));
+        rest = left;
+    }
+    rest = if from_right { rest.trim_end_matches(is_space) } else { rest.trim_start_matches(is_space) };
+    if !rest.is_empty() {
+        pieces.push(Value::from(rest));
+    }
+    if from_right {
+        pieces.reverse();
+    }
+    pieces
 }
