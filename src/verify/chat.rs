@@ -31,6 +31,7 @@
 mod budget;
 mod calls;
 mod engine;
+mod given;
 mod json;
 mod objects;
 mod printf;
