@@ -18,6 +18,12 @@ pub const PAGE_BYTES: usize = 4096;
 /// Where the first tensor of a large arena lies: at the start of a huge page.
 const HUGE_PAGE_BYTES: usize = 2 << 20;
 
+/// What glibc may take from a heap of its own rather than from the system, and keep when it is freed: it learns from what
+/// is freed, up to 32 MiB. An arena of this size asks for more, so that its memory goes back at once; what lies beyond its
+/// bytes is never touched and costs addresses only.
+const HEAP_BYTES_MIN: usize = 128 << 10;
+const HEAP_BYTES_MAX: usize = (32 << 20) + PAGE_BYTES;
+
 /// The words an arena is made of: a `Vec` whose element has the width of the dtype, so that it can be given away as a
 /// `Vec` of that type without a copy.
 #[derive(Debug)]
@@ -59,6 +65,7 @@ impl Arena {
         let size_bytes = usize::try_from(size_bytes).map_err(|_| no_memory())?;
         let align = if size_bytes >= 2 * HUGE_PAGE_BYTES { HUGE_PAGE_BYTES } else { PAGE_BYTES };
         let total = size_bytes.checked_add(align).ok_or_else(no_memory)?;
+        let total = if (HEAP_BYTES_MIN..HEAP_BYTES_MAX).contains(&total) { HEAP_BYTES_MAX } else { total };
         let words = match element_bytes {
             2 => Words::W2(zeroed(total).ok_or_else(no_memory)?),
             4 => Words::W4(zeroed(total).ok_or_else(no_memory)?),

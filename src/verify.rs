@@ -20,8 +20,8 @@
 pub mod answer;
 pub mod audit;
 mod causal;
-mod checks;
 pub mod chat;
+mod checks;
 pub mod decoder;
 pub mod device;
 pub mod encoder;
@@ -35,7 +35,6 @@ pub mod sample;
 pub mod stack;
 pub mod subject;
 pub mod text;
-mod vectors;
 pub mod weights;
 pub mod windows;
 

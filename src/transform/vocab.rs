@@ -298,15 +298,15 @@ pub fn to_hf(meta: &Meta, arch: &str) -> Result<ToHf> {
     hf::to_hf(meta, arch)
 }
 
+/// Chat templates, name and text, and the file that they come from.
+pub type ChatTemplates = (Vec<(String, String)>, Option<&'static str>);
+
 /// A model's chat templates by name, and the file that they come from. `names` are those of all companion files, in
 /// which `additional_chat_templates/*.jinja` are looked up.
 ///
 /// # Errors
 /// Damaged files.
-pub fn chat_templates(
-    files: &Files<'_>,
-    names: &[String],
-) -> Result<(Vec<(String, String)>, Option<&'static str>)> {
+pub fn chat_templates(files: &Files<'_>, names: &[String]) -> Result<ChatTemplates> {
     let tokenizer_config = match files("tokenizer_config.json")? {
         Some(bytes) => serde_json::from_slice(&bytes)
             .map_err(|e| Error::bad_input(format!("is not JSON: {e}")).file("tokenizer_config.json"))?,

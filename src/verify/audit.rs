@@ -130,22 +130,22 @@ impl Figures {
 
 /// How many of something, and the first of them.
 #[derive(Debug, Clone, Copy, Default)]
-struct Some_ {
+struct Noted {
     count: u64,
     first: u64,
 }
 
-impl Some_ {
+impl Noted {
     fn note(&mut self, at: u64) {
         self.first = if self.count == 0 { at } else { self.first.min(at) };
         self.count += 1;
     }
 
-    fn and(self, other: Some_) -> Some_ {
+    fn and(self, other: Noted) -> Noted {
         match (self.count, other.count) {
             (0, _) => other,
             (_, 0) => self,
-            _ => Some_ { count: self.count + other.count, first: self.first.min(other.first) },
+            _ => Noted { count: self.count + other.count, first: self.first.min(other.first) },
         }
     }
 }
@@ -157,10 +157,10 @@ struct Seen {
     matrices: BTreeMap<u64, Figures>,
     /// Rows of which not all was seen.
     open: BTreeMap<u64, Figures>,
-    zero_rows: Some_,
-    constant_rows: Some_,
-    nan_rows: Some_,
-    infinite_rows: Some_,
+    zero_rows: Noted,
+    constant_rows: Noted,
+    nan_rows: Noted,
+    infinite_rows: Noted,
 }
 
 /// How a tensor's numbers are arranged.
@@ -259,10 +259,10 @@ impl Seen {
         }
         if all.infinite > 0 {
             let first = place(self.infinite_rows.first);
-            say(Fault::Infinite, format!("has {} infinities{first}", grouped(all.infinite)), true);
+            say(Fault::Infinite, format!("has {} Inf{first}", grouped(all.infinite)), true);
         }
         // A stack's matrices are each by itself: an expert of zeros among sound ones is as broken as a layer of zeros.
-        let (mut zero, mut constant) = (Some_::default(), Some_::default());
+        let (mut zero, mut constant) = (Noted::default(), Noted::default());
         let mut value = 0.0;
         for (&matrix, figures) in &self.matrices {
             match figures.constant() {
@@ -275,7 +275,7 @@ impl Seen {
             }
         }
         let count = self.matrices.len() as u64;
-        let of_stack = |some: Some_, what: &str| match (count, some.count) {
+        let of_stack = |some: Noted, what: &str| match (count, some.count) {
             (1, _) => what.to_owned(),
             (all, n) if n == all => format!("{what}, all {} of its matrices", grouped(all)),
             (all, n) => format!(

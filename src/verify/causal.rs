@@ -87,13 +87,16 @@ pub(super) struct Measure<'a> {
 struct Side<'a> {
     decoder: Decoder<'a>,
     weights: &'a Weights,
+    /// The same for all windows and layers, but not for two models: it holds the tables of this one's rotary embeddings.
+    pass: Pass<'static>,
     /// The stream of each window, `[1, n, hidden]`.
     states: Vec<Tensor>,
 }
 
 impl<'a> Side<'a> {
     fn new(subject: &'a Subject, weights: &'a Weights) -> Side<'a> {
-        Side { decoder: Decoder { forward: &subject.forward, weights }, weights, states: Vec::new() }
+        let decoder = Decoder { forward: &subject.forward, weights };
+        Side { decoder, weights, pass: Pass::new(0, None), states: Vec::new() }
     }
 
     fn embed(&mut self, windows: &[Window]) -> Result<()> {
@@ -101,11 +104,11 @@ impl<'a> Side<'a> {
         Ok(())
     }
 
-    fn layer(&mut self, index: usize, pass: &Pass<'_>, control: &Control) -> Result<()> {
+    fn layer(&mut self, index: usize, control: &Control) -> Result<()> {
         let tensors = self.weights.stage(Stage::Layer(index))?;
         for state in &mut self.states {
             check(control)?;
-            *state = self.decoder.layer(index, &tensors, state, pass, None)?;
+            *state = self.decoder.layer(index, &tensors, state, &self.pass, None)?;
         }
         Ok(())
     }
@@ -164,17 +167,15 @@ pub(super) fn measure(of: &Measure<'_>, mut sink: Option<&mut dyn Sink>) -> Resu
         let (first, group) = (range.start, &of.windows[range]);
         let count: usize = group.iter().map(|w| w.ids.len()).sum();
         tokens += count as u64;
-        // Rotary tables are the same for all windows and layers.
-        let pass = Pass::new(0, None);
         a.embed(group)?;
         found.look(None, &a.states)?;
         if let Some(b) = &mut b {
             b.embed(group)?;
         }
         for (at, index) in layers.clone().enumerate() {
-            a.layer(index, &pass, of.control)?;
+            a.layer(index, of.control)?;
             if let Some(b) = &mut b {
-                b.layer(index, &pass, of.control)?;
+                b.layer(index, of.control)?;
                 let apart = &mut found.apart[at].states;
                 for (a, b) in a.states.iter().zip(&b.states) {
                     apart.add(&numbers(b)?, &numbers(a)?);

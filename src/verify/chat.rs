@@ -32,6 +32,7 @@
 mod budget;
 mod calls;
 mod engine;
+mod given;
 mod json;
 mod objects;
 mod printf;

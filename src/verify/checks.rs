@@ -1,5 +1,7 @@
 //! The checks, in their order: what is run, what is not, and how memory is shared among it.
 
+mod vectors;
+
 use crate::dtype::DType;
 use crate::error::{Error, ErrorKind, Result};
 use crate::machine;
@@ -17,7 +19,7 @@ use crate::verify::subject::Subject;
 use crate::verify::text::Tokenizer;
 use crate::verify::weights::{Hold, Weights};
 use crate::verify::windows::{self, SAMPLE_WINDOW_MAX, Windows};
-use crate::verify::{Options, device, sample, vectors};
+use crate::verify::{Options, device, sample};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;

@@ -27,14 +27,14 @@ pub struct Decoder<'a> {
 }
 
 impl Decoder<'_> {
-    /// The stream `[1, n, hidden]` before the first layer; the first token stands at `position`.
+    /// The stream `[1, n, hidden]`, in 32 bits, before the first layer; the first token stands at `position`.
     ///
     /// # Errors
     /// `BadInput`: an id outside the vocabulary, a position that has no embedding.
     pub fn embed(&self, ids: &[u32], position: usize) -> Result<Tensor> {
         let front = self.weights.stage(Stage::Front)?;
         let e = &self.forward.embedding;
-        let mut x = self.rows_of_tokens(ids)?;
+        let mut x = self.rows_of_tokens(ids)?.to_dtype(DType::F32).map_err(candle)?;
         if e.scale != 1.0 {
             x = (x * f64::from(e.scale)).map_err(candle)?;
         }
@@ -57,7 +57,8 @@ impl Decoder<'_> {
                     return Err(Error::bad_input(what).tensor(name));
                 }
             }
-            x = table.narrow(0, position, ids.len()).and_then(|t| x + t).map_err(candle)?;
+            let rows = table.narrow(0, position, ids.len()).and_then(|t| t.to_dtype(DType::F32));
+            x = rows.and_then(|rows| x + rows).map_err(candle)?;
         }
         if e.types {
             let name = "token_types.weight";
@@ -73,7 +74,8 @@ impl Decoder<'_> {
                     return Err(Error::bad_input(what).tensor(name));
                 }
             }
-            x = table.narrow(0, 0, 1).and_then(|t| x.broadcast_add(&t)).map_err(candle)?;
+            let row = table.narrow(0, 0, 1).and_then(|t| t.to_dtype(DType::F32));
+            x = row.and_then(|row| x.broadcast_add(&row)).map_err(candle)?;
         }
         if let Some(norm) = &e.norm {
             x = stack::normed(&front, "token_embd_norm", norm, &x)?;
@@ -83,6 +85,9 @@ impl Decoder<'_> {
 
     /// Rows `[n, hidden]` of the embedding, each distinct one brought once.
     fn rows_of_tokens(&self, ids: &[u32]) -> Result<Tensor> {
+        if ids.is_empty() {
+            return Err(Error::bad_input("there are no tokens"));
+        }
         let (vocabulary, width) = self.matrix(EMBEDDING)?;
         if let Some(&id) = ids.iter().find(|&&id| u64::from(id) >= vocabulary) {
             return Err(Error::bad_input(format!("token {id} is outside a vocabulary of {vocabulary}")));
@@ -155,7 +160,7 @@ impl Decoder<'_> {
                 return Err(Error::bad_input(format!("has not the {vocabulary} elements that are needed"))
                     .tensor(bias));
             }
-            y = row.flatten_all().and_then(|row| y.broadcast_add(&row)).map_err(candle)?;
+            y = stack::add_row(y, &row.flatten_all().map_err(candle)?)?;
         }
         let run = || -> candle_core::Result<Tensor> {
             let mut y = y.to_dtype(DType::F32)?;

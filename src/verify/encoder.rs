@@ -17,7 +17,7 @@ use super::weights::{Stage, Tensors, Weights};
 use crate::error::{Error, Result};
 use crate::transform::arch::forward::Forward;
 use crate::transform::task::Task;
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use std::ops::Range;
 use top::Linear;
 
@@ -76,7 +76,8 @@ impl<'a> Encoder<'a> {
                     .tensor("token_types.weight"));
                 }
                 let types = Tensor::new(types.as_slice(), &device).map_err(candle)?;
-                x = rows.index_select(&types, 0).and_then(|rows| x + rows).map_err(candle)?;
+                let rows = rows.index_select(&types, 0).and_then(|rows| rows.to_dtype(DType::F32));
+                x = rows.and_then(|rows| x + rows).map_err(candle)?;
             }
             x = x.reshape((count, width, self.forward.hidden)).map_err(candle)?;
             if embedding.positions {
@@ -89,7 +90,8 @@ impl<'a> Encoder<'a> {
                     .tensor("position_embd.weight")
                     .hint("texts are cut to the length that the model has"));
                 }
-                x = rows.narrow(0, 0, width).and_then(|rows| x.broadcast_add(&rows)).map_err(candle)?;
+                let rows = rows.narrow(0, 0, width).and_then(|rows| rows.to_dtype(DType::F32));
+                x = rows.and_then(|rows| x.broadcast_add(&rows)).map_err(candle)?;
             }
             if let Some(norm) = &embedding.norm {
                 x = stack::normed(&front, "token_embd_norm", norm, &x)?;
@@ -115,7 +117,7 @@ impl<'a> Encoder<'a> {
         let places: Vec<u32> =
             ids.iter().map(|id| distinct.binary_search(id).map_or(0, |place| place as u32)).collect();
         let places = Tensor::new(places.as_slice(), rows.device()).map_err(candle)?;
-        rows.index_select(&places, 0).map_err(candle)
+        rows.index_select(&places, 0).and_then(|rows| rows.to_dtype(DType::F32)).map_err(candle)
     }
 
     /// A stream through one layer, whose tensors are those of [`Stage::Layer`]. `pass` is made of the batch's mask; one
@@ -176,8 +178,5 @@ impl<'a> Encoder<'a> {
 
 /// Numbers of a tensor in rows, on the CPU.
 fn rows(x: &Tensor) -> Result<Vec<Vec<f32>>> {
-    x.to_dtype(candle_core::DType::F32)
-        .and_then(|x| x.to_device(&Device::Cpu))
-        .and_then(|x| x.to_vec2())
-        .map_err(candle)
+    x.to_dtype(DType::F32).and_then(|x| x.to_device(&Device::Cpu)).and_then(|x| x.to_vec2()).map_err(candle)
 }

@@ -1,6 +1,8 @@
 //! Text from a model: token after token, the likeliest or one drawn at random.
 
 use crate::error::{Error, Result};
+use crate::verify::candle;
+use crate::verify::decoder::{Cache, Decoder};
 use crate::verify::text::Tokenizer;
 use std::ops::ControlFlow;
 use std::time::Instant;
@@ -15,13 +17,13 @@ pub struct Sampling {
     /// Where the random numbers begin: the same seed draws the same tokens from the same logits, on any machine.
     pub seed: u64,
     /// The most tokens.
-    pub tokens_max: usize,
+    pub max_tokens: usize,
 }
 
 impl Default for Sampling {
     /// The likeliest, up to 128 tokens.
     fn default() -> Sampling {
-        Sampling { temperature: 0.0, top_p: 1.0, seed: 0, tokens_max: 128 }
+        Sampling { temperature: 0.0, top_p: 1.0, seed: 0, max_tokens: 128 }
     }
 }
 
@@ -53,20 +55,51 @@ pub struct Generation {
     pub stopped_by: StoppedBy,
 }
 
-/// A model that goes on with a text.
+/// The logits behind the last of some ids, which stand at a position and behind; what stands before was given already.
+pub type Logits<'a> = dyn FnMut(&[u32], usize) -> Result<Vec<f32>> + 'a;
+
+/// What goes on with a text.
+#[allow(missing_debug_implementations)]
 pub struct Next<'a> {
-    /// The logits behind the last of `ids`, which stand at `position` and behind; what stands before was given already.
-    pub logits: &'a mut dyn FnMut(&[u32], usize) -> Result<Vec<f32>>,
+    /// Gives the next token's logits.
+    pub logits: &'a mut Logits<'a>,
     /// The most tokens that the model takes, prompt included.
     pub context: usize,
 }
 
-/// Makes text behind `prompt`. New text goes to `on_text` as soon as it is complete.
+/// Makes text behind `prompt` with a model. New text goes to `on_text` as soon as it is complete. `stop_ids` end the text
+/// ([`crate::verify::text::stop_ids`]).
+///
+/// Keys and values of the tokens that have passed are kept, so that each new token passes alone.
 ///
 /// # Errors
 /// `Usage`: an empty prompt, one longer than the model takes, or settings that make no sense. `BadInput`: logits that
-/// are no numbers. What the model gives.
+/// are no numbers. What the layers give.
 pub fn generate(
+    decoder: &Decoder<'_>,
+    tokenizer: Option<&Tokenizer>,
+    prompt: &[u32],
+    sampling: &Sampling,
+    stop_ids: &[u32],
+    on_text: &mut dyn FnMut(&str) -> ControlFlow<()>,
+) -> Result<Generation> {
+    let vocabulary = decoder.vocabulary()?;
+    let mut cache = Cache::new(decoder.forward);
+    let mut logits = |ids: &[u32], _: usize| -> Result<Vec<f32>> {
+        let hidden = decoder.pass(ids, &mut cache)?;
+        let last = hidden.narrow(0, ids.len().saturating_sub(1), 1).map_err(candle)?;
+        let logits = decoder.logits(&last, 0..vocabulary)?;
+        logits.flatten_all().and_then(|logits| logits.to_vec1()).map_err(candle)
+    };
+    let context = decoder.forward.context.unwrap_or(usize::MAX);
+    generate_with(Next { logits: &mut logits, context }, tokenizer, prompt, sampling, stop_ids, on_text)
+}
+
+/// Makes text behind `prompt` with whatever gives logits.
+///
+/// # Errors
+/// Those of [`generate`].
+pub fn generate_with(
     next: Next<'_>,
     tokenizer: Option<&Tokenizer>,
     prompt: &[u32],
@@ -88,7 +121,7 @@ pub fn generate(
     let started = Instant::now();
     let mut prefilled = started;
     let mut stopped_by = StoppedBy::Length;
-    while ids.len() < sampling.tokens_max {
+    while ids.len() < sampling.max_tokens {
         let position = prompt.len() + ids.len();
         let logits = match ids.last() {
             None => {

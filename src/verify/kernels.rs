@@ -174,7 +174,8 @@ mod tests {
     #[test]
     fn functions_as_in_64_bits() {
         let erf64 = |x: f64| candle_core::cpu::erf::erf_f64(x);
-        let checks: [(&str, fn(f32) -> f32, &dyn Fn(f64) -> f64, f64); 3] =
+        type Check<'a> = (&'a str, fn(f32) -> f32, &'a dyn Fn(f64) -> f64, f64);
+        let checks: [Check<'_>; 3] =
             [("exp", exp, &f64::exp, 2.5e-7), ("tanh", tanh, &f64::tanh, 2.5e-7), ("erf", erf, &erf64, 4e-7)];
         for (name, f, exact, limit) in checks {
             for i in -200_000..200_000 {

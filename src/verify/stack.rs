@@ -1,5 +1,6 @@
 //! One layer, whatever the family: a walk over the facts in [`Forward`], for decoders and encoders alike.
 //!
+//! The stream is in 32 bits whatever the weights are in: a product costs the same, and what 16 bits would add is rounding.
 //! Tensors are asked for by name and their shapes are checked where they are used: a file whose matrices do not fit
 //! together is told so by a name and two shapes.
 
@@ -15,19 +16,20 @@ mod scores;
 pub use cache::LayerCache;
 
 use crate::error::{Error, Result};
-use crate::transform::arch::forward::{Attention, Forward, Layer, Norm};
+use crate::transform::arch::forward::{Attention, Forward, Layer, Mlp, Norm, Rope};
 use crate::verify::candle;
 use crate::verify::kernels;
 use crate::verify::weights::{Tensors, Weight, Weights};
-use candle_core::{D, DeviceLocation, Tensor};
+use candle_core::{D, DType, DeviceLocation, Tensor};
 use rope::Table;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Tables that a pass keeps: as many as a model has ropes, and some lengths.
 const TABLES_MAX: usize = 8;
 
-/// A table, and what it was made for: a rope, a number of positions, a device.
-type Known = ((usize, usize, DeviceLocation), Arc<Table>);
+/// A table, and what it was made for: a number of positions and a device. The rotary embedding is known by what it is and
+/// not by its place, so that two models can share a pass.
+type Known = (Rope, usize, DeviceLocation, Arc<Table>);
 
 /// What is common to all layers that some tokens pass. Keep one for all layers, and for all windows of tokens that begin
 /// at the same position: it holds the tables of the rotary embeddings.
@@ -56,7 +58,14 @@ struct Part<'a> {
     tensors: &'a Tensors,
 }
 
-/// What layer `index` makes of the stream `x` `[b, n, hidden]`. With a cache, `x` are the tokens behind those that it
+/// Queries `[b · kv, n · group, key_dim]`, keys `[b · kv, n, key_dim]` and values `[b · kv, n, value_dim]` of a pass.
+struct Projected {
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+}
+
+/// What layer `index` makes of the stream `x` `[b, n, hidden]`, in 32 bits. With a cache, `x` are the tokens behind those that it
 /// holds, and is added to it.
 ///
 /// # Errors
@@ -74,6 +83,7 @@ pub fn layer(
         return Err(Error::bug(format!("layer {index} of {}", forward.layers.len())));
     };
     let part = Part { forward, index, causal: forward.causal, weights, tensors };
+    let x = &x.to_dtype(DType::F32).map_err(candle)?;
     let Layer { norms, norm, residual_scale, .. } = facts;
     let read = part.norm(norms.attention_in, norm, x)?;
     let attention = attention::attention(&part, &facts.attention, &read, pass, cache)?;
@@ -83,14 +93,22 @@ pub fn layer(
             Some(_) => part.norm(norms.mlp_in, norm, x)?,
             None => read,
         };
-        let mlp = part.norm(norms.mlp_out, norm, &mlp::mlp(&part, &facts.mlp, &read)?)?;
+        let mlp = part.norm(norms.mlp_out, norm, &feed_forward(&part, &facts.mlp, &read)?)?;
         let both = add(mlp, 1.0, &attention)?;
         return part.norm(norms.mlp_sum, norm, &add(both, *residual_scale, x)?);
     }
     let x = part.norm(norms.attention_sum, norm, &add(attention, *residual_scale, x)?)?;
     let read = part.norm(norms.mlp_in, norm, &x)?;
-    let mlp = part.norm(norms.mlp_out, norm, &mlp::mlp(&part, &facts.mlp, &read)?)?;
+    let mlp = part.norm(norms.mlp_out, norm, &feed_forward(&part, &facts.mlp, &read)?)?;
     part.norm(norms.mlp_sum, norm, &add(mlp, *residual_scale, &x)?)
+}
+
+/// What the layer's feed-forward part gives for `x` `[b, n, hidden]`.
+fn feed_forward(part: &Part<'_>, of: &Mlp, x: &Tensor) -> Result<Tensor> {
+    match of {
+        Mlp::Dense { gate, activation } => mlp::dense(part, "", *gate, *activation, x),
+        Mlp::Experts(e) => experts::experts(part, e, x),
+    }
 }
 
 /// `x` `[.., width]` normed by `{name}.weight` and, where there is one, `{name}.bias` of a stage.
@@ -160,8 +178,9 @@ pub fn linear(tensors: &Tensors, name: &str, x: &Tensor, out: Option<usize>) -> 
 }
 
 /// `y` `[.., width]` plus one row. `y` is used up.
-fn add_row(y: Tensor, row: &Tensor) -> Result<Tensor> {
+pub(super) fn add_row(y: Tensor, row: &Tensor) -> Result<Tensor> {
     let run = || -> candle_core::Result<Tensor> {
+        let row = &row.to_dtype(y.dtype())?;
         if kernels::takes(&y) && kernels::takes(row) && y.is_contiguous() && row.is_contiguous() {
             kernels::read(row, |row| {
                 kernels::change(&y, |y| {
@@ -212,20 +231,20 @@ impl Part<'_> {
     /// The table of attention's rotary embedding for the positions of a pass, where it has one.
     fn table(&self, a: &Attention, pass: &Pass<'_>, x: &Tensor) -> Result<Option<Arc<Table>>> {
         let Some(place) = a.rope else { return Ok(None) };
-        let count = x.dim(1).map_err(candle)?;
-        let key = (place, count, x.device().location());
-        let mut tables = pass.tables.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, table)) = tables.iter().find(|(k, _)| *k == key) {
-            return Ok(Some(table.clone()));
-        }
         let Some(rope) = self.forward.ropes.get(place) else {
             return Err(Error::bug(format!("rotary embedding {place} of {}", self.forward.ropes.len())));
         };
+        let (count, device) = (x.dim(1).map_err(candle)?, x.device().location());
+        let mut tables = pass.tables.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = |(r, n, d, _): &&Known| (r, *n, *d) == (rope, count, device);
+        if let Some((.., table)) = tables.iter().find(known) {
+            return Ok(Some(table.clone()));
+        }
         let table = Table::new(rope, pass.positions, count, x.device())?;
         if tables.len() == TABLES_MAX {
             tables.remove(0);
         }
-        tables.push((key, table.clone()));
+        tables.push((rope.clone(), count, device, table.clone()));
         Ok(Some(table))
     }
 }

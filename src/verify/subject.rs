@@ -80,6 +80,9 @@ impl Subject {
         let file = |name: &str| model.json(name);
         let mut task = if gguf { task::of_gguf(meta, &config)? } else { task::of(&config, &file)? };
         task::settle(&mut task, &forward, &mut recipe, gguf).map_err(of_tensor)?;
+        // A head for the vocabulary is needed by whoever predicts tokens only.
+        let head = forward.head.clone().filter(|_| task == Task::Causal);
+        forward::check(&config, &Forward { head, ..forward.clone() }, &recipe).map_err(of_tensor)?;
         if !gguf && has_code(&config) {
             notes.push(format!(
                 "the repo brings Python of its own, which is never run: it is computed as family `{}`",

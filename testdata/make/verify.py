@@ -17,7 +17,8 @@ through the model with eager attention on the CPU. A file holds
 
 and in its metadata the versions, the config's edit, max|logit| over all positions (`scale`: errors are relative to it), whether a
 GGUF of it is the `same` model (`GGUF` says why not), and as fractions of it what other arithmetic gives, over all positions: `f64` (how far float32 is from float64 in transformers itself)
-and `bf16_max`, `bf16_rms` (how far its bf16 is from its f32; this is the limit for ours). A sample of each position is kept
+and `bf16_max`, `bf16_rms`, `bf16_median` (how far its bf16 is from its f32, the last a position's root mean square, half of
+them being further; this is the limit for ours). A sample of each position is kept
 and not some positions whole, because what goes wrong goes wrong at a position: at a window's edge, after a chunk.
 
 Ids are drawn again (another salt) where much hangs on rounding, as a router's choice may: where f32 and f64 differ by more
@@ -88,6 +89,7 @@ GGUF = {
     "llama.gelu": ("refused", "one activation a family"), "llama.gelu-tanh": ("refused", "one activation a family"),
     "deepseek_v3.mscale": ("refused", "one factor for both"), "smollm3.every-other": ("refused", "every fourth layer"),
     "gpt2.scaled": ("refused", "no such scale"),
+    "gpt_oss.truncate": ("differs", "no key says `truncate`, and a GGUF is read as the published models have it"),
 }
 
 
@@ -175,7 +177,8 @@ def answers(case):
         half = logits_of(in_bf16(family, directory, tmp), ids)
         off = (half - single).abs() / scale
         facts = {"family": name, "edit": edit, "salt": salt, "scale": scale, "f64": rounding, "bf16_max": off.max().item(),
-                 "bf16_rms": math.sqrt((off**2).mean().item())}
+                 "bf16_rms": math.sqrt((off**2).mean().item()),
+                 "bf16_median": (off**2).mean(-1).sqrt().median().item()}
         assert single.isfinite().all() and half.isfinite().all() and 1 < scale < 200, (case, scale)
     facts["gguf"], _ = GGUF.get(case, ("same", ""))
     return ids, single, facts

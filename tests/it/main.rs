@@ -39,6 +39,8 @@ mod torch;
 mod translate;
 mod values;
 #[cfg(feature = "verify")]
+mod verify_answers;
+#[cfg(feature = "verify")]
 mod verify_chat;
 #[cfg(feature = "verify")]
 mod verify_cli;
@@ -53,7 +55,10 @@ mod verify_memory;
 #[cfg(feature = "verify")]
 mod verify_metrics;
 #[cfg(feature = "verify")]
-mod verify_weights;
 mod verify_stack;
+#[cfg(feature = "verify")]
+mod verify_text;
+#[cfg(feature = "verify")]
+mod verify_weights;
 mod vocab;
 mod weave;

@@ -13,7 +13,7 @@ use hoist::verify::encoder::{Batch, Encoder};
 use hoist::verify::subject::Subject;
 use hoist::verify::weights::{Hold, Weights};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
@@ -286,4 +286,35 @@ fn sixteen_bits_are_near() {
             assert!(cosine(a, b) > 0.999, "{name}: {}", cosine(a, b));
         }
     }
+}
+
+/// That the comparison sees what it is there for: a config that says one thing else is another model.
+#[test]
+fn another_config_computes_something_else() {
+    let golden = Golden::read();
+    let mut wrong = Vec::new();
+    for (name, key, value) in [
+        ("bert", "hidden_act", json!("gelu_new")),
+        ("bert", "layer_norm_eps", json!(1e-3)),
+        ("roberta-sequence", "pad_token_id", json!(2)),
+        ("modernbert", "local_attention", json!(6)),
+        ("modernbert", "norm_eps", json!(1e-3)),
+        ("modernbert-mlm", "global_attn_every_n_layers", json!(2)),
+        ("modernbert-mlm", "global_rope_theta", json!(1e4)),
+        ("modernbert-mlm", "local_rope_theta", json!(1e3)),
+        ("modernbert-mean", "classifier_pooling", json!("cls")),
+        ("modernbert-mean", "classifier_activation", json!("gelu")),
+        ("nomic", "rotary_emb_base", json!(10_000)),
+        ("nomic", "layer_norm_epsilon", json!(1e-3)),
+        ("llama-sequence", "rms_norm_eps", json!(1e-3)),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut spec = spec(name);
+        spec.files["config.json"][key] = value.clone();
+        let found = differences(name, &write(&spec, dir.path()), &golden);
+        if !found.as_ref().is_ok_and(|lines| lines.iter().any(|l| l.contains("is off by"))) {
+            wrong.push(format!("{name} {key} {value}: {found:?}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }

@@ -307,13 +307,13 @@ const FAULTS: &[Fault] = &[
         "one layer fewer in the config",
         R,
         |c| edit_config(&c.path, &json!({"num_hidden_layers": 4})),
-        Refused(ErrorKind::BadInput, "model.layers.4."),
+        By(&["tensors"]),
     ),
     (
         "one layer more in the config",
         R,
         |c| edit_config(&c.path, &json!({"num_hidden_layers": 6})),
-        Refused(ErrorKind::BadInput, "blk.5."),
+        By(&["tensors"]),
     ),
     (
         "other heads in the config",
@@ -358,25 +358,20 @@ const FAULTS: &[Fault] = &[
             std::fs::remove_file(&c.shards()[1]).unwrap();
             std::fs::remove_file(c.path.join("model.safetensors.index.json")).unwrap();
         },
-        Refused(ErrorKind::NotFound, "00002-of-00003"),
+        Refused(ErrorKind::NotFound, "number 2 is not there"),
     ),
-    (
-        "a tensor missing",
-        R,
-        |c| c.rewrite(&["model.layers.2.mlp.up_proj.weight"], &[]),
-        Refused(ErrorKind::BadInput, "ffn_up"),
-    ),
+    ("a tensor missing", R, |c| c.rewrite(&["model.layers.2.mlp.up_proj.weight"], &[]), By(&["tensors"])),
     (
         "a tensor too many",
         R,
         |c| c.rewrite(&[], &[("model.layers.2.mlp.extra_proj.weight", "model.layers.2.mlp.up_proj.weight")]),
-        Refused(ErrorKind::BadInput, "extra_proj"),
+        By(&["tensors"]),
     ),
     (
         "a tensor of another shape",
         R,
         |c| c.rewrite(&[], &[("model.layers.2.mlp.up_proj.weight", "model.layers.2.mlp.down_proj.weight")]),
-        Refused(ErrorKind::BadInput, "up_proj"),
+        By(&["tensors"]),
     ),
     (
         "two merges of the tokenizer swapped",
@@ -384,7 +379,7 @@ const FAULTS: &[Fault] = &[
         |c| {
             let path = c.path.join("tokenizer.json");
             let mut json: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
-            json["model"]["merges"].as_array_mut().unwrap().swap(0, 40);
+            json["model"]["merges"].as_array_mut().unwrap().swap(10, 500);
             std::fs::write(path, serde_json::to_vec(&json).unwrap()).unwrap();
         },
         By(&["tokenizer"]),
@@ -558,9 +553,9 @@ fn random(state: &mut u64, below: u64) -> u64 {
     (*state >> 33) % below
 }
 
-/// Which flipped bits of the trained model a forward pass sees, and that `diff` sees all.
+/// Which flipped bits of the trained model a forward pass sees, bit by bit, and that `diff` sees all.
 #[test]
-#[ignore = "takes minutes: it measures the table at the head of this file"]
+#[ignore = "takes minutes: it prints a table, bit by bit"]
 fn which_bit_flips_are_seen() {
     const EACH: usize = 12;
     let (original, copy) = (Copy::of(R), Copy::of(R));

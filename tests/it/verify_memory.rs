@@ -15,16 +15,15 @@ const MEMORY_BYTES: u64 = 96 << 20;
 /// Times the limit that a model's weights take, in the type they are stored in.
 const TIMES: u64 = 10;
 
-/// A synthetic Llama of so many bytes of bf16, 512 wide, with a small tokenizer; made once and kept in the target folder.
-fn synthetic(size_bytes: u64) -> PathBuf {
+/// A synthetic Llama in bf16 with a small tokenizer; made once and kept in the target folder.
+fn synthetic(name: &str, change: impl FnOnce(&mut hoist::synth::Options)) -> PathBuf {
     static MAKING: Mutex<()> = Mutex::new(());
     let _one_at_a_time = MAKING.lock().unwrap_or_else(|e| e.into_inner());
-    let path =
-        Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("verify-synthetic-{}mb", size_bytes / 1_000_000));
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     if !path.exists() {
         let mine = path.with_extension(std::process::id().to_string());
         let mut options = hoist::synth::Options::new(&mine);
-        (options.hidden, options.size_bytes) = (Some(512), Some(size_bytes));
+        change(&mut options);
         hoist::synth::synth(options).wait().unwrap();
         for file in ["tokenizer.json", "tokenizer_config.json"] {
             let bytes = std::fs::read(testdata(&format!("rustdoc-llama-6m/{file}"))).unwrap();
@@ -46,7 +45,9 @@ fn run(path: &Path, change: impl FnOnce(&mut Options)) -> hoist::Result<Report> 
 #[test]
 fn a_tenth_is_enough() {
     const NAME: &str = "verify_memory::a_tenth_is_enough";
-    let model = synthetic(TIMES * MEMORY_BYTES);
+    let model = synthetic("verify-synthetic-narrow", |o| {
+        (o.hidden, o.size_bytes) = (Some(512), Some(TIMES * MEMORY_BYTES));
+    });
     let expected = Path::new(env!("CARGO_TARGET_TMPDIR")).join("verify-memory-logits.safetensors");
     if std::env::var_os("HOIST_LOAD_TEST_CHILD").is_none() {
         let whole = run(&model, |o| {
@@ -73,9 +74,12 @@ fn a_tenth_is_enough() {
 /// Where not even a layer fits, it is said before any weight is read.
 #[test]
 fn less_than_a_layer_is_refused() {
-    let model = synthetic(TIMES * MEMORY_BYTES);
+    let model = synthetic("verify-synthetic-wide", |o| (o.hidden, o.layers) = (Some(1024), Some(2)));
     let begun = std::time::Instant::now();
-    let error = run(&model, |o| o.memory_bytes = Some(4 << 20)).unwrap_err();
+    // A layer is 54 MB in float32, and the process needs some for itself.
+    let error = run(&model, |o| o.memory_bytes = Some(68 << 20)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NoSpace, "{error}");
-    assert!(begun.elapsed().as_secs() < 2, "refused after {:?}", begun.elapsed());
+    assert!(begun.elapsed().as_secs() < 5, "refused after {:?}", begun.elapsed());
+    let error = run(&model, |o| o.memory_bytes = Some(4 << 20)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Usage, "less than any run needs: {error}");
 }

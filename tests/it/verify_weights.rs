@@ -289,7 +289,7 @@ fn what_is_broken_is_named() {
             "blk.0.inf.weight",
             big.clone(),
             matrix(209_999, f32::NEG_INFINITY),
-            Some((Fault::Infinite, "has 1 infinities, the first in row 299", true)),
+            Some((Fault::Infinite, "has 1 Inf, the first in row 299", true)),
         ),
         ("blk.0.zero.weight", big.clone(), rows(0..300, 0.0), Some((Fault::Zero, "is all zero", true))),
         ("blk.0.minus.weight", big.clone(), rows(0..300, -0.0), Some((Fault::Zero, "is all zero", true))),

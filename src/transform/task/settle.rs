@@ -2,6 +2,7 @@
 
 use super::{Classes, Probability, Task, classes};
 use crate::error::{Error, Result};
+use crate::transform::arch::families;
 use crate::transform::arch::forward::Forward;
 use crate::transform::recipe::{LeftOut, Output, Recipe};
 
@@ -20,9 +21,8 @@ const VOCABULARY: &str = "output";
 /// one of two, and labels that nobody named get numbers.
 ///
 /// # Errors
-/// `BadInput` for a tensor that is missing or of another size.
+/// `BadInput` for a tensor that is missing or of another size; it is named.
 pub fn settle(task: &mut Task, forward: &Forward, recipe: &mut Recipe, gguf: bool) -> Result<()> {
-    let hidden = forward.hidden as u64;
     let needed: &[&str] = match task {
         Task::Causal => &[VOCABULARY],
         Task::Embedding(_) | Task::Hidden => &[],
@@ -30,7 +30,7 @@ pub fn settle(task: &mut Task, forward: &Forward, recipe: &mut Recipe, gguf: boo
             if gguf && find(recipe, "cls.weight").is_none() {
                 classes.dense = None;
             }
-            of_classes(classes, recipe, hidden)?;
+            of_classes(classes, forward, recipe)?;
             match (classes.dense.is_some(), classes.norm.is_some()) {
                 (true, true) => &[DENSE, NORM, LAST],
                 (true, false) => &[DENSE, LAST],
@@ -62,10 +62,11 @@ fn find<'r>(recipe: &'r Recipe, name: &str) -> Option<&'r Output> {
     recipe.outputs.iter().find(|output| output.name == name)
 }
 
-fn of_classes(classes: &mut Classes, recipe: &Recipe, hidden: u64) -> Result<()> {
+fn of_classes(classes: &mut Classes, forward: &Forward, recipe: &Recipe) -> Result<()> {
+    let hidden = forward.hidden as u64;
     let count = |classes: &Classes| classes.labels.len() as u64;
     if classes.labels.is_empty() {
-        let last = find(recipe, "cls.output.weight").ok_or_else(|| missing(LAST))?;
+        let last = find(recipe, "cls.output.weight").ok_or_else(|| missing(forward, LAST))?;
         let rows = last.shape.first().copied().unwrap_or(0);
         let rows = usize::try_from(rows).ok().filter(|n| (1..=classes::LABELS_MAX).contains(n));
         let rows = rows.ok_or_else(|| misshapen(last, hidden, None))?;
@@ -73,7 +74,7 @@ fn of_classes(classes: &mut Classes, recipe: &Recipe, hidden: u64) -> Result<()>
         classes.probability = if rows > 1 { Probability::Softmax } else { Probability::Sigmoid };
     }
     let check = |stem: &str, rows: u64, columns: Option<u64>| -> Result<()> {
-        let weight = find(recipe, &format!("{stem}.weight")).ok_or_else(|| missing(stem))?;
+        let weight = find(recipe, &format!("{stem}.weight")).ok_or_else(|| missing(forward, stem))?;
         let wanted: Vec<u64> = [Some(rows), columns].into_iter().flatten().collect();
         if weight.shape != wanted {
             return Err(misshapen(weight, rows, columns));
@@ -92,9 +93,16 @@ fn of_classes(classes: &mut Classes, recipe: &Recipe, hidden: u64) -> Result<()>
     check(LAST, count(classes), Some(hidden))
 }
 
-fn missing(stem: &str) -> Error {
-    Error::bad_input(format!("the model has no tensor `{stem}.weight` for its head, by whatever name"))
-        .detail("its class says that it has one; the file is not whole, or holds the model without its head")
+fn missing(forward: &Forward, stem: &str) -> Error {
+    // What checkpoints call it: a person looks for that name.
+    let family = families::all().find(|f| f.name() == forward.family);
+    let rows = family.into_iter().flat_map(|f| f.rows().chain(f.head_rows()));
+    let names: Vec<String> =
+        rows.filter(|row| row.gguf == stem).map(|row| format!("`{}.weight`", row.hf)).collect();
+    let names = if names.is_empty() { "for it".to_owned() } else { names.join(" or ") };
+    Error::bad_input(format!("is missing: the model has no tensor {names}"))
+        .tensor(format!("{stem}.weight"))
+        .detail("its class says that it has this head; the file is not whole, or holds the model without its head")
 }
 
 fn misshapen(output: &Output, rows: u64, columns: Option<u64>) -> Error {
@@ -120,10 +128,9 @@ fn norms(forward: &Forward, recipe: &Recipe) -> Result<()> {
         for norm in all.into_iter().flatten() {
             let name = format!("blk.{index}.{norm}.weight");
             if !names.contains(name.as_str()) {
-                return Err(Error::bad_input(format!(
-                    "the model has no tensor for `{name}`, by whatever name"
-                ))
-                .detail("the file is not whole, or the model is of another family than it says"));
+                return Err(Error::bad_input("is missing: the model has no tensor for it")
+                    .tensor(name)
+                    .detail("the file is not whole, or the model is of another family than it says"));
             }
         }
     }

@@ -79,7 +79,9 @@ mod tests {
             probability: Probability::Softmax,
         };
         // The likeliest class of each token, and its characters.
-        let rows: &[(&str, &[(&str, Option<Range<usize>>)], &[(&str, Range<usize>, &str)])] = &[
+        type Row<'a> =
+            (&'a str, &'a [(&'a str, Option<Range<usize>>)], &'a [(&'a str, Range<usize>, &'a str)]);
+        let rows: &[Row<'_>] = &[
             (
                 "Ada Lovelace in Zürich",
                 &[

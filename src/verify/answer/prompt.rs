@@ -7,7 +7,7 @@ use crate::text::Shown;
 use crate::verify::candle;
 use crate::verify::chat::{self, Templates};
 use crate::verify::decoder::{Cache, Decoder};
-use crate::verify::generate::{Next, Sampling, StoppedBy, generate};
+use crate::verify::generate::{Next, Sampling, StoppedBy, generate_with};
 use crate::verify::subject::Subject;
 use crate::verify::text::{Tokenizer, stop_ids};
 use crate::verify::weights::Weights;
@@ -95,11 +95,11 @@ pub(super) fn said(
         temperature: prompt.temperature,
         top_p: prompt.top_p,
         seed: prompt.seed,
-        tokens_max: prompt.max_tokens,
+        max_tokens: prompt.max_tokens,
     };
     let next = Next { logits: &mut logits, context: subject.forward.context.unwrap_or(usize::MAX) };
     let stops = stop_ids(&subject.model, &subject.config, Some(tokenizer))?;
-    let made = generate(next, Some(tokenizer), ids, &sampling, &stops, on_text)?;
+    let made = generate_with(next, Some(tokenizer), ids, &sampling, &stops, on_text)?;
     Ok(Said {
         text: made.text,
         ids: made.ids,

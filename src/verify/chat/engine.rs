@@ -4,7 +4,8 @@
 //! `rewrite` puts into the tree are filters here; so is text that is shown, which the formatter writes and counts.
 
 use super::budget::{Budget, Cause, Mark, a, failed, raised, refused};
-use super::calls::{self, Given};
+use super::calls;
+use super::given::Given;
 use super::objects::{Cycler, Joiner, Undefined, View};
 use super::python;
 use super::rewrite;

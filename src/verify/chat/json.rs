@@ -1,7 +1,7 @@
 //! `tojson`: Python's `json.dumps`, keys in their order, nothing escaped that JSON does not need escaped.
 
 use super::budget::{Budget, a, failed, is_object, refused};
-use super::calls::Given;
+use super::given::Given;
 use super::python::{self, Number, text_of, whole};
 use minijinja::value::ValueKind;
 use minijinja::{Error, Value};

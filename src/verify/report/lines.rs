@@ -331,7 +331,8 @@ pub struct Layer {
 /// one behind which they are further apart, relative to their length, than the limits' `hidden`; it fails nothing, since
 /// logits decide, but where states are no numbers. With `each` there is a line for each layer.
 pub fn layers(layers: &[Layer], each: bool, limits: &Limits) -> Check {
-    let first = layers.iter().find(|layer| !(layer.states.relative() <= limits.hidden));
+    let parts = |apart: f64| apart.is_nan() || apart > limits.hidden;
+    let first = layers.iter().find(|layer| parts(layer.states.relative()));
     let odd = layers.iter().find(|layer| layer.states.not_finite() > 0);
     let last = layers.last().map_or(f64::NAN, |layer| layer.states.relative());
     let line = match first {

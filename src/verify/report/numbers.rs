@@ -5,9 +5,9 @@ pub(super) fn figure(x: f64) -> String {
     match x.abs() {
         _ if !x.is_finite() => x.to_string(),
         0.0 => "0".to_owned(),
-        a if a < 9.5e-4 || a >= 9.95e5 => format!("{x:.1e}"),
-        a if a >= 9.95 => format!("{x:.0}"),
-        a => format!("{x:.*}", (1.0 - a.log10().floor()).clamp(0.0, 6.0) as usize),
+        9.95..9.95e5 => format!("{x:.0}"),
+        a @ 9.5e-4..9.95 => format!("{x:.*}", (1.0 - a.log10().floor()).clamp(0.0, 6.0) as usize),
+        _ => format!("{x:.1e}"),
     }
 }
 

@@ -5,7 +5,7 @@
 use super::cache::LayerCache;
 use super::rope::{Heads, lay_out};
 use super::scores::{Scores, View};
-use super::{Part, Pass, latent, norm};
+use super::{Part, Pass, Projected, latent, norm};
 use crate::error::{Error, Result};
 use crate::transform::arch::forward::{Attention, HeadNorm, Norm, NormKind, Projections};
 use crate::verify::candle;
@@ -16,13 +16,6 @@ const SCORES_BYTES_MAX: usize = 64 << 20;
 
 /// Queries of a block where a mask hides part of the keys: the fewer, the less is computed in vain.
 const BLOCK_MAX: usize = 128;
-
-/// Queries `[b · kv, n · group, key_dim]`, keys `[b · kv, n, key_dim]` and values `[b · kv, n, value_dim]` of a pass.
-pub(super) struct Projected {
-    pub(super) q: Tensor,
-    pub(super) k: Tensor,
-    pub(super) v: Tensor,
-}
 
 /// What attention of the layer gives for `x` `[b, n, hidden]`, behind its output projection.
 pub(super) fn attention(

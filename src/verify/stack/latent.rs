@@ -5,9 +5,8 @@
 //!
 //! Source: DeepSeek-V2, arXiv 2405.04434, section 2.1.
 
-use super::attention::Projected;
 use super::rope::{Heads, lay_out};
-use super::{Part, Pass, norm};
+use super::{Part, Pass, Projected, norm};
 use crate::error::{Error, Result};
 use crate::transform::arch::forward::{Attention, Norm, NormKind, Projections};
 use crate::verify::candle;

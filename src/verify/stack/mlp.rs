@@ -1,19 +1,11 @@
-//! The feed-forward part, and activations.
+//! The dense feed-forward part, and activations.
 
-use super::{Part, experts};
+use super::Part;
 use crate::error::{Error, Result};
-use crate::transform::arch::forward::{Activation, Gate, Mlp};
+use crate::transform::arch::forward::{Activation, Gate};
 use crate::verify::candle;
 use crate::verify::kernels;
 use candle_core::{D, DType, Result as CandleResult, Tensor};
-
-/// What the layer's feed-forward part gives for `x` `[b, n, hidden]`.
-pub(super) fn mlp(part: &Part<'_>, mlp: &Mlp, x: &Tensor) -> Result<Tensor> {
-    match mlp {
-        Mlp::Dense { gate, activation } => dense(part, "", *gate, *activation, x),
-        Mlp::Experts(e) => experts::experts(part, e, x),
-    }
-}
 
 /// The matrices `ffn_up`, `ffn_gate`, `ffn_down` with `suffix` behind their names.
 pub(super) fn dense(

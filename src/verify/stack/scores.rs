@@ -179,7 +179,8 @@ mod tests {
 
     #[test]
     fn what_is_seen() {
-        let table: &[(bool, Option<Window>, usize, usize, usize, Range<usize>)] = &[
+        type Row = (bool, Option<Window>, usize, usize, usize, Range<usize>);
+        let table: &[Row] = &[
             (true, None, 3, 0, 8, 0..4),
             (false, None, 3, 0, 8, 0..8),
             (true, Some(Window::Sliding(1)), 3, 0, 8, 3..4),

@@ -75,9 +75,15 @@ fn windows<T: Element + WithDType>(arena: ArenaTensors, device: &Device) -> Resu
     let places = arena.tensors.clone();
     let count = size(arena.arena.size_bytes())? / size_of::<T>();
     let (vector, lead) = arena.into_vec::<T>().ok_or_else(|| Error::bug("an arena of another width"))?;
-    let length = vector.len();
-    let all = Tensor::from_vec(vector, length, &Device::Cpu).and_then(|t| t.narrow(0, lead, count));
-    let all = all.and_then(|t| t.to_device(device)).map_err(candle)?;
+    let all = if device.is_cpu() {
+        let length = vector.len();
+        Tensor::from_vec(vector, length, device).and_then(|t| t.narrow(0, lead, count))
+    } else {
+        let end = lead.saturating_add(count);
+        let numbers = vector.get(lead..end).ok_or_else(|| Error::bug("an arena ends early"))?;
+        Tensor::from_slice(numbers, count, device)
+    };
+    let all = all.map_err(candle)?;
     places
         .iter()
         .map(|(name, shape, offset_bytes)| {

@@ -1,11 +1,12 @@
 //! Products with weights.
 //!
-//! candle multiplies f32 and f16 on the CPU, not bf16. Weights in bf16 are widened as they are used, a tile at a time, the
-//! sum is taken in f32 and rounded once, as torch does it: half the memory of f32, and no more than a tile of it twice.
+//! candle multiplies f32 and f16 on the CPU, not bf16. Weights of 16 bits are widened as they are used, a tile at a time,
+//! and multiplied and summed in f32: half the memory of f32, and no more than a tile of it twice. What comes in is f32 as a
+//! rule, and nothing of it is lost then; a device that multiplies 16 bits by 16 bits rounds it first.
 
 use candle_core::quantized::QTensor;
-use candle_core::{CustomOp1, DType, Device, Result, Storage, Tensor};
-use half::bf16;
+use candle_core::{CustomOp1, DType, Device, Result, Storage, Tensor, WithDType};
+use half::{bf16, f16};
 use rayon::prelude::*;
 
 /// Elements of a tile of widened weights.
@@ -26,12 +27,12 @@ pub(super) fn plain(weight: &Tensor, x: &Tensor) -> Result<Tensor> {
     let rows: usize = shape.iter().product();
     shape.push(outputs);
     let x = x.reshape((rows, inputs))?;
-    let product = match (x.device(), x.dtype()) {
-        (Device::Cpu, DType::BF16) => in_bf16(&weight, &x)?,
+    let product = match (x.device(), weight.dtype()) {
+        (Device::Cpu, DType::BF16 | DType::F16) => of_narrow(&weight, &x)?,
         (Device::Cpu, _) if rows == 1 => one_row(&weight, &x)?,
-        _ => x.matmul(&weight.t()?)?,
+        (_, dtype) => x.to_dtype(dtype)?.matmul(&weight.t()?)?,
     };
-    product.reshape(shape)
+    product.to_dtype(x.dtype())?.reshape(shape)
 }
 
 /// `x · matrixᵀ` for a matrix in blocks, in the type of `x`.
@@ -59,28 +60,29 @@ fn one_row(weight: &Tensor, x: &Tensor) -> Result<Tensor> {
     Tensor::cat(&parts, 1)
 }
 
-fn in_bf16(weight: &Tensor, x: &Tensor) -> Result<Tensor> {
+/// A weight of 16 bits, in 32-bit arithmetic: the product in 32 bits.
+fn of_narrow(weight: &Tensor, x: &Tensor) -> Result<Tensor> {
     let (rows, inputs) = x.dims2()?;
     let outputs = weight.dim(0)?;
     let wide = x.to_dtype(DType::F32)?;
-    if rows <= FEW_ROWS {
-        return wide.contiguous()?.apply_op1_no_bwd(&Few(weight.contiguous()?))?.to_dtype(DType::BF16);
+    if rows <= FEW_ROWS && weight.dtype() == DType::BF16 {
+        return wide.contiguous()?.apply_op1_no_bwd(&Few(weight.contiguous()?));
     }
     let step = (TILE_ELEMENTS / inputs.max(1)).clamp(1, outputs.max(1));
     let mut tiles = Vec::with_capacity(outputs.div_ceil(step));
     for first in (0..outputs).step_by(step) {
         let count = step.min(outputs - first);
         let tile = widened(&weight.narrow(0, first, count)?)?;
-        tiles.push(wide.matmul(&tile.t()?)?.to_dtype(DType::BF16)?);
+        tiles.push(wide.matmul(&tile.t()?)?);
     }
     Tensor::cat(&tiles, 1)
 }
 
-/// The numbers of a contiguous bf16 tensor on the CPU.
-fn with_numbers<T>(tensor: &Tensor, work: impl FnOnce(&[bf16]) -> Result<T>) -> Result<T> {
+/// The numbers of a contiguous tensor on the CPU.
+fn with_numbers<N: WithDType, T>(tensor: &Tensor, work: impl FnOnce(&[N]) -> Result<T>) -> Result<T> {
     let (storage, layout) = tensor.storage_and_layout();
     let Storage::Cpu(storage) = &*storage else { candle_core::bail!("not on the CPU") };
-    let all = storage.as_slice::<bf16>()?;
+    let all = storage.as_slice::<N>()?;
     let range = layout.contiguous_offsets();
     match range.and_then(|(start, end)| all.get(start..end)) {
         Some(numbers) => work(numbers),
@@ -89,10 +91,17 @@ fn with_numbers<T>(tensor: &Tensor, work: impl FnOnce(&[bf16]) -> Result<T>) -> 
 }
 
 fn widened(tile: &Tensor) -> Result<Tensor> {
-    let wide = with_numbers(tile, |numbers| {
+    match tile.dtype() {
+        DType::BF16 => widened_from(tile, bf16::to_f32),
+        _ => widened_from(tile, f16::to_f32),
+    }
+}
+
+fn widened_from<N: WithDType>(tile: &Tensor, widen: impl Fn(N) -> f32 + Sync) -> Result<Tensor> {
+    let wide = with_numbers(tile, |numbers: &[N]| {
         let mut wide = vec![0.0f32; numbers.len()];
         let pieces = wide.par_chunks_mut(1 << 16).zip(numbers.par_chunks(1 << 16));
-        pieces.for_each(|(to, from)| to.iter_mut().zip(from).for_each(|(to, from)| *to = from.to_f32()));
+        pieces.for_each(|(to, from)| to.iter_mut().zip(from).for_each(|(to, from)| *to = widen(*from)));
         Ok(wide)
     })?;
     Tensor::from_vec(wide, tile.shape(), &Device::Cpu)
@@ -118,7 +127,7 @@ impl CustomOp1 for Few {
         let Some(x) = x else { candle_core::bail!("not contiguous") };
         let mut product = vec![0.0f32; rows * outputs];
         if inputs > 0 && outputs > 0 {
-            with_numbers(&self.0, |weight| {
+            with_numbers(&self.0, |weight: &[bf16]| {
                 // Columns of the product in turn: each weight is read once for all rows.
                 let mut columns = vec![0.0f32; rows * outputs];
                 let work =

@@ -135,9 +135,12 @@ impl Plan {
         let mut entries = Vec::with_capacity(recipe.outputs.len());
         for output in &recipe.outputs {
             let native = || load::blocks(model, recipe, output).filter(|&d| ggml(d).is_some());
+            // Norms multiply in 32 bits, whatever the rest is computed in; one plus a weight has no place in fewer.
+            let is_norm = output.shape.len() == 1 && output.name.contains("norm");
+            let plain = if is_norm { DType::F32 } else { hold.dtype };
             // A GPU's copy of blocks cannot be read row by row.
             let looked_up = output.name == EMBEDDING && !hold.device.is_cpu();
-            let dtype = if hold.native && !looked_up { native() } else { None }.unwrap_or(hold.dtype);
+            let dtype = if hold.native && !looked_up { native() } else { None }.unwrap_or(plain);
             let size_bytes =
                 element_count(&output.shape).and_then(|n| dtype.size_bytes(n)).ok_or_else(|| {
                     Error::bad_input(format!("has shape {:?}, which overflows", output.shape))

@@ -21,6 +21,17 @@ fn published_configs_are_understood() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// Kimi K2 is DeepSeek V3 under another name, with what that leaves to its class.
+#[test]
+fn one_class_under_two_names() {
+    let golden = golden();
+    let case = golden["cases"].as_array().unwrap().iter().find(|c| c["name"] == "DeepSeek V3").unwrap();
+    let v3 = config(case);
+    let mut kimi = v3.clone();
+    kimi["model_type"] = json!("kimi_k2");
+    assert_eq!(forward::of_config(&kimi).unwrap(), forward::of_config(&v3).unwrap());
+}
+
 #[test]
 fn configs_that_nobody_can_compute_are_refused() {
     let base = |kind: &str, changes: Value| {
@@ -35,6 +46,7 @@ fn configs_that_nobody_can_compute_are_refused() {
     let llama = "families/llama";
     for (name, changes, kind, part) in [
         (llama, json!({"architectures": ["NoSuchModel"], "model_type": "no"}), Unsupported, "`NoSuchModel`"),
+        (llama, json!({"model_type": "mistral"}), Unsupported, "`model_type` is `mistral`"),
         (llama, json!({"hidden_act": "xielu"}), Unsupported, "`hidden_act` is `xielu`"),
         (llama, json!({"num_hidden_layers": 4_000_000_000u64}), BadInput, "layers"),
         (llama, json!({"num_hidden_layers": 5000}), BadInput, "layers"),

@@ -2,7 +2,7 @@
 
 use super::{hold, names, open, spec, write};
 use hoist::convert::{Options, convert};
-use hoist::error::ErrorKind::{self, BadInput, NotFound, Unsupported};
+use hoist::error::ErrorKind::{self, BadInput, CheckFailed, NotFound, Unsupported};
 use hoist::transform::arch::forward;
 use hoist::transform::task::{Embedding, Pooling, Probability, Task, TopActivation, max_length, of};
 use hoist::verify::encoder::{Batch, Encoder};
@@ -361,16 +361,21 @@ fn heads_that_do_not_fit_are_named() {
     };
     type Change = Box<dyn Fn(&mut super::Spec)>;
     let rows: Vec<(&str, Change, ErrorKind, &str)> = vec![
-        ("bert-sequence", Box::new(without("classifier.weight")), BadInput, "cls.output.weight"),
-        ("bert-sequence", Box::new(without("bert.pooler.dense.weight")), BadInput, "cls.weight"),
-        ("bert-sequence", Box::new(reshaped("classifier.weight", &[4, 32])), BadInput, "cls.output.weight"),
-        ("bert-sequence", Box::new(reshaped("classifier.bias", &[4])), BadInput, "cls.output.bias"),
-        ("bert-sequence", Box::new(said("id2label", json!({"0": "a"}))), BadInput, "cls.output.weight"),
-        ("modernbert-sequence", Box::new(without("head.norm.weight")), BadInput, "cls.norm.weight"),
-        ("modernbert", Box::new(without("layers.2.attn_norm.weight")), BadInput, "blk.2.attn_norm"),
-        ("distilbert-sequence", Box::new(without("pre_classifier.weight")), BadInput, "cls.weight"),
-        ("llama-sequence", Box::new(without("score.weight")), BadInput, "cls.output.weight"),
-        ("nomic", Box::new(without("encoder.layers.1.mlp.fc12.weight")), BadInput, "fc12"),
+        ("bert-sequence", Box::new(without("classifier.weight")), CheckFailed, "cls.output.weight"),
+        ("bert-sequence", Box::new(without("bert.pooler.dense.weight")), CheckFailed, "cls.weight"),
+        (
+            "bert-sequence",
+            Box::new(reshaped("classifier.weight", &[4, 32])),
+            CheckFailed,
+            "cls.output.weight",
+        ),
+        ("bert-sequence", Box::new(reshaped("classifier.bias", &[4])), CheckFailed, "cls.output.bias"),
+        ("bert-sequence", Box::new(said("id2label", json!({"0": "a"}))), CheckFailed, "cls.output.weight"),
+        ("modernbert-sequence", Box::new(without("head.norm.weight")), CheckFailed, "cls.norm.weight"),
+        ("modernbert", Box::new(without("layers.2.attn_norm.weight")), CheckFailed, "blk.2.attn_norm"),
+        ("distilbert-sequence", Box::new(without("pre_classifier.weight")), CheckFailed, "cls.weight"),
+        ("llama-sequence", Box::new(without("score.weight")), CheckFailed, "cls.output.weight"),
+        ("nomic", Box::new(without("encoder.layers.1.mlp.fc12.weight")), CheckFailed, "fc12"),
         ("sentence-bert", Box::new(reshaped("linear.bias", &[23])), BadInput, "linear.bias"),
         (
             "sentence-bert",

@@ -2,7 +2,7 @@
 
 use super::{Decoder, Fixed, Normed, Number, Projected, Rotation, Scale, TELLING};
 use crate::error::{Error, Result};
-use crate::transform::arch::families::generates;
+use crate::transform::arch::families::{self, generates};
 use crate::transform::arch::forward::rope::magnitude;
 use crate::transform::arch::forward::{
     Activation, Attention, Embedding, Experts, Forward, Head, HeadNorm, Layer, Mlp, Norm, Pairs, Projections,
@@ -91,6 +91,14 @@ impl Decoder {
     }
 
     fn check_fixed(&self, scope: &Scope<'_>) -> Result<()> {
+        let kind = scope.config.model_type();
+        let another = families::all().find(|f| f.model_types.contains(&kind));
+        if another.is_some_and(|f| f.name() != scope.family.name()) {
+            return Err(unsupported(format!(
+                "the class in `architectures` is of family `{}` and `model_type` is `{kind}`, which compute differently",
+                scope.family.name()
+            )));
+        }
         let others = TELLING.iter().filter(|(.., asking)| !asking.contains(&self.name));
         let own = self.fixed.iter().copied();
         for (key, fixed) in own.chain(others.map(|(key, fixed, _)| (*key, *fixed))) {

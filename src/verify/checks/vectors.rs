@@ -1,13 +1,13 @@
 //! Models that make vectors or classes of texts, measured: one by itself, or against another that is known to be right.
 //!
-//! Like models that predict tokens ([`super::causal`]) two of them pass each layer one after the other, all texts at a time.
+//! Like models that predict tokens ([`crate::verify::causal`]) two of them pass each layer one after the other, all texts at a time.
 //! What is compared behind the last one is what the model is for: hidden states, one vector for each text, scores.
 
+use super::Run;
 use crate::error::{Error, ErrorKind, Result};
 use crate::run::job::Control;
 use crate::text::Shown;
 use crate::transform::task::{self, Classes, Probability, Task};
-use crate::verify::checks::Run;
 use crate::verify::encoder::{Batch, Encoder};
 use crate::verify::limits::Limits;
 use crate::verify::metrics::Vectors;
@@ -275,7 +275,7 @@ fn measure(
         _ => None,
     };
     if let Some(against) = run.against {
-        super::causal::comparable(subject, against)?;
+        crate::verify::causal::comparable(subject, against)?;
     }
     let started = Instant::now();
     a.start(&batches)?;
