@@ -35,7 +35,6 @@ mod engine;
 mod given;
 mod json;
 mod objects;
-mod printf;
 mod python;
 mod rewrite;
 mod time;

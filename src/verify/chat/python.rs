@@ -3,6 +3,8 @@
 //! minijinja's values behave as Rust's do: any two have an order, `1e22` prints with all its zeros, and a list that two
 //! lists make is computed at each use. Here each operator takes the types that Python's takes, and what it makes is whole.
 
+pub(super) mod printf;
+
 use super::budget::{Budget, a, failed, is_object, refused};
 use super::objects::{Method, View};
 use minijinja::value::{Tuple, ValueKind};
@@ -390,7 +392,7 @@ pub(super) fn arithmetic(budget: &Budget, op: &str, x: &Value, y: &Value) -> Res
             // Of what has items, Python does not ask that all are used.
             let all =
                 y.is_tuple() || !matches!(y.kind(), ValueKind::Seq | ValueKind::Map | ValueKind::Undefined);
-            super::printf::format(budget, text_of(x).unwrap_or_default(), &args, all).map(Value::from)
+            printf::format(budget, text_of(x).unwrap_or_default(), &args, all).map(Value::from)
         }
         _ => Err(mismatch(op, x, y)),
     }

@@ -1,7 +1,8 @@
 //! Filters.
 
+use super::super::json;
+use super::super::python::printf;
 use super::super::python::{self, Number, text, text_of, whole};
-use super::super::{json, printf};
 use super::{
     Budget, Given, Result, a, ascii_only, capitalized, failed, is_object, lines, padded, pairs, refused,
     replaced, stripped, test, text_argument, truth,

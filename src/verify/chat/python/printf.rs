@@ -1,7 +1,7 @@
 //! `format % arguments`: the conversions `s`, `d`, `i`, `f` and `%`, with flags, and a width and a precision in digits.
 
-use super::budget::{Budget, a, failed, refused};
-use super::python::{Number, text};
+use super::super::budget::{Budget, a, failed, refused};
+use super::{Number, text};
 use minijinja::{Error, Value};
 
 /// The widest field, and the most digits.
