@@ -11,7 +11,12 @@ const FIELD_MAX: usize = 1000;
 ///
 /// # Errors
 /// Too few arguments, or too many where `all` are to be used; what Python's `%` refuses, and what is refused here.
-pub(super) fn format(budget: &Budget, format: &str, args: &[Value], all: bool) -> Result<String, Error> {
+pub(in crate::verify::chat) fn format(
+    budget: &Budget,
+    format: &str,
+    args: &[Value],
+    all: bool,
+) -> Result<String, Error> {
     let (mut out, mut args, mut rest) = (String::new(), args.iter(), format);
     budget.bytes(format.len())?;
     while let Some((before, after)) = rest.split_once('%') {
