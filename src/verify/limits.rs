@@ -2,11 +2,11 @@
 //!
 //! Limits are there to find what is broken: a permutation forgotten, a scale misread, a tensor swapped. They say nothing
 //! about whether a quantisation is a good one. What loss is to be expected depends on how far the candidate's numbers had
-//! to move from the reference's, so that is found out first, tensor by tensor ([`Step`]), and [`ROWS`] has the figures for
+//! to move from the reference's, so that is found out first, tensor by tensor ([`Step`]), and `ROWS` has the figures for
 //! it.
 //!
 //! A model is rarely of one type: norms stay in f32, embeddings in 16 bits, a few matrices get more bits than others. The
-//! step that decides is the coarsest in which, together with those coarser than it, at least [`SHARE_MIN`] of all
+//! step that decides is the coarsest in which, together with those coarser than it, at least `SHARE_MIN` of all
 //! parameters are. Below that share a few small tensors would loosen the limit for all the others; with a larger one a
 //! small model with a large vocabulary, whose embedding is kept, would be held to the embedding's limit.
 

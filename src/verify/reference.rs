@@ -1,5 +1,5 @@
 //! Answers in a file: token ids and what some model made of them. A reference was written by anybody, with any program; what
-//! `--logits` writes ([`write`]) has the same form, and is read by the same code.
+//! `--logits` writes ([`mod@write`]) has the same form, and is read by the same code.
 //!
 //! | tensor | shape | |
 //! |---|---|---|
