@@ -25,7 +25,7 @@
 //! | 6 | [run]: threads, jobs, events |
 //! | 7 | [load], [convert], [diff], [inspect], [doctor], [synth]: what the library offers, one call each |
 //! | 8 | `verify` (a cargo feature): the forward pass, and what is measured on it |
-| 9 | `cli`, in the binary: arguments, output, signals |
+//! | 9 | `cli`, in the binary: arguments, output, signals |
 //!
 //! # Choices that are not obvious
 //!
