@@ -53,25 +53,27 @@ fn cpu_seconds() -> Option<f64> {
     hoist::machine::cpu_time().map(|t| t.as_secs_f64())
 }
 
+/// Token ids and the position of the first in; logits after the last out.
+type Step = Box<dyn FnMut(&[u32], usize) -> Result<Vec<f32>>>;
+
 fn main() -> Result<()> {
     let wanted = wanted()?;
     let model = Path::new(&wanted.model);
     let config: Value = serde_json::from_slice(&std::fs::read(model.join("config.json"))?)?;
     let began = Instant::now();
-    let (mut step, vocabulary): (Box<dyn FnMut(&[u32], usize) -> Result<Vec<f32>>>, u32) =
-        match wanted.engine.as_str() {
-            "hoist" => {
-                let mut ours = Ours::load(model, wanted.dtype)?;
-                let vocabulary = ours.vocabulary();
-                (Box::new(move |ids, offset| ours.last_logits(ids, offset)), vocabulary)
-            }
-            "candle" => {
-                let mut rival = Rival::load(model, &dialect(&config), wanted.dtype)?;
-                let vocabulary = rival.vocabulary;
-                (Box::new(move |ids, offset| rival.last_logits(ids, offset)), vocabulary)
-            }
-            _ => return Err(USAGE.into()),
-        };
+    let (mut step, vocabulary): (Step, u32) = match wanted.engine.as_str() {
+        "hoist" => {
+            let mut ours = Ours::load(model, wanted.dtype)?;
+            let vocabulary = ours.vocabulary();
+            (Box::new(move |ids, offset| ours.last_logits(ids, offset)), vocabulary)
+        }
+        "candle" => {
+            let mut rival = Rival::load(model, &dialect(&config), wanted.dtype)?;
+            let vocabulary = rival.vocabulary;
+            (Box::new(move |ids, offset| rival.last_logits(ids, offset)), vocabulary)
+        }
+        _ => return Err(USAGE.into()),
+    };
     let load_seconds = began.elapsed().as_secs_f64();
     let all = ids(wanted.prefill + wanted.decode, vocabulary);
     let (prompt, rest) = all.split_at(wanted.prefill);
