@@ -25,6 +25,8 @@ mod tensors;
 pub use made::{MakeOptions, Wanted, Watch, blocks, equal, make, pass};
 pub use tensors::{ArenaTensors, Loaded, LoadedTensor, Report};
 
+pub use crate::sink::device::{Choice, Device, DeviceSpec, detect};
+
 use crate::checkpoint::FileId;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
@@ -34,7 +36,6 @@ use crate::run::job::{Control, Job};
 use crate::run::{BLOCKING_READERS, Io, Traffic};
 #[cfg(feature = "cuda")]
 use crate::sink::cuda::{Pinned, driver::Gpu};
-use crate::sink::device::{self, Choice, Device, DeviceSpec};
 use crate::sink::{GPU_CHUNK_BYTES, GPU_SLOT_COUNT};
 use crate::source::ReadAt;
 use crate::source::local::direct::Queue;
@@ -118,7 +119,7 @@ struct Ready {
 /// Starts to open the device that [`load_on`] will be given.
 pub fn prepare(device: Option<DeviceSpec>) -> Prepared {
     Prepared(Job::start("prepare", false, move |_| {
-        let choice = device::detect(device.as_ref())?;
+        let choice = detect(device.as_ref())?;
         #[cfg(feature = "cuda")]
         let pinned = match choice.device {
             Device::Cpu => None,

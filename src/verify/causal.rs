@@ -6,6 +6,7 @@
 
 use crate::error::{Error, Result};
 use crate::run::job::Control;
+use crate::transform::arch::forward::Mlp;
 use crate::verify::candle;
 use crate::verify::decoder::Decoder;
 use crate::verify::metrics::{Compare, Comparison, Means, Score, Scored, Vectors};
@@ -21,6 +22,8 @@ use std::time::Instant;
 
 /// Positions of a tile of logits.
 const TILE_POSITIONS: usize = 512;
+/// Of the tokens whose states fit into memory, one in so many passes a layer of experts at once.
+const BATCH_SHARE: usize = 16;
 /// Tokens of the vocabulary of a tile.
 const TILE_TOKENS: u64 = 8192;
 
@@ -91,12 +94,16 @@ struct Side<'a> {
     pass: Pass<'static>,
     /// The stream of each window, `[1, n, hidden]`.
     states: Vec<Tensor>,
+    /// How many tokens pass a layer of experts as one batch.
+    together: usize,
 }
 
 impl<'a> Side<'a> {
-    fn new(subject: &'a Subject, weights: &'a Weights) -> Side<'a> {
+    fn new(subject: &'a Subject, weights: &'a Weights, tokens_at_once: usize) -> Side<'a> {
         let decoder = Decoder { forward: &subject.forward, weights };
-        Side { decoder, weights, pass: Pass::new(0, None), states: Vec::new() }
+        // An expert that is not in memory is loaded once for each batch. What passes it is many times wider than the stream.
+        let together = if weights.is_resident() { 0 } else { tokens_at_once / BATCH_SHARE };
+        Side { decoder, weights, pass: Pass::new(0, None), states: Vec::new(), together }
     }
 
     fn embed(&mut self, windows: &[Window]) -> Result<()> {
@@ -106,9 +113,20 @@ impl<'a> Side<'a> {
 
     fn layer(&mut self, index: usize, control: &Control) -> Result<()> {
         let tensors = self.weights.stage(Stage::Layer(index))?;
-        for state in &mut self.states {
+        let has_experts =
+            self.decoder.forward.layers.get(index).is_some_and(|layer| matches!(layer.mlp, Mlp::Experts(_)));
+        let together = if has_experts { self.together } else { 0 };
+        for batch in batches(&mut self.states, together) {
             check(control)?;
-            *state = self.decoder.layer(index, &tensors, state, &self.pass, None)?;
+            if let [state] = batch {
+                *state = self.decoder.layer(index, &tensors, state, &self.pass, None)?;
+                continue;
+            }
+            let x = Tensor::cat(batch, 0).map_err(candle)?;
+            let x = self.decoder.layer(index, &tensors, &x, &self.pass, None)?;
+            for (at, state) in batch.iter_mut().enumerate() {
+                *state = x.narrow(0, at, 1).map_err(candle)?;
+            }
         }
         Ok(())
     }
@@ -123,6 +141,16 @@ impl<'a> Side<'a> {
     }
 }
 
+/// Streams that pass together: neighbours of one length, of so many tokens at most, or one.
+fn batches(states: &mut [Tensor], together: usize) -> impl Iterator<Item = &mut [Tensor]> {
+    let mut count = 1;
+    states.chunk_by_mut(move |a, b| {
+        let same = a.dims() == b.dims() && (count + 1) * a.dims().get(1).unwrap_or(&0) <= together;
+        count = if same { count + 1 } else { 1 };
+        same
+    })
+}
+
 /// An error where the job was cancelled. What is returned then is never shown.
 fn check(control: &Control) -> Result<()> {
     if control.is_stopped() { Err(Error::bug("stopped")) } else { Ok(()) }
@@ -134,9 +162,9 @@ fn numbers(tensor: &Tensor) -> Result<Vec<f32>> {
 
 /// Measures. `sink` is told of the model's own logits.
 pub(super) fn measure(of: &Measure<'_>, mut sink: Option<&mut dyn Sink>) -> Result<Measured> {
-    let mut a = Side::new(of.subject, of.weights);
+    let mut a = Side::new(of.subject, of.weights, of.tokens_at_once);
     let mut b = match of.other {
-        Other::Model(subject, weights) => Some(Side::new(subject, weights)),
+        Other::Model(subject, weights) => Some(Side::new(subject, weights, of.tokens_at_once)),
         _ => None,
     };
     let layer_count = of.subject.forward.layers.len();
@@ -184,7 +212,7 @@ pub(super) fn measure(of: &Measure<'_>, mut sink: Option<&mut dyn Sink>) -> Resu
             found.look(Some(index), &a.states)?;
             let done = (tokens - count as u64) * (layers.len() as u64 + 1) + count as u64 * (at as u64 + 1);
             of.control.step(
-                || label(index, layer_count, tokens, all_tokens),
+                || label(index, layer_count, count as u64, tokens, all_tokens),
                 done,
                 all_tokens * (layers.len() as u64 + 1),
             );
@@ -233,10 +261,10 @@ fn groups(windows: &[Window], tokens_at_once: usize) -> Vec<Range<usize>> {
     groups
 }
 
-/// Where a pass is.
-fn label(index: usize, layer_count: usize, tokens: u64, all_tokens: u64) -> String {
+/// Where a pass is; `group` tokens pass together.
+fn label(index: usize, layer_count: usize, group: u64, tokens: u64, all_tokens: u64) -> String {
     let layer = format!("layer {}/{layer_count}", index + 1);
-    if tokens == all_tokens { layer } else { format!("{layer} of token {tokens}/{all_tokens}") }
+    if group == all_tokens { layer } else { format!("{layer} of token {tokens}/{all_tokens}") }
 }
 
 /// Two models that have nothing in common layer by layer cannot be compared so.

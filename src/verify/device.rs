@@ -1,39 +1,30 @@
 //! Where a forward pass computes.
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::text::Shown;
+use crate::load::{self, DeviceSpec};
 use candle_core::Device;
 
-/// The device that a person means: `cpu`, `cuda`, `cuda:1`; `auto` (or nothing) is the first GPU where this build computes
-/// on GPUs and there is one, else the CPU.
+/// The device that a person means: `cpu`, `cuda`, `cuda:1`, `cuda:GPU-…`, as for a load; `auto` (or nothing) is the first GPU
+/// where this build computes on GPUs and there is one, else the CPU.
 ///
 /// # Errors
-/// `Usage`: no such name. `Unsupported`: a GPU, and this build has no kernels for one. `Driver`: a GPU that is not there.
+/// `Usage`: no such name. `Unsupported`: a GPU, and this build has no kernels for one. `Driver`: a GPU that is not there, or
+/// one that is there and broken.
 pub fn parse(text: Option<&str>) -> Result<Device> {
-    let text = text.unwrap_or("auto");
-    let ordinal = match text {
-        "cpu" => return Ok(Device::Cpu),
-        "auto" => {
-            let found = if cfg!(feature = "candle-cuda") { cuda(0).ok() } else { None };
-            return Ok(found.unwrap_or(Device::Cpu));
-        }
-        "cuda" => Some(0),
-        other => other.strip_prefix("cuda:").and_then(|n| n.parse::<usize>().ok()),
+    let spec = match text.unwrap_or("auto") {
+        "auto" if cfg!(not(feature = "candle-cuda")) => return Ok(Device::Cpu),
+        "auto" => None,
+        text => Some(text.parse::<DeviceSpec>()?),
     };
-    let ordinal = ordinal.ok_or_else(|| {
-        Error::usage(format!("`{}` is no device", Shown(text))).hint("auto, cpu, cuda or cuda:N")
-    })?;
-    cuda(ordinal)
-}
-
-/// A GPU by its number.
-fn cuda(ordinal: usize) -> Result<Device> {
-    if cfg!(not(feature = "candle-cuda")) {
+    if cfg!(not(feature = "candle-cuda")) && spec != Some(DeviceSpec::Cpu) {
         return Err(Error::unsupported("this build of hoist computes on the CPU only")
             .hint("`cargo build --release --features candle-cuda`, with NVIDIA's toolkit, makes one that computes on GPUs"));
     }
-    Device::new_cuda(ordinal)
-        .map_err(|e| Error::new(ErrorKind::Driver, format!("cuda:{ordinal} cannot be used: {e}")))
+    match load::detect(spec.as_ref())?.device {
+        load::Device::Cpu => Ok(Device::Cpu),
+        load::Device::Cuda(ordinal) => Device::new_cuda(ordinal as usize)
+            .map_err(|e| Error::new(ErrorKind::Driver, format!("cuda:{ordinal} cannot be used: {e}"))),
+    }
 }
 
 /// The device's name, as [`parse`] reads it.
@@ -56,7 +47,6 @@ mod tests {
             ("gpu", ErrorKind::Usage),
             ("cuda:", ErrorKind::Usage),
             ("cuda:x", ErrorKind::Usage),
-            ("CPU", ErrorKind::Usage),
             #[cfg(not(feature = "candle-cuda"))]
             ("cuda", ErrorKind::Unsupported),
             #[cfg(not(feature = "candle-cuda"))]

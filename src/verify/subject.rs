@@ -69,9 +69,12 @@ impl Subject {
         notes.extend(all.notes);
         let origin = if gguf { Origin::Gguf(meta) } else { Origin::Checkpoint(&config) };
         // A tensor that is missing, left over or misshapen is what the check of tensors looks for.
-        let of_tensor = |e: Error| match e.tensor_name() {
-            Some(_) => e.kind_instead(ErrorKind::CheckFailed),
-            None => e,
+        let of_tensor = |e: Error| match (e.tensor_name(), e.kind()) {
+            (None, _) => e,
+            (_, ErrorKind::Unsupported) => e
+                .kind_instead(ErrorKind::CheckFailed)
+                .hint_instead("it is of another family, or of a newer form of this one"),
+            _ => e.kind_instead(ErrorKind::CheckFailed),
         };
         let mut recipe = to_forward(all.values, family, &sizes, origin).map_err(of_tensor)?;
         recipe.left_out.extend(all.left_out);
