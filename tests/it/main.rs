@@ -59,6 +59,8 @@ mod verify_stack;
 #[cfg(feature = "verify")]
 mod verify_text;
 #[cfg(feature = "verify")]
+mod verify_trained;
+#[cfg(feature = "verify")]
 mod verify_weights;
 mod vocab;
 mod weave;
