@@ -146,7 +146,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "TEXT", num_args = 1.., conflicts_with_all = ["against", "reference", "logits", "layers"], env = "HOIST_NER", hide_env_values = true, help_heading = USE)]
     ner: Vec<String>,
 
-    /// The type that is computed in [default: f32]
+    /// The type that weights are held in, and multiplied; what passes through the layers is f32 [default: f32]
     #[arg(long, value_enum, value_name = "TYPE", env = "HOIST_DTYPE", hide_env_values = true, help_heading = RUN)]
     dtype: Option<Compute>,
     /// Where: auto, cpu, cuda, cuda:N; a GPU needs a build with candle's kernels (feature candle-cuda)
