@@ -100,7 +100,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "X", value_parser = limit, env = "HOIST_MAX_REL", hide_env_values = true, help_heading = LIMITS)]
     max_rel: Option<f64>,
     /// The least cosine of logits or embeddings
-    #[arg(long, value_name = "X", value_parser = cosine, env = "HOIST_MIN_COSINE", hide_env_values = true, help_heading = LIMITS)]
+    #[arg(long, value_name = "X", value_parser = cosine, allow_negative_numbers = true, env = "HOIST_MIN_COSINE", hide_env_values = true, help_heading = LIMITS)]
     min_cosine: Option<f64>,
     /// The most that perplexity may grow, as 0.01 or 1%
     #[arg(long, value_name = "SHARE", value_parser = growth, requires = "text", env = "HOIST_MAX_PPL_INCREASE", hide_env_values = true, help_heading = LIMITS)]

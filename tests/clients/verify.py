@@ -8,7 +8,7 @@ computes its logits in float32, and
   forms   for safetensors, .bin and GGUF (both made by `hoist convert`): `hoist verify FORM --reference ANSWER --logits OUT` ends well,
           and OUT, read and compared here by numpy, has a relative error below 1e-5
   bf16    the same with --dtype bf16: the error's median over positions (of the root mean square) is within 15 % of transformers' own in bf16
-  q8_0    `hoist convert --dtype q8_0` of it passes `hoist verify Q8_0 --against MODEL`
+  q8_0    `hoist convert --dtype q8_0` of it passes `hoist verify Q8_0 --against MODEL --min-top1 0.9`
   own     `hoist verify GGUF --against MODEL` passes
 
 Then the real models: the trained model's perplexity over the whole of its text against transformers, in both recipes and from each
@@ -102,9 +102,10 @@ def check(case, root):
     if "gguf" in forms:
         small = root / case / "q8_0.gguf"
         hoist("convert", source, "-o", small, "--dtype", "q8_0", "--force")
-        for label, candidate in (("q8_0", small), ("own", forms["gguf"])):
+        # Random weights' logits lie so close together that eight bits change the likeliest more often than a trained model's.
+        for label, candidate, limits in (("q8_0", small, ["--min-top1", "0.9"]), ("own", forms["gguf"], [])):
             try:
-                hoist("verify", candidate, "--against", source)
+                hoist("verify", candidate, "--against", source, *limits)
                 cells[label] = "ok"
             except RuntimeError as e:
                 misses.append(str(e))
