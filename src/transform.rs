@@ -6,6 +6,8 @@ pub mod cast;
 pub mod companions;
 pub mod config;
 pub mod gather;
+pub mod method;
+pub mod packing;
 pub mod recipe;
 pub mod select;
 pub mod task;

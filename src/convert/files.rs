@@ -12,7 +12,7 @@ use crate::format::torch::layout as torch;
 use crate::format::torch::layout::TorchLaid;
 use crate::open::Model;
 use crate::run::weave::Target;
-use crate::transform::recipe::Source;
+use crate::transform::recipe::{Form, Source};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use xxhash_rust::xxh3::Xxh3;
@@ -185,13 +185,17 @@ fn split_as_source(model: &Model, draft: &Draft, members: &[usize]) -> Vec<Range
 /// The first tensor that an output is made of, and its file.
 fn source_of<'a>(model: &'a Model, draft: &Draft, index: usize) -> Option<(&'a Tensor, &'a FileRef)> {
     let output = &draft.recipe.outputs[index];
-    match draft.recipe.values.get(output.parts.first()?.value)?.source {
-        Source::Tensor(t) | Source::Scaled { codes: t, .. } | Source::Mxfp4 { blocks: t, .. } => {
-            let tensor = model.table.tensors.get(t)?;
-            Some((tensor, model.table.files.get(tensor.at.span.file.index())?))
-        }
-        Source::Joined(_) | Source::Made(_) => None,
+    // One tensor of several that hold a matrix is made of what the matrix is made of.
+    let parts = match output.form {
+        Form::Face { packed, .. } => &draft.recipe.packed.get(packed)?.matrix.parts,
+        _ => &output.parts,
+    };
+    let source = &draft.recipe.values.get(parts.first()?.value)?.source;
+    if matches!(source, Source::Joined(_)) {
+        return None;
     }
+    let tensor = model.table.tensors.get(*source.tensors().first()?)?;
+    Some((tensor, model.table.files.get(tensor.at.span.file.index())?))
 }
 
 fn entry(name: &str, dtype: crate::dtype::DType, shape: &[u64]) -> Entry {

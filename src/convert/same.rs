@@ -40,7 +40,7 @@ pub(super) fn draft(model: &Model, options: &Options, to: Container) -> Result<D
             continue;
         }
         let dtype = dtype_of(value, options.dtype, to)?;
-        dequantised |= matches!(value.source, Source::Scaled { .. } | Source::Mxfp4 { .. });
+        dequantised |= value.source.is_coded();
         let first = firsts[index];
         let at = draft.recipe.outputs.len();
         let mut shares = at;
@@ -70,6 +70,7 @@ pub(super) fn draft(model: &Model, options: &Options, to: Container) -> Result<D
             shape: view.shape.clone(),
             parts: vec![Part::new(index, view)],
             narrow: None,
+            form: Default::default(),
         };
         draft.recipe.outputs.push(output);
     }

@@ -134,7 +134,14 @@ impl Side {
             let view = unpacked(table, value)?;
             let (name, shape) = (value.name.clone(), view.shape.clone());
             let parts = vec![Part::new(index, view)];
-            outputs.push(Output { name, dtype: value.dtype, shape, parts, narrow: None });
+            outputs.push(Output {
+                name,
+                dtype: value.dtype,
+                shape,
+                parts,
+                narrow: None,
+                form: Default::default(),
+            });
         }
         Ok(Side { recipe: Recipe { values, outputs, left_out, ..Recipe::default() }, ..Side::default() })
     }
@@ -174,7 +181,7 @@ impl Side {
     pub(super) fn stored(&self, output: &Output) -> (DType, bool) {
         let mut stored = output.parts.iter().filter_map(|part| {
             let value = self.recipe.values.get(part.value)?;
-            let plain = part.add == 0.0 && !matches!(value.source, Source::Scaled { .. });
+            let plain = part.add == 0.0 && !matches!(value.source, Source::Scaled { .. } | Source::Packed(_));
             Some(match value.source {
                 Source::Mxfp4 { .. } => (DType::MXFP4, plain),
                 _ => (value.dtype, plain),
@@ -204,7 +211,14 @@ fn translate(model: &Model, config: Option<&Json>, notes: &mut Vec<String>) -> R
         recipe.left_out.retain(|l| l.name != value.name);
         let (dtype, shape) = (value.dtype, value.shape.clone());
         let parts = vec![Part::new(head, value.view()?)];
-        recipe.outputs.push(Output { name: HEAD.into(), dtype, shape, parts, narrow: None });
+        recipe.outputs.push(Output {
+            name: HEAD.into(),
+            dtype,
+            shape,
+            parts,
+            narrow: None,
+            form: Default::default(),
+        });
     }
     let mut side = Side { recipe, ..Side::default() };
     side.tie();

@@ -192,7 +192,7 @@ fn output(model: &Model, recipe: &Recipe, wanted: &Wanted) -> Result<Output> {
     let mut shape = vec![rows_wanted];
     shape.extend(inner);
     let (name, dtype) = (whole.name.clone(), wanted.dtype);
-    Ok(Output { name, dtype, shape, parts, narrow: None })
+    Ok(Output { name, dtype, shape, parts, narrow: None, form: Default::default() })
 }
 
 /// Ranges that follow each other as one.
@@ -308,14 +308,7 @@ fn files_of(model: &Model, recipe: &Recipe, outputs: &[Output]) -> BTreeSet<usiz
     values.dedup();
     let mut files = BTreeSet::new();
     for value in values.iter().filter_map(|&v| recipe.values.get(v)) {
-        let tensors: &[usize] = match &value.source {
-            Source::Tensor(tensor) => std::slice::from_ref(tensor),
-            Source::Scaled { codes, scales, .. } => &[*codes, *scales],
-            Source::Mxfp4 { blocks, scales } => &[*blocks, *scales],
-            Source::Joined(tensors) => tensors,
-            Source::Made(_) => &[],
-        };
-        let of = tensors.iter().filter_map(|&t| model.table.tensors.get(t));
+        let of = value.source.tensors().into_iter().filter_map(|t| model.table.tensors.get(t));
         files.extend(of.map(|t| t.at.span.file.index()));
     }
     files

@@ -331,6 +331,7 @@ fn strand(table: &Checkpoint, value: &Value, part: &Part, to: DType, limits: &Li
             };
             whole_matrix(strand(feed, view.clone(), 1), limits)
         }
+        Source::Packed(_) => Err(Error::unsupported("is of a packing that is not read yet")),
         Source::Mxfp4 { blocks, scales } => {
             let (blocks, scales) = (tensor(*blocks)?, tensor(*scales)?);
             if !blocks.at.is_plain() || !scales.at.is_plain() {

@@ -55,6 +55,7 @@ pub fn equal(model: &Model, recipe: &Recipe, pair: (usize, usize)) -> Result<boo
             shape: value.shape.clone(),
             parts,
             narrow: None,
+            form: Default::default(),
         };
         let mut hash = xxhash_rust::xxh3::Xxh3::new();
         pieces(model, recipe, &output, |bytes| {

@@ -9,6 +9,8 @@
 use crate::checkpoint::{Checkpoint, Tensor};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
+use crate::transform::method::Quantiser;
+use crate::transform::packing::{PackedTensors, Packing};
 use crate::transform::view::View;
 use std::sync::Arc;
 
@@ -53,8 +55,29 @@ pub enum Source {
     },
     /// Several tensors of one type and size, one behind the other: what takes turns in the output is then one view.
     Joined(Vec<usize>),
+    /// Codes and scales of a packing.
+    Packed(Arc<PackedTensors>),
     /// Made up: little-endian elements of the value's dtype (rope factors, rows of zeros).
     Made(Arc<[u8]>),
+}
+
+impl Source {
+    /// Its tensors, by their place in the table; that of the numbers or codes first.
+    pub fn tensors(&self) -> Vec<usize> {
+        match self {
+            Source::Tensor(tensor) => vec![*tensor],
+            Source::Scaled { codes, scales, .. } => vec![*codes, *scales],
+            Source::Mxfp4 { blocks, scales } => vec![*blocks, *scales],
+            Source::Joined(tensors) => tensors.clone(),
+            Source::Packed(packed) => packed.tensors.iter().copied().flatten().collect(),
+            Source::Made(_) => Vec::new(),
+        }
+    }
+
+    /// Whether the numbers are codes whose scales lie in other tensors.
+    pub fn is_coded(&self) -> bool {
+        matches!(self, Source::Scaled { .. } | Source::Mxfp4 { .. } | Source::Packed(_))
+    }
 }
 
 impl Value {
@@ -90,6 +113,39 @@ pub struct Output {
     pub parts: Vec<Part>,
     /// Written as this type instead, if every number survives it.
     pub narrow: Option<DType>,
+    /// How its bytes come from the numbers.
+    pub form: Form,
+}
+
+/// How an output's bytes come from the numbers that its parts give.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub enum Form {
+    /// Each is cast to the output's type; blocks are made by the type's reference method.
+    #[default]
+    Plain,
+    /// Blocks whose error counts more in some columns: `[columns]`, or `[matrices, columns]` for a stack.
+    Weighed(Arc<[f32]>),
+    /// It is one of the tensors that hold a matrix together, and has no parts of its own.
+    Face {
+        /// Which matrix, by its place in [`Recipe::packed`].
+        packed: usize,
+        /// Which face of its layout.
+        face: usize,
+    },
+}
+
+/// A matrix that is written as codes and scales, in several outputs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Packed {
+    /// The matrix: its name, `[rows, columns]`, and what it is made of. Not written itself.
+    pub matrix: Output,
+    /// How it is held.
+    pub packing: Packing,
+    /// How it is quantised.
+    pub quantiser: Quantiser,
+    /// For each face of the layout the output that is it, where there is one. They follow each other in one file, the
+    /// codes first.
+    pub outputs: Vec<Option<usize>>,
 }
 
 /// Elements that follow each other in an output.
@@ -117,6 +173,8 @@ pub struct Recipe {
     pub values: Vec<Value>,
     /// What is written, in the file's order.
     pub outputs: Vec<Output>,
+    /// Matrices that several outputs hold together.
+    pub packed: Vec<Packed>,
     /// Pairs of values, by their places, that must be found equal: the first is left out because it is said to be the
     /// second.
     pub equal: Vec<(usize, usize)>,

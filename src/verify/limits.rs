@@ -78,6 +78,12 @@ impl Scheme {
                 Some(Scheme { group, is_coded: true, ..codes })
             }
             Source::Mxfp4 { .. } => Some(Scheme::of_dtype(DType::MXFP4)),
+            Source::Packed(packed) => {
+                let packing = &packed.packing;
+                let group = (packing.group_columns < packing.columns).then_some(packing.group_columns);
+                let bits = f64::from(packing.bits);
+                Some(Scheme { name: packing.layout.name, bits, group, is_coded: true })
+            }
             Source::Made(_) => None,
         }
     }

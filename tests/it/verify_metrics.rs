@@ -248,7 +248,14 @@ fn recipe(outputs: &[(&str, DType, u64)]) -> (Recipe, Vec<DType>) {
         let source = Source::Tensor(n);
         recipe.values.push(Value { name: name.into(), dtype, shape: shape.clone(), source });
         let parts = vec![Part::new(n, View::whole(&shape).unwrap())];
-        recipe.outputs.push(Output { name: name.into(), dtype, shape, parts, narrow: None });
+        recipe.outputs.push(Output {
+            name: name.into(),
+            dtype,
+            shape,
+            parts,
+            narrow: None,
+            form: Default::default(),
+        });
     }
     (recipe, outputs.iter().map(|o| o.1).collect())
 }

@@ -46,6 +46,7 @@ fn identity(model: &Model) -> Arc<Recipe> {
         shape: v.shape.clone(),
         parts: vec![Part::new(at, v.view().unwrap())],
         narrow: None,
+        form: Default::default(),
     });
     Arc::new(Recipe { outputs: outputs.collect(), values, ..Recipe::default() })
 }

@@ -240,7 +240,14 @@ fn seeded_views_and_types_agree_with_the_definition() {
 }
 
 fn output(name: &str, dtype: DType) -> Output {
-    Output { name: name.into(), dtype, shape: Vec::new(), parts: Vec::new(), narrow: None }
+    Output {
+        name: name.into(),
+        dtype,
+        shape: Vec::new(),
+        parts: Vec::new(),
+        narrow: None,
+        form: Default::default(),
+    }
 }
 
 #[test]

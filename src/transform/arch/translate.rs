@@ -123,7 +123,14 @@ pub fn to_gguf(
         let view = value.view()?;
         let part = Part::new(walk.out.values.len(), view);
         let (name, dtype, shape) = (value.name.clone(), value.dtype, value.shape.clone());
-        walk.out.outputs.push(Output { name, dtype, shape, parts: vec![part], narrow: None });
+        walk.out.outputs.push(Output {
+            name,
+            dtype,
+            shape,
+            parts: vec![part],
+            narrow: None,
+            form: Default::default(),
+        });
         walk.out.values.push(value);
     }
     types::of_gguf(&mut walk.out, drafts, want)?;

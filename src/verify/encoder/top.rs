@@ -77,6 +77,7 @@ fn one(model: &Model, layer: &Dense) -> Result<Linear> {
             shape,
             parts: vec![Part::new(index, value.view()?)],
             narrow: None,
+            form: Default::default(),
         });
     }
     if let Some((name, _)) = needed.iter().find(|(name, _)| outputs.iter().all(|o| o.name != *name)) {

@@ -167,5 +167,5 @@ pub(super) fn of_forward(out: &mut Recipe, drafts: Vec<Draft>) -> Result<()> {
 
 fn output(draft: Draft, dtype: DType, narrow: Option<DType>) -> Output {
     let parts: Vec<Part> = draft.parts.into_iter().map(|(_, part)| part).collect();
-    Output { name: draft.name, dtype, shape: draft.shape, parts, narrow }
+    Output { name: draft.name, dtype, shape: draft.shape, parts, narrow, form: Default::default() }
 }

@@ -1,0 +1,1 @@
+//! The layouts there are: one row each.
