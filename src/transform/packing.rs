@@ -31,7 +31,8 @@ pub struct Layout {
 pub enum Formula {
     /// `(code − zero) · scale`, `zero` an integer: the middle of the codes where there is no face for it.
     Integer,
-    /// `code · scale + bias`, `bias` a float.
+    /// `code · scale + bias`, `bias` a float; the product is rounded to the type of scales before the bias is added, as
+    /// MLX does it.
     Affine,
     /// `(code − middle) · scale + bias`, `bias` a float.
     Centred,
@@ -39,6 +40,8 @@ pub enum Formula {
     Table(&'static [f32; 16]),
     /// The float whose bits the code is, times `scale`.
     Float(DType),
+    /// `(code − middle) · scale · (1 / 127)`: the scale is the largest magnitude of its row (bitsandbytes).
+    Extreme,
 }
 
 /// One of the tensors that hold a matrix.
@@ -54,9 +57,19 @@ pub struct Face {
     pub axes: Axes,
     /// How small numbers share an element; `None`: each has one of its own.
     pub pack: Option<Pack>,
-    /// Added to a code or zero point when it is written, and taken off again: `-1` where zero points are stored less one, `-8`
-    /// where they are signed.
-    pub offset: i32,
+    /// How a code or zero point is written as bits.
+    pub held: Held,
+}
+
+/// How a number that counts from zero is written as bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Held {
+    /// As it is.
+    Plain,
+    /// Less the middle of the codes, in two's complement.
+    Signed,
+    /// Less one. Readers add the one to whole words, so that it carries from one number into the next.
+    LessOne,
 }
 
 /// What a tensor of a packing holds.
@@ -95,6 +108,8 @@ pub enum Stored {
     Model,
     /// f16 as a rule; bf16 is read too.
     Half,
+    /// A power of two as its exponent of eight bits (E8M0), which files call `u8`.
+    Exponent,
 }
 
 /// The dimensions of a face for a matrix `[rows, columns]`, before numbers share elements.
@@ -106,6 +121,10 @@ pub enum Axes {
     Turned,
     /// `[elements]`, or groups of them, whatever the rows.
     Flat,
+    /// `[elements, 1]`, whatever the rows.
+    Single,
+    /// `[rows]`.
+    Rows,
     /// `[columns]`.
     Columns,
     /// What does not depend on the matrix: this many elements; 0 for a scalar of no dimension.
@@ -117,7 +136,8 @@ pub enum Axes {
 pub struct Pack {
     /// Along which dimension of the matrix neighbours share an element.
     pub along: Along,
-    /// Which neighbour lies in which place, from the lowest bits on; one a row of eight, or of as many as there are.
+    /// Which neighbour lies in which place, from the lowest bits on; as many as an element holds.
+    /// Empty: as they come, also across elements.
     pub order: &'static [u8],
 }
 
@@ -175,7 +195,27 @@ pub struct Band {
     pub zeros: Vec<f32>,
     /// For each column its group, where that is not `column / group_columns`.
     pub groups: Option<Vec<u32>>,
+    /// What scales were multiplied by before they were stored; zero where the layout has no such number.
+    pub global: f32,
+    /// What turns scales into numbers, where they are codes themselves.
+    pub nested: Option<Nested>,
 }
+
+/// Scales as codes: `table[scale] · scales[block] + offset`.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Nested {
+    /// The numbers that codes stand for.
+    pub table: Vec<f32>,
+    /// A scale for each block of scales.
+    pub scales: Vec<f32>,
+    /// The first scale's place in its block.
+    pub skip: usize,
+    /// Added to each.
+    pub offset: f32,
+}
+
+/// Scales that share a scale.
+pub const NESTED_BLOCK: u64 = 256;
 
 impl Packing {
     /// Groups of a row.
