@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::open::Model;
 use crate::transform::recipe::{LeftOut, Output, Part, Source, Value};
 use crate::transform::select::Selection;
-use crate::transform::values::{self, values};
+use crate::transform::values;
 use serde_json::Value as Json;
 use std::collections::HashMap;
 
@@ -22,7 +22,7 @@ pub(super) fn draft(model: &Model, options: &Options, to: Container) -> Result<D
     let interpret = options.dtype.is_some() || table.tensors.iter().any(|t| !holds(to, t.dtype));
     let all = match interpret {
         true => {
-            let all = values(table, config.as_ref())?;
+            let all = model.values(config.as_ref())?;
             draft.notes.extend(all.notes);
             draft.recipe.left_out = all.left_out;
             all.values

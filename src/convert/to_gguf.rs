@@ -15,7 +15,6 @@ use crate::transform::arch::keys::{self, Extra, Parameters, Pooling};
 use crate::transform::arch::translate::{self, Want};
 use crate::transform::recipe::{Output, Recipe};
 use crate::transform::select::Selection;
-use crate::transform::values::values;
 use crate::transform::vocab;
 use serde_json::Value as Json;
 use std::path::Path;
@@ -36,7 +35,7 @@ pub(super) fn draft(model: &Model, options: &Options) -> Result<Draft> {
     })?;
     let family = families::of_config_for_gguf(&config)?;
     let sizes = Sizes::of_config(&config).map_err(|e| e.file("config.json"))?;
-    let all = values(&model.table, Some(&config))?;
+    let all = model.values(Some(&config))?;
     draft.notes.extend(all.notes);
     let want = options.dtype.map_or(Want::Own, Want::Type);
     let selection = Selection::new(&options.include, &options.exclude)?;

@@ -12,7 +12,7 @@ use crate::open::Model;
 use crate::transform::arch::families::{self, Sizes};
 use crate::transform::arch::translate::{self, Want};
 use crate::transform::recipe::{LeftOut, Output, Part, Recipe, Source, Value};
-use crate::transform::values::{raw, unpacked, values};
+use crate::transform::values::{raw, unpacked};
 use serde_json::Value as Json;
 use std::collections::{HashMap, HashSet};
 
@@ -76,7 +76,7 @@ impl Sides {
             let (all, left_out) = match same {
                 true => (raw(&model.table), Vec::new()),
                 false => {
-                    let all = values(&model.table, config.as_ref())?;
+                    let all = model.values(config.as_ref())?;
                     notes.extend(all.notes);
                     (all.values, all.left_out)
                 }
@@ -201,7 +201,7 @@ fn translate(model: &Model, config: Option<&Json>, notes: &mut Vec<String>) -> R
     })?;
     let family = families::of_config(config)?;
     let sizes = Sizes::of_config(config).map_err(|e| e.file("config.json"))?;
-    let all = values(&model.table, Some(config))?;
+    let all = model.values(Some(config))?;
     notes.extend(all.notes);
     let mut recipe = translate::to_gguf(all.values, family, &sizes, config, Want::Own)?;
     recipe.left_out.extend(all.left_out);

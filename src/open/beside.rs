@@ -2,20 +2,22 @@
 //! All of it is optional and hostile; what cannot be read is a note.
 
 use super::Model;
-use crate::checkpoint::Container;
+use crate::checkpoint::{Container, Tensor};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::source::Entry;
 use crate::text::grouped;
 use crate::transform::arch::keys;
 use crate::transform::config::Description;
+use crate::transform::values::{Values, values_with};
 use hashbrown::HashMap;
 use serde_json::Value;
 
 /// The largest JSON file that decides something.
 const JSON_BYTES_MAX: u64 = 64 << 20;
 
-/// Factors of a rotary embedding are a few hundred.
+/// The most bytes of a tensor that decides something. Factors of a rotary embedding are a few hundred; what says how others
+/// are packed is less.
 const SMALL_BYTES_MAX: u64 = 1 << 20;
 
 /// The most bytes of a config that are read.
@@ -113,6 +115,31 @@ impl Model {
         serde_json::from_slice(&bytes)
             .map(Some)
             .map_err(|e| Error::bad_input(format!("is not JSON: {e}")).file(name))
+    }
+
+    /// What the tensors mean ([`values_with`]); `config` is what `config.json` says.
+    ///
+    /// # Errors
+    /// As there, and what reading the few small tensors says that tell what others are.
+    pub fn values(&self, config: Option<&Value>) -> Result<Values> {
+        values_with(&self.table, config, &|tensor| self.small(tensor))
+    }
+
+    /// The bytes of a small tensor.
+    fn small(&self, tensor: &Tensor) -> Result<Vec<u8>> {
+        let (span, at) = (tensor.at.span, tensor.at.span.offset_bytes);
+        if !tensor.at.is_plain() || span.size_bytes > SMALL_BYTES_MAX {
+            return Err(Error::unsupported(format!(
+                "has {} bytes that say what others are; hoist reads up to {}, in one run",
+                grouped(span.size_bytes),
+                grouped(SMALL_BYTES_MAX)
+            )));
+        }
+        let file = self.files.get(span.file.index()).ok_or_else(|| Error::bug("a tensor of no file"))?;
+        let mut bytes = vec![0; span.size_bytes as usize];
+        let name = self.table.files.get(span.file.index()).map_or("", |f| &f.name);
+        file.read_exact_at(&mut bytes, at).map_err(|e| e.file(name).tensor(&tensor.name))?;
+        Ok(bytes)
     }
 
     /// Whether the tensors bear GGUF's names.

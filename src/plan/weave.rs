@@ -17,11 +17,12 @@ use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::transform::block;
 use crate::transform::cast::{self, Fix};
+use crate::transform::packing::PackedTensors;
 use crate::transform::recipe::{Output, Part, Recipe, Source, Value};
 use crate::transform::view::View;
 use std::ops::Range;
 use std::sync::Arc;
-use strand::{Feed, Flags, Strand, whole_matrix};
+use strand::{Feed, Flags, Strand, packed_rows, whole_matrix};
 
 /// How large tasks may be.
 #[derive(Debug, Clone, Copy)]
@@ -100,7 +101,7 @@ pub struct Make {
 }
 
 /// What bytes are.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Decode {
     /// Elements or blocks of this type.
     As(DType),
@@ -126,6 +127,32 @@ pub enum Decode {
         /// Bytes of the nibbles, behind which the scales begin.
         nibbles_bytes: usize,
     },
+    /// Whole rows of a packing.
+    Packed(Box<Rows>),
+}
+
+/// Whole rows of a packed matrix: the strips of its faces, one behind the other.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rows {
+    /// The matrix.
+    pub of: Arc<PackedTensors>,
+    /// Which rows.
+    pub rows: Range<u64>,
+    /// Which faces there are, and how many bytes of each.
+    pub faces: Vec<(usize, usize)>,
+}
+
+impl Rows {
+    /// Numbers of these rows.
+    pub fn count(&self) -> u64 {
+        (self.rows.end - self.rows.start).saturating_mul(self.of.packing.columns)
+    }
+
+    /// Memory of the rows as a band: codes, and what there is for each group, as it lies and put in order.
+    fn memory_bytes(&self) -> u64 {
+        let groups = self.count() / self.of.packing.group_columns.max(1) + 1;
+        self.count() + 16 * groups + 8 * self.of.packing.columns
+    }
 }
 
 impl Make {
@@ -138,9 +165,14 @@ impl Make {
             }
             Decode::Scaled { codes_bytes, .. } => codes_bytes as u64,
             Decode::Mx { nibbles_bytes } => 2 * nibbles_bytes as u64,
+            Decode::Packed(ref rows) => rows.count(),
         };
         let fixed = self.fix.as_ref().map_or(0, Fix::size_bytes);
-        read + fixed + 4 * decoded.max(self.count) + 8 * self.count
+        let band = match &self.decode {
+            Decode::Packed(rows) => rows.memory_bytes(),
+            _ => 0,
+        };
+        read + fixed + band + 4 * decoded.max(self.count) + 8 * self.count
     }
 }
 
@@ -331,7 +363,26 @@ fn strand(table: &Checkpoint, value: &Value, part: &Part, to: DType, limits: &Li
             };
             whole_matrix(strand(feed, view.clone(), 1), limits)
         }
-        Source::Packed(_) => Err(Error::unsupported("is of a packing that is not read yet")),
+        Source::Packed(packed) => {
+            let packing = &packed.packing;
+            if packing.rows.checked_mul(packing.columns) != Some(elements) {
+                return Err(Error::bug("a packed value whose shape is not its packing's"));
+            }
+            let mut faces = Vec::new();
+            for (face, index) in packed.tensors.iter().enumerate() {
+                let Some(index) = index.filter(|_| packing.layout.needs(face)) else { continue };
+                let tensor = tensor(index)?;
+                if !tensor.at.is_plain() {
+                    return Err(Error::unsupported(format!(
+                        "is held by `{}` too, which does not lie in one run",
+                        crate::text::Shown(&tensor.name)
+                    )));
+                }
+                faces.push((face, tensor.at.span));
+            }
+            let feed = Feed::Packed { of: packed.clone(), faces };
+            packed_rows(strand(feed, view.clone(), 1), packed, limits)
+        }
         Source::Mxfp4 { blocks, scales } => {
             let (blocks, scales) = (tensor(*blocks)?, tensor(*scales)?);
             if !blocks.at.is_plain() || !scales.at.is_plain() {

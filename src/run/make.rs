@@ -8,6 +8,8 @@ use crate::source::ReadAt;
 use crate::transform::block;
 use crate::transform::cast;
 use crate::transform::gather::{gather, gather_bytes};
+use crate::transform::packing::Band;
+use crate::transform::packing::faces::round_to;
 use std::sync::Arc;
 
 /// What happened to numbers on their way.
@@ -35,6 +37,7 @@ pub struct Hands {
     numbers: Vec<f32>,
     picked: Vec<f32>,
     made: Vec<u8>,
+    band: Band,
 }
 
 /// Grown on demand and never cleared: every byte that is used was written before.
@@ -112,7 +115,7 @@ impl Hands {
                 }
             };
         }
-        decode(&make.decode, bytes, &mut self.numbers)?;
+        decode(&make.decode, bytes, &mut self.numbers, &mut self.band)?;
         let numbers = match &make.pick {
             None => self.numbers.get_mut(..count).ok_or_else(short)?,
             Some(pick) => {
@@ -154,6 +157,9 @@ impl Hands {
                 *memory = Vec::new();
             }
         }
+        if self.band.codes.len() > KEPT_BYTES {
+            self.band = Band::default();
+        }
     }
 }
 
@@ -170,7 +176,7 @@ fn short() -> Error {
 }
 
 /// Fills `numbers` from the front.
-fn decode(how: &Decode, bytes: &[u8], numbers: &mut Vec<f32>) -> Result<()> {
+fn decode(how: &Decode, bytes: &[u8], numbers: &mut Vec<f32>, band: &mut Band) -> Result<()> {
     match *how {
         Decode::As(from) => {
             let facts = from.facts();
@@ -190,6 +196,20 @@ fn decode(how: &Decode, bytes: &[u8], numbers: &mut Vec<f32>) -> Result<()> {
             let numbers = sized(numbers, count);
             widen(codes, codes_at, numbers)?;
             block::scale(numbers, first, columns, block_rows, block_columns, &scales);
+            Ok(())
+        }
+        Decode::Packed(ref rows) => {
+            let packing = &rows.of.packing;
+            let mut rest = bytes;
+            for &(face, size) in &rows.faces {
+                let (strip, behind) = rest.split_at_checked(size).ok_or_else(short)?;
+                packing.read(face, strip, rows.rows.clone(), band)?;
+                rest = behind;
+            }
+            let numbers = sized(numbers, rows.count() as usize);
+            packing.numbers(band, numbers);
+            // What a client reads: the numbers are of the packing's own type, whatever they are made into.
+            round_to(packing.dtype, numbers);
             Ok(())
         }
     }

@@ -6,6 +6,8 @@
 //! those allow more than one answer, by the config. Whether there are codes at all is said by the tensors: a config that
 //! speaks of a scheme which the tensors do not show is stale, and noted.
 
+mod packed;
+
 use crate::checkpoint::{Checkpoint, Container, Tensor};
 use crate::dtype::{Class, DType, element_count};
 use crate::error::{Error, Result};
@@ -14,6 +16,7 @@ use crate::transform::config::Description;
 use crate::transform::recipe::{LeftOut, Source, Value};
 use crate::transform::view::View;
 use hashbrown::HashMap;
+use packed::Scheme;
 use serde_json::Value as Json;
 
 /// What the tensors of a table mean.
@@ -63,10 +66,7 @@ const ACTIVATION_SCALES: &[&str] = &[
 /// Ends of the names of tensors that only say how others are to be read: ComfyUI's mark.
 const MARKS: &[&str] = &["scaled_fp8"];
 
-/// Their tensors have the same names; the config tells them apart.
-const AWQ_OR_GPTQ: &str = "AWQ or GPTQ";
-
-/// Schemes that are recognised and not read yet.
+/// Schemes that are recognised and not read.
 struct Unread {
     /// How the name of the codes ends.
     codes: &'static str,
@@ -82,22 +82,18 @@ const BYTES: &[DType] = &[DType::U8, DType::I8];
 const WORDS: &[DType] = &[DType::I32, DType::U32];
 const INTEGERS: &[DType] = &[DType::U8, DType::I8, DType::I32, DType::U32];
 
-/// The first row that fits counts.
+/// Looked at where no packing fits ([`packed`]); the first row that fits counts.
 #[rustfmt::skip]
 const UNREAD: &[Unread] = &[
-    Unread { codes: ".qweight",       dtypes: WORDS,         partner: ".g_idx",               scheme: "GPTQ" },
-    Unread { codes: ".qweight",       dtypes: &[],           partner: ".qzeros",              scheme: AWQ_OR_GPTQ },
-    Unread { codes: ".qweight",       dtypes: &[],           partner: ".scales",              scheme: "packed integers" },
-    Unread { codes: ".weight_packed", dtypes: &[],           partner: ".weight_global_scale", scheme: "NVFP4" },
-    Unread { codes: ".weight_packed", dtypes: WORDS,         partner: "",                     scheme: "compressed-tensors packed integers" },
-    Unread { codes: ".weight",        dtypes: BYTES,         partner: ".weight_scale_2",      scheme: "NVFP4" },
-    Unread { codes: ".weight",        dtypes: BYTES,         partner: ".weight.absmax",       scheme: "bitsandbytes of 4 bits" },
-    Unread { codes: ".weight",        dtypes: BYTES,         partner: ".SCB",                 scheme: "bitsandbytes of 8 bits" },
-    Unread { codes: ".weight",        dtypes: &[DType::U32], partner: ".scales",              scheme: "MLX" },
-    Unread { codes: ".weight",        dtypes: &[DType::I8],  partner: ".weight_scale",        scheme: "integers of 8 bits" },
+    Unread { codes: ".qweight",       dtypes: &[],           partner: ".scales",              scheme: "packed integers without zero points" },
+    Unread { codes: ".weight_packed", dtypes: WORDS,         partner: "",                     scheme: "packed integers without scales" },
+    Unread { codes: ".weight",        dtypes: BYTES,         partner: ".SCB",                 scheme: "bitsandbytes of another form" },
+    Unread { codes: ".weight",        dtypes: BYTES,         partner: ".weight_scale_2",      scheme: "NVFP4 of ModelOpt" },
+    Unread { codes: ".weight",        dtypes: &[DType::U32], partner: ".scales",              scheme: "MLX with scales of another type" },
+    Unread { codes: ".weight",        dtypes: &[DType::I8],  partner: ".weight_scale",        scheme: "integers of 8 bits with scales of another type" },
     Unread { codes: ".weight",        dtypes: &[DType::U8],  partner: ".weight_scale",        scheme: "packed codes" },
     Unread { codes: ".weight",        dtypes: BYTES,         partner: ".weight_scales",       scheme: "EETQ" },
-    Unread { codes: "._weight_qdata", dtypes: &[],           partner: "",                     scheme: "torchao" },
+    Unread { codes: "._weight_qdata", dtypes: &[],           partner: "",                     scheme: "torchao in another form than int4 and int8" },
     Unread { codes: ".W_q",           dtypes: INTEGERS,      partner: "",                     scheme: "HQQ" },
     Unread { codes: ".Qidxs",         dtypes: &[],           partner: "",                     scheme: "QuIP#" },
     Unread { codes: ".codes",         dtypes: &[],           partner: ".codebooks",           scheme: "AQLM" },
@@ -144,19 +140,37 @@ pub fn raw(table: &Checkpoint) -> Vec<Value> {
     (0..table.tensors.len()).map(|i| Value::of(table, i)).collect()
 }
 
+/// The bytes of a tensor: a table holds none, and some packings say in a small tensor what the others are.
+pub type Peek<'a> = &'a dyn Fn(&Tensor) -> Result<Vec<u8>>;
+
+/// [`values_with`], where no bytes are at hand.
+///
+/// # Errors
+/// As there; Unsupported too where bytes are needed.
+pub fn values(table: &Checkpoint, config: Option<&Json>) -> Result<Values> {
+    values_with(table, config, &|_| Err(Error::unsupported("would have to be read, to know what others are")))
+}
+
 /// What the tensors of a table mean: each plain tensor is a value; codes and scales that belong together are one.
 /// `config` is the model's `config.json`.
 ///
 /// # Errors
 /// BadInput, which names both: codes without their scale, a scale without its codes, shapes that do not fit each other.
-/// Unsupported: codes of a scheme that hoist cannot read yet.
-pub fn values(table: &Checkpoint, config: Option<&Json>) -> Result<Values> {
+/// Unsupported: codes of a scheme that hoist cannot read.
+pub fn values_with(table: &Checkpoint, config: Option<&Json>, peek: Peek<'_>) -> Result<Values> {
     let names: HashMap<&str, usize> =
         table.tensors.iter().enumerate().map(|(i, t)| (t.name.as_str(), i)).collect();
     let said = Said::new(config);
-    let mut finder = Finder { table, names, said, roles: vec![Role::Plain; table.tensors.len()] };
+    let mut finder = Finder { table, names, said, peek, roles: vec![Role::Plain; table.tensors.len()] };
     // Schemes first, so that what belongs to one of them is not taken for a scale that lost its codes.
-    table.tensors.iter().try_for_each(|tensor| finder.refuse_unread(tensor))?;
+    for index in 0..table.tensors.len() {
+        finder.look_for_packed(index)?;
+    }
+    for (tensor, role) in table.tensors.iter().zip(&finder.roles) {
+        if let Role::Plain = role {
+            finder.refuse_unread(tensor)?;
+        }
+    }
     for index in 0..table.tensors.len() {
         finder.look_at(index)?;
     }
@@ -164,6 +178,7 @@ pub fn values(table: &Checkpoint, config: Option<&Json>) -> Result<Values> {
 }
 
 /// What the config says of codes and scales.
+#[derive(Default)]
 struct Said {
     /// The scheme.
     method: Option<String>,
@@ -171,21 +186,22 @@ struct Said {
     block: Option<(u64, u64)>,
     /// The type that the model's other weights have.
     dtype: Option<DType>,
+    /// What else is said of the scheme.
+    scheme: Scheme,
 }
 
 impl Said {
     fn new(config: Option<&Json>) -> Said {
-        let Some(config) = config else { return Said { method: None, block: None, dtype: None } };
+        let Some(config) = config else { return Said::default() };
         let description = Description::from_config(config);
         let places = [Some(config), config.get("text_config"), config.get("llm_config")];
-        let scheme = places
-            .into_iter()
-            .flatten()
-            .find_map(|place| place.get("quantization_config").or_else(|| place.get("compression_config")));
+        let keys = ["quantization_config", "compression_config", "quantization"];
+        let scheme = places.into_iter().flatten().find_map(|place| keys.iter().find_map(|key| place.get(key)));
         Said {
             method: description.quantisation.map(|q| q.method),
             block: scheme.and_then(block_of),
             dtype: description.dtype.filter(|dtype| matches!(dtype, DType::F32 | DType::F16 | DType::BF16)),
+            scheme: Scheme::new(scheme),
         }
     }
 }
@@ -222,6 +238,7 @@ struct Finder<'a> {
     table: &'a Checkpoint,
     names: HashMap<&'a str, usize>,
     said: Said,
+    peek: Peek<'a>,
     roles: Vec<Role>,
 }
 
@@ -251,12 +268,7 @@ impl Finder<'_> {
                 && (row.partner.is_empty() || self.get(&format!("{base}{}", row.partner)).is_some())
         };
         let Some(row) = UNREAD.iter().find(fits) else { return Ok(()) };
-        let scheme = match self.said.method.as_deref() {
-            Some("awq") if row.scheme == AWQ_OR_GPTQ => "AWQ",
-            Some("gptq") if row.scheme == AWQ_OR_GPTQ => "GPTQ",
-            _ => row.scheme,
-        };
-        Err(Error::unsupported(format!("is quantised as {scheme}, which hoist cannot dequantise yet"))
+        Err(Error::unsupported(format!("is quantised as {}, which hoist cannot dequantise", row.scheme))
             .tensor(&tensor.name)
             .hint("convert the model's unquantised original"))
     }
@@ -270,7 +282,7 @@ impl Finder<'_> {
     fn look_at(&mut self, index: usize) -> Result<()> {
         let table = self.table;
         let tensor = &table.tensors[index];
-        if self.is_gguf(tensor) {
+        if self.is_gguf(tensor) || !matches!(self.roles[index], Role::Plain) {
             return Ok(());
         }
         for &(codes_end, scales_end, value_end, grouped) in MICROSCALED {
@@ -319,7 +331,7 @@ impl Finder<'_> {
     }
 
     fn pair(&mut self, codes: usize, scales: usize, value: Value) -> Result<()> {
-        if let Role::Codes(_) = self.roles[codes] {
+        if !matches!(self.roles[codes], Role::Plain) {
             return Err(Error::bad_input(format!(
                 "has more than one scale; one is `{}`",
                 Shown(&self.table.tensors[scales].name)

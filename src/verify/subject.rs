@@ -8,7 +8,6 @@ use crate::transform::arch::forward::{self, Forward};
 use crate::transform::arch::translate::{Origin, to_forward};
 use crate::transform::recipe::Recipe;
 use crate::transform::task::{self, Task};
-use crate::transform::values::values;
 use serde_json::Value as Json;
 use std::sync::Arc;
 
@@ -65,7 +64,7 @@ impl Subject {
         let family = if gguf { families::of_gguf(meta)? } else { family_of(&config).map_err(of_config)? };
         let sizes =
             if gguf { Sizes::of_gguf(meta)? } else { Sizes::of_config(&config).map_err(of_config)? };
-        let all = values(&model.table, (!gguf).then_some(&config))?;
+        let all = model.values((!gguf).then_some(&config))?;
         notes.extend(all.notes);
         let origin = if gguf { Origin::Gguf(meta) } else { Origin::Checkpoint(&config) };
         // A tensor that is missing, left over or misshapen is what the check of tensors looks for.

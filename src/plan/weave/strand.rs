@@ -4,12 +4,13 @@
 //! it walks over. Tasks are cut by output, at a dimension where what must be read for one is little more than what it
 //! needs; where no cut is so (a transposition) a task takes a whole matrix, or reads it in stretches.
 
-use super::{Decode, Limits, Make, Read, Task, Work, width};
-use crate::checkpoint::{Extent, FileId};
+use super::{Decode, Limits, Make, Read, Rows, Task, Work, width};
+use crate::checkpoint::{Extent, FileId, Span};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::text::bytes as bytes_text;
 use crate::transform::cast::Fix;
+use crate::transform::packing::{Axes, PackedTensors};
 use crate::transform::view::View;
 use std::sync::Arc;
 
@@ -55,6 +56,8 @@ pub(super) enum Feed {
     },
     /// MXFP4's nibbles and scales.
     Mx { nibbles: Extent, scales: Extent },
+    /// A packing: its faces, and where each lies.
+    Packed { of: Arc<PackedTensors>, faces: Vec<(usize, Span)> },
     /// Bytes at hand.
     Made { bytes: Arc<[u8]>, dtype: DType },
 }
@@ -81,6 +84,35 @@ pub(super) fn whole_matrix(mut strand: Strand, limits: &Limits) -> Result<Strand
         .hint("a larger --memory lets it"));
     }
     Ok(strand)
+}
+
+/// Runs of a turned face are at least as long as this, where memory allows.
+const RUN_BYTES: u64 = 1 << 10;
+/// Memory for each number of packed rows while they are unpacked: its bits, its code, itself, and what is made of it.
+const PACKED_BYTES: u64 = 14;
+
+/// A strand of packed rows: a task takes so many of them that what shares an element is in one, and that faces which lie
+/// across the rows are not read in crumbs.
+pub(super) fn packed_rows(mut strand: Strand, of: &PackedTensors, limits: &Limits) -> Result<Strand> {
+    let packing = &of.packing;
+    let (columns, together) = (packing.columns.max(1), packing.rows_together());
+    let row_bytes = columns.saturating_mul(PACKED_BYTES);
+    if together.saturating_mul(row_bytes) > limits.matrix_bytes.max(limits.chunk_bytes) && together > 8 {
+        return Err(Error::unsupported(format!(
+            "must be unpacked in pieces of {together} rows, which takes {}",
+            bytes_text(together.saturating_mul(row_bytes))
+        ))
+        .hint("a larger --memory lets it"));
+    }
+    let turned = packing.layout.faces.iter().position(|face| face.axes == Axes::Turned);
+    let wide = turned.map_or(1, |face| {
+        let strip = packing.strip(face, 0..together);
+        RUN_BYTES.div_ceil(strip.run_bytes.max(1)).saturating_mul(together)
+    });
+    let wide = wide.min(limits.matrix_bytes / row_bytes);
+    let rows = (strand.step_max / columns).max(wide).max(1).next_multiple_of(together).min(packing.rows);
+    strand.step_max = rows.saturating_mul(columns);
+    whole_matrix(strand, limits)
 }
 
 /// Elements from a view's first to its last.
@@ -277,6 +309,36 @@ impl Strand {
                     32 if self.to != DType::MXFP4 => pick(in_elements(grid, 32)),
                     _ => pick(grid),
                 };
+                vec![task(first, count, Work::Make(Box::new(one)))]
+            }
+            Feed::Packed { of, faces } => {
+                let packing = &of.packing;
+                let (columns, together) = (packing.columns.max(1), packing.rows_together());
+                let row = part.offset / columns / together * together;
+                let end = (part.offset + extent(&part)).div_ceil(columns).next_multiple_of(together);
+                let rows = row..end.min(packing.rows);
+                let (mut reads, mut sizes) = (Vec::new(), Vec::with_capacity(faces.len()));
+                for &(face, span) in faces {
+                    let read = |offset_bytes: u64, size_bytes: u64| Read {
+                        file: span.file,
+                        offset_bytes: span.offset_bytes + offset_bytes,
+                        size_bytes,
+                    };
+                    // What does not depend on rows is read whole.
+                    if matches!(packing.layout.faces[face].axes, Axes::Columns | Axes::Fixed(_)) {
+                        reads.push(read(0, span.size_bytes));
+                        sizes.push((face, span.size_bytes as usize));
+                        continue;
+                    }
+                    let strip = packing.strip(face, rows.clone());
+                    let at = |n: u64| strip.offset_bytes + n * strip.pitch_bytes;
+                    reads.extend((0..strip.run_count).map(|n| read(at(n), strip.run_bytes)));
+                    sizes.push((face, strip.size_bytes() as usize));
+                }
+                let decode = Decode::Packed(Box::new(Rows { of: of.clone(), rows, faces: sizes }));
+                let mut one = make(reads, decode, count);
+                one.pick = pick(View { offset: part.offset - row * columns, ..part });
+                // The rows may go on behind what is wanted.
                 vec![task(first, count, Work::Make(Box::new(one)))]
             }
             Feed::Scaled {

@@ -46,7 +46,7 @@ const ROWS: &[Row] = &[
     Row { codes: "._weight_qdata", dtypes: BYTES,         partner: "._weight_scale",       partner_dtypes: SCALES,        tell: torchao },
 ];
 
-/// Endings that only say again what the codes are, by the layout that has them.
+/// The end of the name of bitsandbytes' mark for the order of int8 codes.
 const BNB_FORMAT: &str = ".weight_format";
 /// How the name of the JSON ends that bitsandbytes writes for each matrix.
 const BNB_STATES: &[(&str, bool)] =
@@ -172,6 +172,15 @@ impl Finder<'_> {
             self.check_face(&packing, number, &table.tensors[found], &table.tensors[codes], &shape)?;
             tensors.push(Some(found));
         }
+        let name = format!("{base}.weight");
+        if let Some(plain) = self.get(&name).filter(|&plain| plain != codes) {
+            return Err(Error::bad_input(format!(
+                "are the codes of a matrix that is here as plain numbers too: `{}`",
+                Shown(&table.tensors[plain].name)
+            ))
+            .tensor(&table.tensors[codes].name)
+            .hint("one of them is left over; --exclude takes it away"));
+        }
         for &tensor in tensors.iter().flatten() {
             if !matches!(self.roles[tensor], Role::Plain) {
                 return Err(Error::bad_input(format!(
@@ -185,7 +194,6 @@ impl Finder<'_> {
         if let Some(mark) = self.get(&format!("{base}{BNB_FORMAT}")) {
             self.roles[mark] = Role::Scales;
         }
-        let name = format!("{base}.weight");
         let dtype = packing.dtype;
         let source = Source::Packed(Arc::new(PackedTensors { packing, tensors }));
         self.roles[codes] = Role::Codes(Value { name, dtype, shape, source });

@@ -24,7 +24,7 @@ pub struct State {
 }
 
 /// More is no state.
-pub const STATE_BYTES_MAX: usize = 64 << 10;
+const STATE_BYTES_MAX: usize = 64 << 10;
 
 impl State {
     /// That of a packing. `nested_offset` where its scales are quantised too.
