@@ -1,0 +1,259 @@
+//! Round to nearest: the scale follows from the group's extremes, and each code from its number alone.
+//!
+//! What the tools differ in is small and decides codes: whether the range must hold zero, which scale divides (as stored, or
+//! before it was rounded), whether a zero point is added before rounding or after. A [`Rule`] names a tool; what it means for
+//! a group is a handful of numbers ([`Line`]), and one loop serves all.
+
+use super::groups::{Fit, Fitted, extremes, largest_finite};
+use super::levels::{Floats, Integers, Levels, TO_INTEGER, Table, clamp, power};
+use super::{Rule, ScaleType};
+use crate::dtype::DType;
+
+/// How the integer codes of a group are made: `round(clamp((x + before) / divisor + after, least, most)) + shift`.
+#[derive(Debug, Clone, Copy)]
+struct Line {
+    before: f32,
+    divisor: f32,
+    after: f32,
+    least: f32,
+    most: f32,
+    shift: f32,
+    fitted: Fitted,
+}
+
+/// What kind of zero point integer codes have.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Zero {
+    /// The middle code.
+    Middle,
+    /// One of the codes.
+    Code,
+    /// A float: what code 0 stands for.
+    Bias,
+    /// A float: what the middle code stands for.
+    MiddleBias,
+}
+
+/// On integers.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RtnIntegers {
+    pub rule: Rule,
+    pub levels: Integers,
+    pub zero: Zero,
+    pub scale: ScaleType,
+}
+
+/// A scale that divides nothing by zero: compressed-tensors puts the machine epsilon where a group is all zeros.
+#[inline(always)]
+fn not_zero(scale: f32) -> f32 {
+    if scale == 0.0 { f32::EPSILON } else { scale }
+}
+
+impl RtnIntegers {
+    /// The scale and zero point that the tool would store.
+    #[inline(always)]
+    pub(super) fn fitted(&self, numbers: &[f32]) -> Fitted {
+        self.line(numbers).fitted
+    }
+
+    #[inline(always)]
+    fn line(&self, numbers: &[f32]) -> Line {
+        let (low, high) = extremes(numbers);
+        let (low, high) = if low <= high { (low, high) } else { (0.0, 0.0) };
+        match self.zero {
+            Zero::Middle => self.symmetric(low, high),
+            Zero::Code => self.asymmetric(low, high),
+            Zero::Bias => self.affine(low, high, 0.0),
+            Zero::MiddleBias => self.affine(low, high, self.levels.middle()),
+        }
+    }
+
+    #[inline(always)]
+    fn symmetric(&self, low: f32, high: f32) -> Line {
+        let (top, middle) = (self.levels.top(), self.levels.middle());
+        let most = if -low > high { -low } else { high };
+        let exact = match self.rule {
+            // Over a range of two where there is nothing.
+            Rule::Gptq => (if most == 0.0 { 2.0 } else { most + most }) / top,
+            _ => not_zero(most / (top / 2.0)),
+        };
+        let stored = self.scale.stored(exact);
+        Line {
+            before: 0.0,
+            divisor: if self.rule == Rule::Gptq { exact } else { stored },
+            after: 0.0,
+            least: -middle,
+            most: top - middle,
+            shift: middle,
+            fitted: Fitted { scale: stored, zero: middle },
+        }
+    }
+
+    #[inline(always)]
+    fn asymmetric(&self, low: f32, high: f32) -> Line {
+        let (top, middle) = (self.levels.top(), self.levels.middle());
+        if self.rule == Rule::Awq {
+            // The range need not hold zero.
+            let range = high - low;
+            let exact = (if range > 1e-5 { range } else { 1e-5 }) / top;
+            let zero = clamp(-(low / exact).round_ties_even(), 0.0, top);
+            let stored = self.scale.stored(exact);
+            return Line {
+                before: zero * exact,
+                divisor: stored,
+                after: 0.0,
+                least: 0.0,
+                most: top,
+                shift: 0.0,
+                fitted: Fitted { scale: stored, zero },
+            };
+        }
+        let (low, high) = (if low < 0.0 { low } else { 0.0 }, if high > 0.0 { high } else { 0.0 });
+        if self.rule == Rule::Gptq {
+            let (low, high) = if low == high { (-1.0, 1.0) } else { (low, high) };
+            let exact = (high - low) / top;
+            let zero = clamp((-low / exact).round_ties_even(), 0.0, top);
+            return Line {
+                before: 0.0,
+                divisor: exact,
+                after: 0.0,
+                least: -zero,
+                most: top - zero,
+                shift: zero,
+                fitted: Fitted { scale: self.scale.stored(exact), zero },
+            };
+        }
+        // Signed codes; the zero point is found with the scale before it is rounded, and added before rounding.
+        let exact = not_zero((high - low) / top);
+        let zero = clamp(-middle - low / exact, -middle, top - middle).round_ties_even();
+        let stored = self.scale.stored(exact);
+        Line {
+            before: 0.0,
+            divisor: stored,
+            after: zero,
+            least: -middle,
+            most: top - middle,
+            shift: middle,
+            fitted: Fitted { scale: stored, zero: zero + middle },
+        }
+    }
+
+    /// `from`: the code that the bias is the number of.
+    #[inline(always)]
+    fn affine(&self, low: f32, high: f32, from: f32) -> Line {
+        let top = self.levels.top();
+        let step = (high - low) / top;
+        if self.rule == Rule::Mlx {
+            // The end with the larger magnitude is held exactly, zero as nearly as a whole number of steps allows.
+            let step = if step > 1e-7 { step } else { 1e-7 };
+            let (step, edge) = if low.abs() > high.abs() { (step, low) } else { (-step, high) };
+            let steps = (edge / step).round_ties_even();
+            let (step, bias) = if steps == 0.0 { (step, 0.0) } else { (edge / steps, edge) };
+            let scale = self.scale.stored(step);
+            return Line {
+                before: -bias,
+                divisor: step,
+                after: 0.0,
+                least: 0.0,
+                most: top,
+                shift: 0.0,
+                fitted: Fitted { scale, zero: self.scale.stored(bias + step * from) },
+            };
+        }
+        let step = if step > f32::MIN_POSITIVE { step } else { f32::MIN_POSITIVE };
+        let scale = self.scale.stored(step);
+        let zero = self.scale.stored(low + step * from);
+        Line {
+            before: -(zero - scale * from),
+            divisor: scale,
+            after: 0.0,
+            least: 0.0,
+            most: top,
+            shift: 0.0,
+            fitted: Fitted { scale, zero },
+        }
+    }
+}
+
+impl Fit for RtnIntegers {
+    #[inline(always)]
+    fn fit(&mut self, numbers: &[f32], _: &[f32], codes: &mut [u8]) -> Fitted {
+        let line = self.line(numbers);
+        // The sum's low bits are the code. Shifts are even or added to what is already whole, so that ties fall as they would
+        // without; an odd one would turn them.
+        let shift = line.shift as u32;
+        for (code, &x) in codes.iter_mut().zip(numbers) {
+            let y = (x + line.before) / line.divisor + line.after;
+            *code = (clamp(y, line.least, line.most) + TO_INTEGER).to_bits().wrapping_add(shift) as u8;
+        }
+        line.fitted
+    }
+}
+
+/// On floats of few bits.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RtnLevels<L> {
+    pub levels: L,
+    pub scale: ScaleType,
+}
+
+impl<L: Levels> RtnLevels<L> {
+    /// The scale for a group with this largest magnitude.
+    #[inline(always)]
+    pub(super) fn scale(&self, most: f32) -> f32 {
+        match self.scale {
+            // The exponent of the largest, whose mantissa is first rounded to one bit, less that of the largest level.
+            ScaleType::E8M0 => {
+                let exponent = most.to_bits().wrapping_add(1 << 21) >> 23;
+                let least = (self.levels.largest().to_bits() >> 23).wrapping_sub(127);
+                power(exponent.saturating_sub(least))
+            }
+            ScaleType::E4M3 { global } => {
+                let scale = Floats::of(DType::F8E4M3).round(global * (most / self.levels.largest()));
+                // compressed-tensors' epsilon for the type.
+                (if scale == 0.0 { 0.125 } else { scale }) / global
+            }
+            ScaleType::Float(_) => self.scale.stored(not_zero(most / self.levels.largest())),
+        }
+    }
+}
+
+impl<L: Levels> Fit for RtnLevels<L> {
+    #[inline(always)]
+    fn fit(&mut self, numbers: &[f32], _: &[f32], codes: &mut [u8]) -> Fitted {
+        let scale = self.scale(largest_finite(numbers));
+        for (code, &x) in codes.iter_mut().zip(numbers) {
+            *code = self.levels.code(x / scale);
+        }
+        Fitted { scale, zero: 0.0 }
+    }
+}
+
+/// On a table whose ends are −1 and 1: bitsandbytes' way.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RtnTable {
+    pub levels: Table,
+    pub scale: ScaleType,
+    /// Numbers of a whole group: the last of a tensor may have fewer, and is divided instead of multiplied.
+    pub group_size: usize,
+}
+
+impl Fit for RtnTable {
+    #[inline(always)]
+    fn fit(&mut self, numbers: &[f32], _: &[f32], codes: &mut [u8]) -> Fitted {
+        let most = largest_finite(numbers);
+        let divisor = if most > 1e-38 { most } else { 1e-38 };
+        if numbers.len() == self.group_size {
+            let inverse = 1.0 / divisor;
+            for (code, &x) in codes.iter_mut().zip(numbers) {
+                *code = self.levels.code(clamp(x * inverse, -1.0, 1.0));
+            }
+            Fitted { scale: self.scale.stored(most), zero: 0.0 }
+        } else {
+            for (code, &x) in codes.iter_mut().zip(numbers) {
+                *code = self.levels.code(clamp(x / divisor, -1.0, 1.0));
+            }
+            Fitted { scale: self.scale.stored(divisor), zero: 0.0 }
+        }
+    }
+}
