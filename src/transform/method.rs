@@ -22,7 +22,7 @@ use crate::transform::simd::{Level, run};
 use groups::{Fit, Walk};
 use hqq::Hqq;
 use levels::{E2M1, Floats, Integers, Levels, Table};
-use passes::Group;
+use passes::Tile;
 use rtn::{RtnIntegers, RtnLevels, RtnTable, Zero};
 use search::{SearchAffine, SearchIntegers, SearchLevels};
 
@@ -214,30 +214,30 @@ impl Quantiser {
     }
 
     fn integers(&self, rtn: RtnIntegers, signed: bool, job: Job<'_>) {
-        let group = Group::default();
+        let tile = Tile::new();
         match self.method {
             Method::Rtn => job.run(rtn),
-            _ if job.weights.is_empty() => job.run(SearchIntegers::<false> { rtn, signed, group }),
-            _ => job.run(SearchIntegers::<true> { rtn, signed, group }),
+            _ if job.weights.is_empty() => job.run(SearchIntegers::<false> { rtn, signed, tile }),
+            _ => job.run(SearchIntegers::<true> { rtn, signed, tile }),
         }
     }
 
     fn affine(&self, rtn: RtnIntegers, job: Job<'_>) {
-        let group = Group::default();
+        let tile = Tile::new();
         match self.method {
             Method::Rtn => job.run(rtn),
-            Method::Hqq => job.run(Hqq { rtn, numbers: Vec::new() }),
-            Method::Search if job.weights.is_empty() => job.run(SearchAffine::<false> { rtn, group }),
-            Method::Search => job.run(SearchAffine::<true> { rtn, group }),
+            Method::Hqq => job.run(Hqq { rtn, tile }),
+            Method::Search if job.weights.is_empty() => job.run(SearchAffine::<false> { rtn, tile }),
+            Method::Search => job.run(SearchAffine::<true> { rtn, tile }),
         }
     }
 
     fn levels<L: Levels>(&self, rtn: RtnLevels<L>, factors: [f32; 16], job: Job<'_>) {
-        let group = Group::default();
+        let tile = Tile::new();
         match self.method {
             Method::Rtn => job.run(rtn),
-            _ if job.weights.is_empty() => job.run(SearchLevels::<L, false> { rtn, group, factors }),
-            _ => job.run(SearchLevels::<L, true> { rtn, group, factors }),
+            _ if job.weights.is_empty() => job.run(SearchLevels::<L, false> { rtn, tile, factors }),
+            _ => job.run(SearchLevels::<L, true> { rtn, tile, factors }),
         }
     }
 }

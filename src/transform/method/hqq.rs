@@ -6,9 +6,10 @@
 //! error of the whole tensor no longer falls, so that its result depends on how a tensor is cut. Here each group makes the
 //! same number of turns and keeps the zero point with its least mean error.
 
-use super::groups::{Fit, Fitted, extremes};
+use super::groups::{Batch, Fit, Fitted, LANES, Lanes};
 use super::levels::{TO_INTEGER, clamp};
-use super::rtn::{RtnIntegers, Zero};
+use super::passes::Tile;
+use super::rtn::{Line, RtnIntegers, Zero};
 
 /// Turns that a group makes: the package's most.
 const TURNS: usize = 20;
@@ -16,14 +17,10 @@ const TURNS: usize = 20;
 const EXPONENT: f32 = 0.7 - 1.0;
 /// Weight of the quadratic half.
 const BETA: f32 = 10.0;
-/// Lanes of a sum.
-const LANES: usize = 16;
-
 /// On integers with a bias.
 pub(super) struct Hqq {
     pub rtn: RtnIntegers,
-    /// Numbers of the group; what was none is zero.
-    pub numbers: Vec<f32>,
+    pub tile: Tile,
 }
 
 /// `x^EXPONENT` of a positive number, to about 1e-5 of it: by the logarithm's and the exponential's first terms, so that it is
@@ -48,73 +45,65 @@ fn root(x: f32) -> f32 {
 
 /// One number's share of a turn: its error's magnitude, and its share of the new zero point.
 #[inline(always)]
-fn turn(x: f32, scale: f32, inverse: f32, zero: f32, top: f32) -> (f32, f32) {
+fn turn(x: f32, scale: f32, inverse: f32, zero: f32, top: f32) -> [f32; 2] {
     let q = (clamp(x * scale + zero, 0.0, top) + TO_INTEGER) - TO_INTEGER;
     let e = x - (q - zero) * inverse;
     let m = e.abs();
     let shrunk = m - root(m) / BETA;
     let shrunk = if shrunk > 0.0 { shrunk } else { 0.0 };
-    (m, q - (x - shrunk.copysign(e)) * scale)
+    [m, q - (x - shrunk.copysign(e)) * scale]
 }
 
 impl Hqq {
-    /// The zero point, in codes, with the least mean error.
+    /// The zero points, in codes, with the least mean error.
     #[inline(always)]
-    fn zero(&self, first: f32, scale: f32, inverse: f32) -> f32 {
+    fn zero(&self, first: Lanes, scale: &Lanes, inverse: &Lanes) -> Lanes {
         let top = self.rtn.levels.top();
-        let (mut zero, mut best, mut least) = (first, first, f32::INFINITY);
-        let (chunks, rest) = self.numbers.as_chunks::<LANES>();
+        let (mut zero, mut best, mut least) = (first, first, [f32::INFINITY; LANES]);
+        let back = self.tile.back;
         for _ in 0..TURNS {
-            let (mut error, mut sum) = ([0f32; LANES], [0f32; LANES]);
-            for chunk in chunks {
-                for l in 0..LANES {
-                    let (e, z) = turn(chunk[l], scale, inverse, zero, top);
-                    error[l] += e;
-                    sum[l] += z;
-                }
-            }
-            for (l, &x) in rest.iter().enumerate() {
-                let (e, z) = turn(x, scale, inverse, zero, top);
-                error[l] += e;
-                sum[l] += z;
-            }
-            let (mut total, mut next) = (0f32, 0f32);
+            let [error, sum] = self.tile.each(|x, l| turn(x * back[l], scale[l], inverse[l], zero[l], top));
             for l in 0..LANES {
-                total += error[l];
-                next += sum[l];
+                let is_better = error[l] < least[l];
+                least[l] = if is_better { error[l] } else { least[l] };
+                best[l] = if is_better { zero[l] } else { best[l] };
+                zero[l] = sum[l] / self.tile.group_size() as f32;
             }
-            if total < least {
-                (least, best) = (total, zero);
-            }
-            zero = next / self.numbers.len() as f32;
         }
         best
     }
 }
 
 impl Fit for Hqq {
+    type Line = Line;
+
     #[inline(always)]
-    fn fit(&mut self, numbers: &[f32], weights: &[f32], codes: &mut [u8]) -> Fitted {
-        self.numbers.clear();
-        self.numbers.extend(numbers.iter().map(|&x| if x.abs() < f32::INFINITY { x } else { 0.0 }));
-        let (low, high) = extremes(&self.numbers);
+    fn fit(&mut self, batch: &Batch<'_>) -> [(Fitted, Line); LANES] {
+        self.tile.take::<false>(batch);
         let top = self.rtn.levels.top();
-        let range = high - low;
-        if !(range > 0.0 && range < f32::INFINITY) {
-            return self.rtn.fit(numbers, weights, codes);
+        let (low, high) = (self.tile.low, self.tile.high);
+        let (mut scale, mut inverse, mut first) = ([1f32; LANES], [1f32; LANES], [0f32; LANES]);
+        for l in 0..LANES {
+            // The package takes a scale of one for ranges below 1e-4 and bounds it for half precision; nothing here needs
+            // that.
+            scale[l] = clamp(top / (high[l] - low[l]), f32::MIN_POSITIVE, f32::MAX);
+            inverse[l] = 1.0 / scale[l];
+            first[l] = -low[l] * scale[l];
         }
-        // The package takes a scale of one for ranges below 1e-4 and bounds it for half precision; nothing here needs that.
-        let scale = clamp(top / range, f32::MIN_POSITIVE, f32::MAX);
-        let inverse = 1.0 / scale;
-        let zero = self.zero(-low * scale, scale, inverse);
+        let zero = self.zero(first, &scale, &inverse);
         let from = if self.rtn.zero == Zero::MiddleBias { self.rtn.levels.middle() } else { 0.0 };
-        let kept = self.rtn.scale.stored(inverse);
-        let fitted = Fitted { scale: kept, zero: self.rtn.scale.stored((from - zero) * inverse) };
-        let bias = fitted.zero - kept * from;
-        let by = 1.0 / kept;
-        for (code, &x) in codes.iter_mut().zip(&self.numbers) {
-            *code = (clamp((x - bias) * by, 0.0, top) + TO_INTEGER).to_bits() as u8;
-        }
-        fitted
+        std::array::from_fn(|l| {
+            if low[l] == high[l] {
+                return self.rtn.line(low[l], high[l]);
+            }
+            let kept = self.rtn.scale.stored(inverse[l]);
+            let fitted = Fitted { scale: kept, zero: self.rtn.scale.stored((from - zero[l]) * inverse[l]) };
+            (fitted, Line::above(fitted.zero - kept * from, kept, top))
+        })
+    }
+
+    #[inline(always)]
+    fn code(&self, line: Line, numbers: &[f32], codes: &mut [u8]) {
+        line.code(numbers, codes);
     }
 }

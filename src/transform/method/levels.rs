@@ -228,26 +228,31 @@ impl Levels for Table {
     }
 }
 
-/// Rounds to a float type, to nearest even. What is too large becomes the largest finite number, what would vanish the least
-/// one: a scale of zero or infinity would lose a whole group.
+/// Bounds of a rounded magnitude: what is too large becomes the largest finite number, what would vanish the least one. A
+/// scale of zero or infinity would lose a whole group.
 #[inline(always)]
-fn to_float(dtype: DType, x: f32) -> f32 {
-    let (rounded, least, largest) = match dtype {
-        DType::BF16 => {
-            let bits = x.to_bits();
-            let rounded = f32::from_bits(bits.wrapping_add(0x7fff + (bits >> 16 & 1)) & 0xffff_0000);
-            (rounded, f32::from_bits(1 << 16), f32::from_bits(0x7f7f_0000))
-        }
-        DType::F16 => (f16_to_f32(f32_to_f16(x)), f16_to_f32(1), 65504.0),
-        DType::F8E4M3 | DType::F8E5M2 | DType::F8E4M3FNUZ | DType::F8E5M2FNUZ => {
-            let format = Floats::of(dtype);
-            let least = f32::from_bits((128 - format.bias - format.mantissa) << 23);
-            (format.round(x), least, format.largest)
-        }
-        _ => (x, f32::from_bits(1), f32::MAX),
-    };
-    let magnitude = clamp(rounded.abs(), if x == 0.0 { 0.0 } else { least }, largest);
-    magnitude.copysign(x)
+fn bounded(x: f32, rounded: f32, least: f32, largest: f32) -> f32 {
+    clamp(rounded.abs(), if x == 0.0 { 0.0 } else { least }, largest).copysign(x)
+}
+
+/// Rounds to bf16, to nearest even.
+#[inline(always)]
+fn to_bf16(x: f32) -> f32 {
+    let bits = x.to_bits();
+    let rounded = f32::from_bits(bits.wrapping_add(0x7fff + (bits >> 16 & 1)) & 0xffff_0000);
+    bounded(x, rounded, f32::from_bits(1 << 16), f32::from_bits(0x7f7f_0000))
+}
+
+/// Rounds to f16, to nearest even.
+#[inline(always)]
+fn to_f16(x: f32) -> f32 {
+    bounded(x, f16_to_f32(f32_to_f16(x)), f16_to_f32(1), 65504.0)
+}
+
+/// Rounds to eight bits, to nearest even.
+#[inline(always)]
+fn to_f8(format: Floats, x: f32) -> f32 {
+    bounded(x, format.round(x), f32::from_bits((128 - format.bias - format.mantissa) << 23), format.largest)
 }
 
 /// 2^(code − 127); code 0 is subnormal.
@@ -257,13 +262,33 @@ pub(super) fn power(code: u32) -> f32 {
 }
 
 impl ScaleType {
+    /// What readers will find where these numbers are stored.
+    #[inline(always)]
+    pub(super) fn store<const N: usize>(self, numbers: &mut [f32; N]) {
+        match self {
+            ScaleType::Float(DType::BF16) => numbers.iter_mut().for_each(|x| *x = to_bf16(*x)),
+            ScaleType::Float(DType::F16) => numbers.iter_mut().for_each(|x| *x = to_f16(*x)),
+            ScaleType::Float(
+                dtype @ (DType::F8E4M3 | DType::F8E5M2 | DType::F8E4M3FNUZ | DType::F8E5M2FNUZ),
+            ) => numbers.iter_mut().for_each(|x| *x = to_f8(Floats::of(dtype), *x)),
+            ScaleType::Float(_) => {
+                numbers.iter_mut().for_each(|x| *x = bounded(*x, *x, f32::from_bits(1), f32::MAX));
+            }
+            ScaleType::E8M0 => {
+                numbers.iter_mut().for_each(|x| *x = power(x.abs().to_bits().wrapping_add(1 << 22) >> 23));
+            }
+            ScaleType::E4M3 { global } => {
+                let format = Floats::of(DType::F8E4M3);
+                numbers.iter_mut().for_each(|x| *x = to_f8(format, *x * global) / global);
+            }
+        }
+    }
+
     /// What a reader will find where this number is stored.
     #[inline(always)]
     pub(super) fn stored(self, x: f32) -> f32 {
-        match self {
-            ScaleType::Float(dtype) => to_float(dtype, x),
-            ScaleType::E8M0 => power(x.abs().to_bits().wrapping_add(1 << 22) >> 23),
-            ScaleType::E4M3 { global } => to_float(DType::F8E4M3, x * global) / global,
-        }
+        let mut stored = [x];
+        self.store(&mut stored);
+        stored[0]
     }
 }

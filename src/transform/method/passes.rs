@@ -1,163 +1,288 @@
-//! Passes over a group with one candidate a lane: each number is read once and tried on all candidates side by side, so that
-//! nothing is summed across lanes.
+//! Passes over sixteen groups side by side, one a lane: each tries a few candidates for all of them, and nothing is summed
+//! across lanes.
 //!
-//! Sums run in f32 over stretches short enough that they lose nothing that matters, and the stretches are added in f64.
+//! Sums run over stretches, and then over the sums of stretches: in f32 a long group would lose digits that matter.
 
-use super::levels::Levels;
+use super::groups::{Batch, LANES, Lanes, finite_magnitude};
+use super::levels::{Levels, TO_INTEGER, above, clamp};
 
-/// Numbers that are added in f32.
+/// Numbers of a stretch.
 const STRETCH: usize = 256;
 
-/// A group on its way through a search, scaled by a power of two so that no square of it vanishes or overflows.
-#[derive(Debug, Default)]
-pub(super) struct Group {
-    /// Its numbers; what was none is zero.
-    pub numbers: Vec<f32>,
+/// Groups on their way through a search, each scaled by a power of two so that no square vanishes or overflows.
+#[derive(Debug)]
+pub(super) struct Tile {
+    /// Their numbers, the largest magnitude between one and two; what was none is zero.
+    numbers: Vec<Lanes>,
     /// How much each counts, the most being one; empty where all count the same.
-    pub weights: Vec<f32>,
+    weights: Vec<Lanes>,
+    /// What their numbers were multiplied by.
+    pub to: Lanes,
+    /// What they are multiplied by to get back.
+    pub back: Lanes,
+    /// The least number as it was.
+    pub low: Lanes,
+    /// The largest number as it was.
+    pub high: Lanes,
 }
 
-/// Stretches of a group; weights are ones where there are none, and not looked at.
-#[inline(always)]
-fn stretches<const W: bool>(group: &Group) -> impl Iterator<Item = (&[f32], &[f32])> {
-    let weights = if W { &group.weights[..] } else { &group.numbers[..] };
-    group.numbers.chunks(STRETCH).zip(weights.chunks(STRETCH))
-}
+impl Tile {
+    pub(super) fn new() -> Tile {
+        let none = [0f32; LANES];
+        Tile { numbers: Vec::new(), weights: Vec::new(), to: none, back: none, low: none, high: none }
+    }
 
-/// Candidates on levels without a bias, one a lane.
-#[derive(Clone, Copy)]
-pub(super) struct Candidates<const N: usize> {
-    /// One over the scale.
-    pub inverse: [f32; N],
-    /// The lowest code, less the zero point.
-    pub least: [f32; N],
-    /// The highest.
-    pub most: [f32; N],
-}
-
-/// `Σ w·x·q` and `Σ w·q²` of each candidate, `q` being its nearest level.
-#[inline(always)]
-pub(super) fn products<L: Levels, const N: usize, const W: bool>(
-    levels: L,
-    group: &Group,
-    candidates: &Candidates<N>,
-) -> ([f64; N], [f64; N]) {
-    let Candidates { inverse, least, most } = *candidates;
-    let (mut xq, mut qq) = ([0f64; N], [0f64; N]);
-    for (numbers, weights) in stretches::<W>(group) {
-        let (mut a, mut b) = ([0f32; N], [0f32; N]);
-        for (&x, &w) in numbers.iter().zip(weights) {
-            let wx = if W { w * x } else { x };
-            for l in 0..N {
-                let q = levels.nearest(x * inverse[l], least[l], most[l]);
-                a[l] += wx * q;
-                b[l] += if W { w * (q * q) } else { q * q };
+    /// Takes a batch in. With `W` it has weights.
+    #[inline(always)]
+    pub(super) fn take<const W: bool>(&mut self, batch: &Batch<'_>) {
+        batch.turn(&mut self.numbers);
+        let (mut low, mut high) = ([f32::INFINITY; LANES], [f32::NEG_INFINITY; LANES]);
+        for x in &mut self.numbers {
+            for l in 0..LANES {
+                let number = if finite_magnitude(x[l]) == x[l].abs() { x[l] } else { 0.0 };
+                low[l] = super::levels::below(number, low[l]);
+                high[l] = above(number, high[l]);
+                x[l] = number;
             }
         }
-        for l in 0..N {
-            xq[l] += f64::from(a[l]);
-            qq[l] += f64::from(b[l]);
+        (self.low, self.high) = (low, high);
+        for l in 0..LANES {
+            let most = above(-low[l], high[l]);
+            let exponent = (most.to_bits() >> 23).clamp(1, 253);
+            self.to[l] = f32::from_bits((254 - exponent) << 23);
+            self.back[l] = f32::from_bits(exponent << 23);
         }
-    }
-    (xq, qq)
-}
-
-/// `Σ w·(x − q·scale)²` of each candidate.
-#[inline(always)]
-pub(super) fn errors<L: Levels, const N: usize, const W: bool>(
-    levels: L,
-    group: &Group,
-    candidates: &Candidates<N>,
-    scale: &[f32; N],
-) -> [f64; N] {
-    let Candidates { inverse, least, most } = *candidates;
-    let scale = *scale;
-    let mut sum = [0f64; N];
-    for (numbers, weights) in stretches::<W>(group) {
-        let mut e = [0f32; N];
-        for (&x, &w) in numbers.iter().zip(weights) {
-            for l in 0..N {
-                let d = x - levels.nearest(x * inverse[l], least[l], most[l]) * scale[l];
-                e[l] += if W { w * (d * d) } else { d * d };
+        let to = self.to;
+        for x in &mut self.numbers {
+            for l in 0..LANES {
+                x[l] *= to[l];
             }
         }
-        for l in 0..N {
-            sum[l] += f64::from(e[l]);
-        }
-    }
-    sum
-}
-
-/// Candidates `code · scale + bias`, one a lane.
-#[derive(Clone, Copy)]
-pub(super) struct AffineCandidates<const N: usize> {
-    /// One over the scale.
-    pub inverse: [f32; N],
-    /// What code 0 stands for.
-    pub bias: [f32; N],
-    /// The highest code.
-    pub top: f32,
-}
-
-/// `Σ w·c`, `Σ w·c²` and `Σ w·(x − mean)·c` of each candidate, `c` being the code less half the highest.
-#[inline(always)]
-pub(super) fn affine_products<const N: usize, const W: bool>(
-    group: &Group,
-    mean: f32,
-    candidates: &AffineCandidates<N>,
-) -> ([f64; N], [f64; N], [f64; N]) {
-    let AffineCandidates { inverse, bias, top } = *candidates;
-    let half = top * 0.5;
-    let (mut c1, mut c2, mut xc) = ([0f64; N], [0f64; N], [0f64; N]);
-    for (numbers, weights) in stretches::<W>(group) {
-        let (mut a, mut b, mut c) = ([0f32; N], [0f32; N], [0f32; N]);
-        for (&x, &w) in numbers.iter().zip(weights) {
-            let away = x - mean;
-            for l in 0..N {
-                let code = affine_code(x, bias[l], inverse[l], top) - half;
-                let wc = if W { w * code } else { code };
-                a[l] += wc;
-                b[l] += wc * code;
-                c[l] += wc * away;
+        if W {
+            batch.turn_weights(&mut self.weights);
+            let mut largest = [0f32; LANES];
+            for w in &self.weights {
+                for l in 0..LANES {
+                    largest[l] = above(finite_magnitude(w[l]), largest[l]);
+                }
+            }
+            for w in &mut self.weights {
+                for l in 0..LANES {
+                    // Where nothing counts, all count the same.
+                    let counts = largest[l] > 0.0;
+                    let part = clamp(w[l] / (if counts { largest[l] } else { 1.0 }), 0.0, 1.0);
+                    w[l] = if counts { part } else { 1.0 };
+                }
             }
         }
-        for l in 0..N {
-            c1[l] += f64::from(a[l]);
-            c2[l] += f64::from(b[l]);
-            xc[l] += f64::from(c[l]);
-        }
     }
-    (c1, c2, xc)
+
+    /// Stretches of the groups. Where there are no weights the second is not looked at.
+    #[inline(always)]
+    fn stretches<const W: bool>(&self) -> impl Iterator<Item = (&[Lanes], &[Lanes])> {
+        let weights = if W { &self.weights[..] } else { &self.numbers[..] };
+        self.numbers.chunks(STRETCH).zip(weights.chunks(STRETCH))
+    }
+
+    /// `Σ w·x·q` and `Σ w·q²` of `C` candidates a group, `q` being the nearest level to `x · inverse`.
+    #[inline(always)]
+    pub(super) fn products<L: Levels, const C: usize, const W: bool>(
+        &self,
+        levels: L,
+        inverse: &[Lanes; C],
+        least: &[Lanes; C],
+        most: &[Lanes; C],
+    ) -> ([Lanes; C], [Lanes; C]) {
+        let (inverse, least, most) = (*inverse, *least, *most);
+        let (mut xq, mut qq) = ([[0f32; LANES]; C], [[0f32; LANES]; C]);
+        for (numbers, weights) in self.stretches::<W>() {
+            let (mut a, mut b) = ([[0f32; LANES]; C], [[0f32; LANES]; C]);
+            for (x, w) in numbers.iter().zip(weights) {
+                for c in 0..C {
+                    for l in 0..LANES {
+                        let q = levels.nearest(x[l] * inverse[c][l], least[c][l], most[c][l]);
+                        let wq = if W { w[l] * q } else { q };
+                        a[c][l] += x[l] * wq;
+                        b[c][l] += q * wq;
+                    }
+                }
+            }
+            for c in 0..C {
+                for l in 0..LANES {
+                    xq[c][l] += a[c][l];
+                    qq[c][l] += b[c][l];
+                }
+            }
+        }
+        (xq, qq)
+    }
+
+    /// `Σ w·(x − q·scale)²` of `C` candidates a group.
+    #[inline(always)]
+    pub(super) fn errors<L: Levels, const C: usize, const W: bool>(
+        &self,
+        levels: L,
+        scale: &[Lanes; C],
+        least: &[Lanes; C],
+        most: &[Lanes; C],
+    ) -> [Lanes; C] {
+        let (scale, least, most) = (*scale, *least, *most);
+        let inverse = reciprocal(&scale);
+        let mut sum = [[0f32; LANES]; C];
+        for (numbers, weights) in self.stretches::<W>() {
+            let mut e = [[0f32; LANES]; C];
+            for (x, w) in numbers.iter().zip(weights) {
+                for c in 0..C {
+                    for l in 0..LANES {
+                        let q = levels.nearest(x[l] * inverse[c][l], least[c][l], most[c][l]);
+                        let d = x[l] - q * scale[c][l];
+                        e[c][l] += if W { w[l] * (d * d) } else { d * d };
+                    }
+                }
+            }
+            for c in 0..C {
+                for l in 0..LANES {
+                    sum[c][l] += e[c][l];
+                }
+            }
+        }
+        sum
+    }
+
+    /// `Σ w` and `Σ w·x / Σ w`.
+    #[inline(always)]
+    pub(super) fn moments<const W: bool>(&self) -> (Lanes, Lanes) {
+        let (mut weight, mut mean) = ([0f32; LANES], [0f32; LANES]);
+        for (numbers, weights) in self.stretches::<W>() {
+            let (mut a, mut b) = ([0f32; LANES], [0f32; LANES]);
+            for (x, w) in numbers.iter().zip(weights) {
+                for l in 0..LANES {
+                    let w = if W { w[l] } else { 1.0 };
+                    a[l] += w;
+                    b[l] += w * x[l];
+                }
+            }
+            for l in 0..LANES {
+                weight[l] += a[l];
+                mean[l] += b[l];
+            }
+        }
+        for l in 0..LANES {
+            mean[l] /= weight[l];
+        }
+        (weight, mean)
+    }
+
+    /// `Σ w·c`, `Σ w·c²` and `Σ w·(x − mean)·c` of `C` candidates a group, `c` being the code less half the highest.
+    #[inline(always)]
+    pub(super) fn affine_products<const C: usize, const W: bool>(
+        &self,
+        mean: &Lanes,
+        top: f32,
+        scale: &[Lanes; C],
+        bias: &[Lanes; C],
+    ) -> [[Lanes; C]; 3] {
+        let (mean, bias, half) = (*mean, *bias, top * 0.5);
+        let inverse = reciprocal(scale);
+        let mut sums = [[[0f32; LANES]; C]; 3];
+        for (numbers, weights) in self.stretches::<W>() {
+            let (mut s1, mut s2, mut s3) = ([[0f32; LANES]; C], [[0f32; LANES]; C], [[0f32; LANES]; C]);
+            for (x, w) in numbers.iter().zip(weights) {
+                for c in 0..C {
+                    for l in 0..LANES {
+                        let code = affine_code(x[l], bias[c][l], inverse[c][l], top) - half;
+                        let wc = if W { w[l] * code } else { code };
+                        s1[c][l] += wc;
+                        s2[c][l] += wc * code;
+                        s3[c][l] += wc * (x[l] - mean[l]);
+                    }
+                }
+            }
+            for c in 0..C {
+                for l in 0..LANES {
+                    sums[0][c][l] += s1[c][l];
+                    sums[1][c][l] += s2[c][l];
+                    sums[2][c][l] += s3[c][l];
+                }
+            }
+        }
+        sums
+    }
+
+    /// `Σ w·(x − (code·scale + bias))²` of `C` candidates a group.
+    #[inline(always)]
+    pub(super) fn affine_errors<const C: usize, const W: bool>(
+        &self,
+        top: f32,
+        scale: &[Lanes; C],
+        bias: &[Lanes; C],
+    ) -> [Lanes; C] {
+        let (scale, bias) = (*scale, *bias);
+        let inverse = reciprocal(&scale);
+        let mut sum = [[0f32; LANES]; C];
+        for (numbers, weights) in self.stretches::<W>() {
+            let mut e = [[0f32; LANES]; C];
+            for (x, w) in numbers.iter().zip(weights) {
+                for c in 0..C {
+                    for l in 0..LANES {
+                        let code = affine_code(x[l], bias[c][l], inverse[c][l], top);
+                        let d = (x[l] - bias[c][l]) - code * scale[c][l];
+                        e[c][l] += if W { w[l] * (d * d) } else { d * d };
+                    }
+                }
+            }
+            for c in 0..C {
+                for l in 0..LANES {
+                    sum[c][l] += e[c][l];
+                }
+            }
+        }
+        sum
+    }
+
+    /// One pass of HQQ ([`super::hqq`]): mean error's sum, and the sum that the new zero point is the mean of.
+    #[inline(always)]
+    pub(super) fn each<const C: usize>(&self, mut number: impl FnMut(f32, usize) -> [f32; C]) -> [Lanes; C] {
+        let mut sum = [[0f32; LANES]; C];
+        for numbers in self.numbers.chunks(STRETCH) {
+            let mut s = [[0f32; LANES]; C];
+            for x in numbers {
+                for l in 0..LANES {
+                    let parts = number(x[l], l);
+                    for c in 0..C {
+                        s[c][l] += parts[c];
+                    }
+                }
+            }
+            for c in 0..C {
+                for l in 0..LANES {
+                    sum[c][l] += s[c][l];
+                }
+            }
+        }
+        sum
+    }
+
+    /// Numbers of a group.
+    #[inline(always)]
+    pub(super) fn group_size(&self) -> usize {
+        self.numbers.len()
+    }
 }
 
 /// The code of a number, as a float.
 #[inline(always)]
-pub(super) fn affine_code(x: f32, bias: f32, inverse: f32, top: f32) -> f32 {
-    use super::levels::{TO_INTEGER, clamp};
+fn affine_code(x: f32, bias: f32, inverse: f32, top: f32) -> f32 {
     (clamp((x - bias) * inverse, 0.0, top) + TO_INTEGER) - TO_INTEGER
 }
 
-/// `Σ w·(x − (code·scale + bias))²` of each candidate.
 #[inline(always)]
-pub(super) fn affine_errors<const N: usize, const W: bool>(
-    group: &Group,
-    candidates: &AffineCandidates<N>,
-    scale: &[f32; N],
-) -> [f64; N] {
-    let AffineCandidates { inverse, bias, top } = *candidates;
-    let scale = *scale;
-    let mut sum = [0f64; N];
-    for (numbers, weights) in stretches::<W>(group) {
-        let mut e = [0f32; N];
-        for (&x, &w) in numbers.iter().zip(weights) {
-            for l in 0..N {
-                let d = (x - bias[l]) - affine_code(x, bias[l], inverse[l], top) * scale[l];
-                e[l] += if W { w * (d * d) } else { d * d };
-            }
-        }
-        for l in 0..N {
-            sum[l] += f64::from(e[l]);
+pub(super) fn reciprocal<const C: usize>(numbers: &[Lanes; C]) -> [Lanes; C] {
+    let mut inverse = *numbers;
+    for inverse in &mut inverse {
+        for inverse in inverse {
+            *inverse = 1.0 / *inverse;
         }
     }
-    sum
+    inverse
 }

@@ -1,10 +1,9 @@
 //! The least squared error: candidates for scale and zero point, and for each the scale that fits its codes best.
 //!
 //! Once codes are chosen, the best scale for them is a quotient of two sums, `Σxq / Σq²`, and the error that is left is
-//! `Σx² − (Σxq)² / Σq²`: candidates are ranked by what is taken off, and need no second pass. The best few are rounded as
-//! they will be stored and tried once more, now with the codes that fit the scale as stored; what round-to-nearest would
-//! store is among them, so that the result is never worse than that. (The ranking is that of ggml's K-quants; the many
-//! candidates a pass and the last trial are ours.)
+//! `Σx² − (Σxq)² / Σq²`: candidates are ranked by what is taken off, and need no second pass. The best is rounded as it will
+//! be stored and tried once more, now with the codes that fit the scale as stored, and so is what round-to-nearest would
+//! store: the result is never worse than that. (The ranking is that of ggml's K-quants; the last trial is ours.)
 //!
 //! Where few scales can be stored, powers of two and eight-bit floats, all those near are tried directly.
 
@@ -14,71 +13,48 @@ mod levels;
 pub(super) use affine::SearchAffine;
 pub(super) use levels::SearchLevels;
 
-use super::groups::{Fit, Fitted, extremes, largest_finite};
+use super::groups::{Batch, Fit, Fitted, LANES, Lanes};
 use super::levels::{Integers, Levels, TO_INTEGER, clamp};
-use super::passes::{Candidates, Group, errors, products};
-use super::rtn::{RtnIntegers, Zero};
+use super::passes::{Tile, reciprocal};
+use super::rtn::{Line, RtnIntegers, Zero};
 
-/// Candidates that a pass tries side by side.
-pub(super) const WIDE: usize = 16;
-/// Candidates of the last trial.
-const FEW: usize = 8;
+/// Candidates of a pass.
+const PAIR: usize = 2;
 
-/// How a group was scaled: by which power of two, and by which to get back.
+/// The best candidate yet of each group.
 #[derive(Debug, Clone, Copy)]
-struct Power {
-    to: f32,
-    back: f32,
+struct Best {
+    /// How good it is.
+    merit: Lanes,
+    scale: Lanes,
+    /// Zero point or bias.
+    zero: Lanes,
 }
 
-impl Group {
-    /// Takes a group in, scaled so that its largest magnitude is between one and two. `None` where it has nothing but zeros.
+impl Best {
     #[inline(always)]
-    fn take(&mut self, numbers: &[f32], weights: &[f32]) -> Option<(f32, Power)> {
-        let most = largest_finite(numbers);
-        if most == 0.0 {
-            return None;
+    fn none() -> Best {
+        Best { merit: [f32::NEG_INFINITY; LANES], scale: [1.0; LANES], zero: [0.0; LANES] }
+    }
+
+    /// Keeps what is better; the earlier one of equals.
+    #[inline(always)]
+    fn offer(&mut self, merit: &Lanes, scale: &Lanes, zero: &Lanes) {
+        for l in 0..LANES {
+            let is_better = merit[l] > self.merit[l];
+            self.merit[l] = if is_better { merit[l] } else { self.merit[l] };
+            self.scale[l] = if is_better { scale[l] } else { self.scale[l] };
+            self.zero[l] = if is_better { zero[l] } else { self.zero[l] };
         }
-        let exponent = (most.to_bits() >> 23).clamp(1, 253);
-        let power =
-            Power { to: f32::from_bits((254 - exponent) << 23), back: f32::from_bits(exponent << 23) };
-        self.numbers.clear();
-        self.numbers
-            .extend(numbers.iter().map(|&x| if x.abs() < f32::INFINITY { x * power.to } else { 0.0 }));
-        self.weights.clear();
-        if !weights.is_empty() {
-            let largest = largest_finite(weights);
-            // Where nothing counts, all count the same.
-            let inverse = if largest > 0.0 { 1.0 / largest } else { 0.0 };
-            self.weights.extend(
-                weights.iter().map(|&w| if inverse > 0.0 { clamp(w * inverse, 0.0, 1.0) } else { 1.0 }),
-            );
-        }
-        Some((most * power.to, power))
     }
 }
 
-/// The lane with the largest value; the first of several.
+/// What the largest error is that a group may have: the scale is to be left as it is where there is nothing to fit.
 #[inline(always)]
-fn argmax<const N: usize>(values: &[f64; N]) -> usize {
-    let mut best = 0;
-    for l in 1..N {
-        if values[l] > values[best] {
-            best = l;
-        }
-    }
-    best
-}
-
-#[inline(always)]
-fn argmin<const N: usize>(values: &[f64; N]) -> usize {
-    let mut best = 0;
-    for l in 1..N {
-        if values[l] < values[best] {
-            best = l;
-        }
-    }
-    best
+fn quotient(xq: f32, qq: f32, otherwise: f32) -> f32 {
+    let is_one = qq > 0.0;
+    let quotient = xq / (if is_one { qq } else { 1.0 });
+    if is_one { quotient } else { otherwise }
 }
 
 /// On integers without a bias.
@@ -86,111 +62,114 @@ pub(super) struct SearchIntegers<const W: bool> {
     pub rtn: RtnIntegers,
     /// Whether scales may be negative.
     pub signed: bool,
-    pub group: Group,
+    pub tile: Tile,
 }
 
-/// What a pass found: what it takes off the error, the scale that fits best, the zero point.
-#[derive(Debug, Clone, Copy)]
-struct Found {
-    gain: f64,
-    scale: f32,
-    zero: f32,
-}
-
-/// One pass over candidates `(scale, zero)`.
-#[inline(always)]
-fn pass<const N: usize, const W: bool>(
-    levels: Integers,
-    group: &Group,
-    scales: &[f32; N],
-    zeros: &[f32; N],
-) -> Found {
-    let (mut inverse, mut least, mut most) = ([0f32; N], [0f32; N], [0f32; N]);
-    let top = levels.top();
-    for l in 0..N {
-        inverse[l] = 1.0 / scales[l];
-        least[l] = -zeros[l];
-        most[l] = top - zeros[l];
-    }
-    let (xq, qq) = products::<Integers, N, W>(levels, group, &Candidates { inverse, least, most });
-    let mut gain = [0f64; N];
-    for l in 0..N {
-        gain[l] = xq[l] * xq[l] / (if qq[l] > 0.0 { qq[l] } else { 1.0 });
-    }
-    let best = argmax(&gain);
-    let scale = if qq[best] > 0.0 { (xq[best] / qq[best]) as f32 } else { scales[best] };
-    Found { gain: gain[best], scale, zero: zeros[best] }
-}
+/// Shares of the scale that reaches both extremes.
+const SYMMETRIC: [f32; 16] =
+    [0.5, 0.54, 0.58, 0.61, 0.65, 0.69, 0.73, 0.77, 0.80, 0.84, 0.88, 0.92, 0.96, 0.99, 1.03, 1.07];
+/// The same where the zero point moves too.
+const ASYMMETRIC: [f32; 8] = [0.6, 0.66, 0.72, 0.785, 0.845, 0.91, 0.97, 1.03];
 
 impl<const W: bool> SearchIntegers<W> {
+    /// Tries two candidates a group; the scales are those that fit best.
     #[inline(always)]
-    fn symmetric(&self, most: f32) -> Found {
+    fn offer(&self, best: &mut Best, scale: &[Lanes; PAIR], zero: &[Lanes; PAIR]) {
         let levels = self.rtn.levels;
-        let unit = most / levels.largest();
-        let zeros = [levels.middle(); WIDE];
-        let mut scales = [0f32; WIDE];
-        for l in 0..WIDE {
-            scales[l] = unit * (0.5 + 0.038 * l as f32);
+        let (mut least, mut most) = (*zero, *zero);
+        for c in 0..PAIR {
+            for l in 0..LANES {
+                least[c][l] = -zero[c][l];
+                most[c][l] = levels.top() - zero[c][l];
+            }
         }
-        let found = pass::<WIDE, W>(levels, &self.group, &scales, &zeros);
-        if !self.signed {
-            return found;
+        let (xq, qq) = self.tile.products::<_, PAIR, W>(levels, &reciprocal(scale), &least, &most);
+        for c in 0..PAIR {
+            let (mut merit, mut fitted) = ([0f32; LANES], [0f32; LANES]);
+            for l in 0..LANES {
+                fitted[l] = quotient(xq[c][l], qq[c][l], scale[c][l]);
+                merit[l] = xq[c][l] * fitted[l];
+            }
+            best.offer(&merit, &fitted, &zero[c]);
         }
-        for scale in &mut scales {
-            *scale = -*scale;
-        }
-        let mirrored = pass::<WIDE, W>(levels, &self.group, &scales, &zeros);
-        if mirrored.gain > found.gain { mirrored } else { found }
     }
 
     #[inline(always)]
-    fn asymmetric(&self) -> Found {
+    fn symmetric(&self) -> Best {
         let levels = self.rtn.levels;
-        let top = levels.top();
-        let (low, high) = extremes(&self.group.numbers);
-        let (low, high) = (if low < 0.0 { low } else { 0.0 }, if high > 0.0 { high } else { 0.0 });
-        let range = high - low;
-        let unit = range / top;
-        let zero = (clamp(-low / unit, 0.0, top) + TO_INTEGER) - TO_INTEGER;
-        let (mut scales, mut zeros) = ([0f32; 24], [0f32; 24]);
-        for l in 0..24 {
-            scales[l] = unit * (0.6 + 0.43 / 7.0 * (l / 3) as f32);
-            zeros[l] = clamp(zero + (l % 3) as f32 - 1.0, 0.0, top);
+        let Tile { low, high, to, .. } = &self.tile;
+        let mut unit = [0f32; LANES];
+        for l in 0..LANES {
+            let most = if -low[l] > high[l] { -low[l] } else { high[l] };
+            unit[l] = most * to[l] / levels.largest();
         }
-        pass::<24, W>(levels, &self.group, &scales, &zeros)
+        let zero = [[levels.middle(); LANES]; PAIR];
+        let mut best = Best::none();
+        for sign in [1.0, -1.0].iter().take(if self.signed { 2 } else { 1 }) {
+            for shares in SYMMETRIC.as_chunks::<PAIR>().0 {
+                let scale = shares.map(|share| unit.map(|unit| unit * share * sign));
+                self.offer(&mut best, &scale, &zero);
+            }
+        }
+        best
+    }
+
+    #[inline(always)]
+    fn asymmetric(&self) -> Best {
+        let top = self.rtn.levels.top();
+        let Tile { low, high, to, .. } = &self.tile;
+        let (mut unit, mut zero) = ([0f32; LANES], [0f32; LANES]);
+        for l in 0..LANES {
+            let (low, high) =
+                (if low[l] < 0.0 { low[l] } else { 0.0 }, if high[l] > 0.0 { high[l] } else { 0.0 });
+            unit[l] = (high * to[l] - low * to[l]) / top;
+            zero[l] = (clamp(-low * to[l] / unit[l], 0.0, top) + TO_INTEGER) - TO_INTEGER;
+        }
+        let mut best = Best::none();
+        for step in [0.0, 1.0, -1.0] {
+            let zero = zero.map(|zero| clamp(zero + step, 0.0, top));
+            for shares in ASYMMETRIC.as_chunks::<PAIR>().0 {
+                let scale = shares.map(|share| unit.map(|unit| unit * share));
+                self.offer(&mut best, &scale, &[zero; PAIR]);
+            }
+        }
+        best
     }
 }
 
 impl<const W: bool> Fit for SearchIntegers<W> {
+    type Line = Line;
+
     #[inline(always)]
-    fn fit(&mut self, numbers: &[f32], weights: &[f32], codes: &mut [u8]) -> Fitted {
-        let Some((most, power)) = self.group.take(numbers, weights) else {
-            return self.rtn.fit(numbers, weights, codes);
-        };
+    fn fit(&mut self, batch: &Batch<'_>) -> [(Fitted, Line); LANES] {
+        self.tile.take::<W>(batch);
         let levels = self.rtn.levels;
-        let found = if self.rtn.zero == Zero::Code { self.asymmetric() } else { self.symmetric(most) };
-        let plain = self.rtn.fitted(numbers);
-        // As stored, the first what round-to-nearest would store.
-        let mut stored = [plain; FEW];
-        for (l, fitted) in stored.iter_mut().enumerate().skip(1) {
-            let scale = found.scale * (1.0 + 0.01 * (l as f32 - 4.0));
-            *fitted = Fitted { scale: self.rtn.scale.stored(scale * power.back), zero: found.zero };
+        let best = if self.rtn.zero == Zero::Code { self.asymmetric() } else { self.symmetric() };
+        let (mut stored, mut zero) = ([[0f32; LANES]; PAIR], [best.zero; PAIR]);
+        for l in 0..LANES {
+            let (plain, _) = self.rtn.line(self.tile.low[l], self.tile.high[l]);
+            (stored[0][l], zero[0][l]) = (plain.scale, plain.zero);
+            stored[1][l] = best.scale[l] * self.tile.back[l];
         }
-        let mut scale = [0f32; FEW];
-        let mut candidates = Candidates { inverse: [0f32; FEW], least: [0f32; FEW], most: [0f32; FEW] };
-        for l in 0..FEW {
-            scale[l] = stored[l].scale * power.to;
-            candidates.inverse[l] = 1.0 / scale[l];
-            candidates.least[l] = -stored[l].zero;
-            candidates.most[l] = levels.top() - stored[l].zero;
+        self.rtn.scale.store(&mut stored[1]);
+        let (mut scale, mut least, mut most) = (stored, zero, zero);
+        for c in 0..PAIR {
+            for l in 0..LANES {
+                scale[c][l] *= self.tile.to[l];
+                least[c][l] = -zero[c][l];
+                most[c][l] = levels.top() - zero[c][l];
+            }
         }
-        let best = argmin(&errors::<Integers, FEW, W>(levels, &self.group, &candidates, &scale));
-        let (inverse, least, most) =
-            (candidates.inverse[best], candidates.least[best], candidates.most[best]);
-        let shift = stored[best].zero as u32;
-        for (code, &x) in codes.iter_mut().zip(&self.group.numbers) {
-            *code = (clamp(x * inverse, least, most) + TO_INTEGER).to_bits().wrapping_add(shift) as u8;
-        }
-        stored[best]
+        let error = self.tile.errors::<_, PAIR, W>(levels, &scale, &least, &most);
+        std::array::from_fn(|l| {
+            let c = usize::from(error[1][l] < error[0][l]);
+            let fitted = Fitted { scale: stored[c][l], zero: zero[c][l] };
+            (fitted, Line::around(fitted.zero, fitted.scale, levels.top()))
+        })
+    }
+
+    #[inline(always)]
+    fn code(&self, line: Line, numbers: &[f32], codes: &mut [u8]) {
+        line.code(numbers, codes);
     }
 }

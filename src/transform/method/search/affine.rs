@@ -1,140 +1,138 @@
 //! The search where scale and bias are both free.
+//!
+//! For chosen codes the best line through them is the ordinary least squares one. From a few ranges within the group's own,
+//! codes and lines take turns: each line asks for codes, and those for a line that fits them better.
 
-use super::super::groups::{Fit, Fitted, extremes};
-use super::super::levels::{TO_INTEGER, clamp};
-use super::super::passes::{AffineCandidates, Group, affine_errors, affine_products};
-use super::super::rtn::{RtnIntegers, Zero};
-use super::{FEW, WIDE, argmax, argmin};
+use super::super::groups::{Batch, Fit, Fitted, LANES, Lanes};
+use super::super::passes::Tile;
+use super::super::rtn::{Line, RtnIntegers, Zero};
+use super::{Best, PAIR};
 
 /// On integers with a bias.
 pub(in super::super) struct SearchAffine<const W: bool> {
     pub rtn: RtnIntegers,
-    pub group: Group,
+    pub tile: Tile,
 }
 
-/// Candidates `(scale, bias)`, one a lane.
-#[derive(Clone, Copy)]
-struct Lines<const N: usize> {
-    scale: [f32; N],
-    bias: [f32; N],
-}
-
-impl<const N: usize> Lines<N> {
-    #[inline(always)]
-    fn candidates(&self, top: f32) -> AffineCandidates<N> {
-        let mut inverse = [0f32; N];
-        for l in 0..N {
-            inverse[l] = 1.0 / self.scale[l];
-        }
-        AffineCandidates { inverse, bias: self.bias, top }
-    }
-}
-
-/// Sums of a group that do not depend on candidates.
-#[derive(Clone, Copy)]
-struct Moments {
-    /// Σ w.
-    weight: f64,
-    /// Σ w·x / Σ w, rounded.
-    mean: f32,
-    /// Σ w·(x − mean): what rounding the mean left.
-    rest: f64,
-}
+/// How far from the mean towards the group's least and largest number the codes reach.
+const REACH: [[f32; 2]; 10] = [
+    [0.6, 0.6],
+    [0.6, 0.75],
+    [0.75, 0.6],
+    [0.75, 0.75],
+    [0.75, 0.9],
+    [0.9, 0.75],
+    [0.9, 0.9],
+    [0.9, 1.0],
+    [1.0, 0.9],
+    [1.0, 1.0],
+];
 
 impl<const W: bool> SearchAffine<W> {
+    /// Fits lines to the codes of two candidates a group and offers them.
     #[inline(always)]
-    fn moments(&self) -> Moments {
-        let weigh = |l: usize| if W { self.group.weights[l] } else { 1.0 };
-        let (mut weight, mut sum) = (0f64, 0f64);
-        for (l, &x) in self.group.numbers.iter().enumerate() {
-            weight += f64::from(weigh(l));
-            sum += f64::from(weigh(l)) * f64::from(x);
+    fn offer(
+        &self,
+        best: &mut Best,
+        moments: &(Lanes, Lanes),
+        scale: &[Lanes; PAIR],
+        bias: &[Lanes; PAIR],
+    ) -> ([Lanes; PAIR], [Lanes; PAIR]) {
+        let top = self.rtn.levels.top();
+        let (weight, mean) = moments;
+        let [c1, c2, xc] = self.tile.affine_products::<PAIR, W>(mean, top, scale, bias);
+        let (mut slopes, mut biases) = (*scale, *bias);
+        for c in 0..PAIR {
+            let mut merit = [0f32; LANES];
+            for l in 0..LANES {
+                let centre = c1[c][l] / weight[l];
+                let spread = c2[c][l] - c1[c][l] * centre;
+                let together = xc[c][l];
+                let is_line = (spread > 0.0) & (together > 0.0);
+                let slope = together / (if is_line { spread } else { 1.0 });
+                merit[l] = if is_line { together * slope } else { 0.0 };
+                slopes[c][l] = if is_line { slope } else { scale[c][l] };
+                let fitted = mean[l] - slope * (centre + top * 0.5);
+                biases[c][l] = if is_line { fitted } else { bias[c][l] };
+            }
+            best.offer(&merit, &slopes[c], &biases[c]);
         }
-        let mean = (sum / weight) as f32;
-        Moments { weight, mean, rest: sum - weight * f64::from(mean) }
+        (slopes, biases)
     }
 
-    /// One pass: the line that fits the codes of each candidate best, and what it takes off the error.
     #[inline(always)]
-    fn refit<const N: usize>(&self, moments: Moments, lines: &Lines<N>) -> (Lines<N>, [f64; N]) {
+    fn best(&self) -> Best {
         let top = self.rtn.levels.top();
-        let (c1, c2, xc) = affine_products::<N, W>(&self.group, moments.mean, &lines.candidates(top));
-        let (mut fitted, mut gain) = (*lines, [0f64; N]);
-        for l in 0..N {
-            let centre = c1[l] / moments.weight;
-            let together = xc[l] - moments.rest * centre;
-            let spread = c2[l] - c1[l] * centre;
-            let is_line = (spread > 0.0) & (together > 0.0);
-            let scale = together / (if is_line { spread } else { 1.0 });
-            gain[l] = if is_line { together * scale } else { 0.0 };
-            let bias = f64::from(moments.mean) - scale * (centre + f64::from(top) * 0.5);
-            fitted.scale[l] = if is_line { scale as f32 } else { lines.scale[l] };
-            fitted.bias[l] = if is_line { bias as f32 } else { lines.bias[l] };
+        let moments = self.tile.moments::<W>();
+        let mean = moments.1;
+        let (mut low, mut high) = (self.tile.low, self.tile.high);
+        for l in 0..LANES {
+            low[l] = low[l] * self.tile.to[l] - mean[l];
+            high[l] = high[l] * self.tile.to[l] - mean[l];
         }
-        (fitted, gain)
+        let mut best = Best::none();
+        for reach in REACH.as_chunks::<PAIR>().0 {
+            let (mut scale, mut bias) = ([[0f32; LANES]; PAIR], [[0f32; LANES]; PAIR]);
+            for c in 0..PAIR {
+                for l in 0..LANES {
+                    let (least, most) = (low[l] * reach[c][0], high[l] * reach[c][1]);
+                    let step = (most - least) / top;
+                    scale[c][l] = if step > 0.0 { step } else { 1.0 };
+                    bias[c][l] = mean[l] + least;
+                }
+            }
+            let (scale, bias) = self.offer(&mut best, &moments, &scale, &bias);
+            self.offer(&mut best, &moments, &scale, &bias);
+        }
+        for _ in 0..2 {
+            let from = best;
+            self.offer(&mut best, &moments, &[from.scale; PAIR], &[from.zero; PAIR]);
+        }
+        best
     }
 }
 
 impl<const W: bool> Fit for SearchAffine<W> {
+    type Line = Line;
+
     #[inline(always)]
-    fn fit(&mut self, numbers: &[f32], weights: &[f32], codes: &mut [u8]) -> Fitted {
-        let Some((_, power)) = self.group.take(numbers, weights) else {
-            return self.rtn.fit(numbers, weights, codes);
-        };
-        let (low, high) = extremes(&self.group.numbers);
-        if low == high {
-            return self.rtn.fit(numbers, weights, codes);
-        }
+    fn fit(&mut self, batch: &Batch<'_>) -> [(Fitted, Line); LANES] {
+        self.tile.take::<W>(batch);
         let top = self.rtn.levels.top();
         let from = if self.rtn.zero == Zero::MiddleBias { self.rtn.levels.middle() } else { 0.0 };
-        let moments = self.moments();
-        let mut lines = Lines { scale: [0f32; WIDE], bias: [0f32; WIDE] };
-        for l in 0..WIDE {
-            // Each end moves towards the mean by itself.
-            let near = 0.55 + 0.15 * (l & 3) as f32;
-            let far = 0.55 + 0.15 * (l >> 2) as f32;
-            let least = moments.mean + (low - moments.mean) * near;
-            let most = moments.mean + (high - moments.mean) * far;
-            lines.scale[l] = (most - least) / top;
-            lines.bias[l] = least;
+        let best = self.best();
+        let (mut scales, mut zeros) = ([[0f32; LANES]; PAIR], [[0f32; LANES]; PAIR]);
+        for l in 0..LANES {
+            scales[1][l] = best.scale[l] * self.tile.back[l];
         }
-        let (lines, gain) = self.refit(moments, &lines);
-        let best = argmax(&gain);
-        let mut near = Lines { scale: [0f32; FEW], bias: [0f32; FEW] };
-        for l in 0..FEW {
-            near.scale[l] = lines.scale[best] * (1.0 + 0.02 * ((l & 3) as f32 - 1.5));
-            let middle = lines.bias[best] + lines.scale[best] * top * 0.5;
-            near.bias[l] =
-                middle - near.scale[l] * top * 0.5 + lines.scale[best] * (if l < 4 { 0.08 } else { -0.08 });
-        }
-        let (fitted, gain_near) = self.refit(moments, &near);
-        let best_near = argmax(&gain_near);
-        let (scale, bias) = if gain_near[best_near] > gain[best] {
-            (fitted.scale[best_near], fitted.bias[best_near])
-        } else {
-            (lines.scale[best], lines.bias[best])
-        };
-        // As stored, the first what round-to-nearest would store.
-        let mut stored = [self.rtn.fitted(numbers); FEW];
-        for (l, fitted) in stored.iter_mut().enumerate().skip(1) {
-            let wide = scale * (1.0 + 0.004 * (l as f32 - 4.0));
-            let kept = self.rtn.scale.stored(wide * power.back);
+        self.rtn.scale.store(&mut scales[1]);
+        for l in 0..LANES {
             // The middle of the codes stays where it was.
-            let middle = (bias + scale * top * 0.5) * power.back;
-            let zero = middle - kept * (top * 0.5 - from);
-            *fitted = Fitted { scale: kept, zero: self.rtn.scale.stored(zero) };
+            let middle = (best.zero[l] + best.scale[l] * top * 0.5) * self.tile.back[l];
+            zeros[1][l] = middle - scales[1][l] * (top * 0.5 - from);
         }
-        let mut lines = Lines { scale: [0f32; FEW], bias: [0f32; FEW] };
-        for l in 0..FEW {
-            lines.scale[l] = stored[l].scale * power.to;
-            lines.bias[l] = (stored[l].zero - stored[l].scale * from) * power.to;
+        self.rtn.scale.store(&mut zeros[1]);
+        for l in 0..LANES {
+            let (plain, _) = self.rtn.line(self.tile.low[l], self.tile.high[l]);
+            (scales[0][l], zeros[0][l]) = (plain.scale, plain.zero);
         }
-        let candidates = lines.candidates(top);
-        let best = argmin(&affine_errors::<FEW, W>(&self.group, &candidates, &lines.scale));
-        let (inverse, bias) = (candidates.inverse[best], candidates.bias[best]);
-        for (code, &x) in codes.iter_mut().zip(&self.group.numbers) {
-            *code = (clamp((x - bias) * inverse, 0.0, top) + TO_INTEGER).to_bits() as u8;
+        let (mut scale, mut bias) = (scales, zeros);
+        for c in 0..PAIR {
+            for l in 0..LANES {
+                scale[c][l] = scales[c][l] * self.tile.to[l];
+                bias[c][l] = (zeros[c][l] - scales[c][l] * from) * self.tile.to[l];
+            }
         }
-        stored[best]
+        let error = self.tile.affine_errors::<PAIR, W>(top, &scale, &bias);
+        std::array::from_fn(|l| {
+            let c = usize::from(error[1][l] < error[0][l]);
+            let fitted = Fitted { scale: scales[c][l], zero: zeros[c][l] };
+            (fitted, Line::above(fitted.zero - fitted.scale * from, fitted.scale, top))
+        })
+    }
+
+    #[inline(always)]
+    fn code(&self, line: Line, numbers: &[f32], codes: &mut [u8]) {
+        line.code(numbers, codes);
     }
 }
