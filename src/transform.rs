@@ -10,6 +10,7 @@ pub mod method;
 pub mod packing;
 pub mod recipe;
 pub mod select;
+pub mod simd;
 pub mod task;
 pub mod values;
 pub mod view;

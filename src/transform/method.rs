@@ -6,8 +6,25 @@
 //!
 //! Scales are rounded to what they are stored in before codes are chosen: codes fit the scales that a reader will find.
 
+mod groups;
+mod hqq;
+mod levels;
+mod measure;
+mod passes;
+mod rtn;
+mod search;
+
+pub use measure::{Error, amax, error, nvfp4_global, odd};
+
 use crate::dtype::DType;
 use crate::transform::packing::Band;
+use crate::transform::simd::{Level, run};
+use groups::{Fit, Walk};
+use hqq::Hqq;
+use levels::{E2M1, Floats, Integers, Levels, Table};
+use passes::Tile;
+use rtn::{RtnIntegers, RtnLevels, RtnTable, Zero};
+use search::{SearchAffine, SearchIntegers, SearchLevels};
 
 /// How scale, zero point and codes are chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -49,6 +66,11 @@ pub enum Kind {
         /// Bits of a code.
         bits: u32,
     },
+    /// `(code − middle) · scale + bias`, `bias` a float (torchao).
+    Centred {
+        /// Bits of a code.
+        bits: u32,
+    },
     /// `table[code] · scale`, the scale being the group's largest magnitude (NF4).
     Table(&'static [f32; 16]),
     /// Four-bit floats (E2M1), the code as it is stored: sign, exponent, mantissa.
@@ -71,6 +93,21 @@ pub enum ScaleType {
     },
 }
 
+/// Whose round-to-nearest: tools differ in whether the range must hold zero, in which scale divides, in when a zero point is
+/// added. Only grids of integers have more than one; a rule that a grid does not know is compressed-tensors'.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Rule {
+    /// compressed-tensors (min-max observer, arithmetic in f32); of grids with a bias torchao's (tinygemm).
+    #[default]
+    CompressedTensors,
+    /// gptqmodel: codes are made with the scale before it is rounded.
+    Gptq,
+    /// AutoAWQ: the range need not hold zero.
+    Awq,
+    /// MLX: one end of the range is held exactly.
+    Mlx,
+}
+
 /// How one matrix is quantised.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Quantiser {
@@ -78,6 +115,8 @@ pub struct Quantiser {
     pub grid: Grid,
     /// How they are chosen.
     pub method: Method,
+    /// Whose codes [`Method::Rtn`] makes, and which candidate the search has from it.
+    pub rule: Rule,
     /// Rows of a group.
     pub group_rows: usize,
     /// Neighbours of a row in a group.
@@ -86,43 +125,138 @@ pub struct Quantiser {
     pub importance: Option<std::sync::Arc<[f32]>>,
 }
 
-/// How far a matrix is from what it was.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Error {
-    /// Sum of squares of the differences.
-    pub squares: f64,
-    /// Sum of squares of the numbers.
-    pub total: f64,
-    /// The largest difference.
-    pub largest: f64,
-    /// Numbers.
-    pub count: u64,
-    /// Numbers that are none: NaN or infinite.
-    pub odd: u64,
-}
-
-impl Error {
-    /// Both together.
-    pub fn and(self, other: Error) -> Error {
-        Error {
-            squares: self.squares + other.squares,
-            total: self.total + other.total,
-            largest: self.largest.max(other.largest),
-            count: self.count + other.count,
-            odd: self.odd + other.odd,
-        }
-    }
-
-    /// Length of the difference over length of the numbers (relative Frobenius error); zero where there is nothing.
-    pub fn relative(&self) -> f64 {
-        if self.total > 0.0 { (self.squares / self.total).sqrt() } else { 0.0 }
+impl Kind {
+    /// Whether groups have a zero point or bias.
+    pub fn has_zeros(self) -> bool {
+        matches!(self, Kind::Asymmetric { .. } | Kind::Affine { .. } | Kind::Centred { .. })
     }
 }
+
+/// What the scale of round-to-nearest is multiplied by in a search, where levels are floats: they repeat with each power of
+/// two, so that one octave has all there is.
+const OCTAVE: [f32; 16] = [
+    1.0, 1.044, 1.09, 1.139, 1.189, 1.242, 1.297, 1.354, 1.414, 1.477, 1.542, 1.61, 1.682, 1.756, 1.834,
+    1.915,
+];
+
+/// The same for a table, whose ends are its largest steps.
+const SHRUNK: [f32; 16] =
+    [1.0, 0.98, 0.96, 0.94, 0.92, 0.9, 0.88, 0.86, 0.84, 0.82, 0.79, 0.76, 0.72, 1.02, 1.05, 1.08];
 
 impl Quantiser {
     /// Quantises whole rows: `numbers` `[rows, columns]` row-major. `band` is overwritten. The rows are a multiple of
     /// `group_rows`, but for a matrix's last.
+    ///
+    /// Groups of a table ([`Kind::Table`]) run over the numbers of the whole band, row after row, as bitsandbytes has them;
+    /// all others begin anew with each row, and a row's last may be shorter. What is NaN or infinite gets some code; callers
+    /// who mind ask [`odd`] first. [`Method::Hqq`] needs a bias and is a search on grids without one.
     pub fn quantise(&self, numbers: &[f32], columns: usize, band: &mut Band) {
-        let _ = (numbers, columns, band);
+        self.quantise_at(Level::best(), numbers, columns, band);
+    }
+
+    /// [`Quantiser::quantise`] with the instructions of a level; the result is the same with all of them.
+    pub fn quantise_at(&self, level: Level, numbers: &[f32], columns: usize, band: &mut Band) {
+        let rows = numbers.len().checked_div(columns).unwrap_or(0);
+        let numbers = &numbers[..rows * columns];
+        let is_flat = matches!(self.grid.kind, Kind::Table(_));
+        let line = if is_flat { numbers.len() } else { columns };
+        let group_columns = if self.group_columns == 0 { line.max(1) } else { self.group_columns };
+        let group_rows = if is_flat { 1 } else { self.group_rows.max(1) };
+        let groups = line.div_ceil(group_columns) * if is_flat { 1 } else { rows.div_ceil(group_rows) };
+        band.rows = rows;
+        band.columns = columns;
+        band.groups = None;
+        band.codes.clear();
+        band.codes.resize(numbers.len(), 0);
+        band.scales.clear();
+        band.scales.resize(groups, 0.0);
+        band.zeros.clear();
+        band.zeros.resize(if self.grid.kind.has_zeros() { groups } else { 0 }, 0.0);
+        if numbers.is_empty() {
+            return;
+        }
+        let weights =
+            self.importance.as_deref().filter(|w| w.len() == columns && self.method == Method::Search);
+        let mut flat = Vec::new();
+        let weights = match weights {
+            Some(weights) if is_flat => {
+                flat.extend(weights.iter().cycle().take(numbers.len()));
+                &flat[..]
+            }
+            Some(weights) => weights,
+            None => &[],
+        };
+        let job = Job { level, numbers, columns: line, group_rows, group_columns, weights, band };
+        self.fit(job);
+    }
+
+    /// Chooses the kernel.
+    fn fit(&self, job: Job<'_>) {
+        let Grid { kind, scale } = self.grid;
+        let integers = |bits, zero| RtnIntegers { rule: self.rule, levels: Integers { bits }, zero, scale };
+        match kind {
+            Kind::Symmetric { bits, signed_scales } => {
+                self.integers(integers(bits, Zero::Middle), signed_scales, job);
+            }
+            Kind::Asymmetric { bits } => self.integers(integers(bits, Zero::Code), false, job),
+            Kind::Affine { bits } => self.affine(integers(bits, Zero::Bias), job),
+            Kind::Centred { bits } => self.affine(integers(bits, Zero::MiddleBias), job),
+            Kind::Table(values) => {
+                let levels = Table::new(values);
+                match self.method {
+                    Method::Rtn => job.run(RtnTable { levels, scale, group_size: self.group_columns }),
+                    _ => self.levels(RtnLevels { levels, scale }, SHRUNK, job),
+                }
+            }
+            Kind::E2M1 => self.levels(RtnLevels { levels: E2M1, scale }, OCTAVE, job),
+            Kind::Float(dtype) => self.levels(RtnLevels { levels: Floats::of(dtype), scale }, OCTAVE, job),
+        }
+    }
+
+    fn integers(&self, rtn: RtnIntegers, signed: bool, job: Job<'_>) {
+        let tile = Tile::new();
+        match self.method {
+            Method::Rtn => job.run(rtn),
+            _ if job.weights.is_empty() => job.run(SearchIntegers::<false> { rtn, signed, tile }),
+            _ => job.run(SearchIntegers::<true> { rtn, signed, tile }),
+        }
+    }
+
+    fn affine(&self, rtn: RtnIntegers, job: Job<'_>) {
+        let tile = Tile::new();
+        match self.method {
+            Method::Rtn => job.run(rtn),
+            Method::Hqq => job.run(Hqq { rtn, tile }),
+            Method::Search if job.weights.is_empty() => job.run(SearchAffine::<false> { rtn, tile }),
+            Method::Search => job.run(SearchAffine::<true> { rtn, tile }),
+        }
+    }
+
+    fn levels<L: Levels>(&self, rtn: RtnLevels<L>, factors: [f32; 16], job: Job<'_>) {
+        let tile = Tile::new();
+        match self.method {
+            Method::Rtn => job.run(rtn),
+            _ if job.weights.is_empty() => job.run(SearchLevels::<L, false> { rtn, tile, factors }),
+            _ => job.run(SearchLevels::<L, true> { rtn, tile, factors }),
+        }
+    }
+}
+
+/// A band to be filled.
+struct Job<'a> {
+    level: Level,
+    numbers: &'a [f32],
+    columns: usize,
+    group_rows: usize,
+    group_columns: usize,
+    weights: &'a [f32],
+    band: &'a mut Band,
+}
+
+impl Job<'_> {
+    fn run<F: Fit>(self, fit: F) {
+        let Job { level, numbers, columns, group_rows, group_columns, weights, band } = self;
+        let Band { codes, scales, zeros, .. } = band;
+        run(level, Walk { fit, numbers, columns, group_rows, group_columns, weights, codes, scales, zeros });
     }
 }
