@@ -36,7 +36,8 @@ pub(super) fn schemes(model: &Model) -> Schemes {
         }
     }
     for ((name, bits, group), count) in counts {
-        let matrices = if count == 1 { "1 matrix is".into() } else { format!("{} matrices are", grouped(count)) };
+        let matrices =
+            if count == 1 { "1 matrix is".into() } else { format!("{} matrices are", grouped(count)) };
         let group = group.map_or("a scale for each row".into(), |n| format!("groups of {n}"));
         out.notes.push(format!("{matrices} quantised as {name}: {bits} bits, {group}"));
     }
