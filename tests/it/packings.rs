@@ -116,7 +116,9 @@ fn every_layout_is_read_as_its_client_reads_it() {
                         .iter()
                         .enumerate()
                         .map(|(i, &x)| (i, x, wanted[at(i)]))
-                        .filter(|(_, x, y)| x.to_bits() != y.to_bits() && !(*x == 0.0 && *y == 0.0))
+                        .filter(|(_, x, y)| x.to_bits() != y.to_bits())
+                        // bitsandbytes' kernels differ among themselves in the sign of FP4's second zero.
+                        .filter(|(_, x, y)| !folder.starts_with("fp4") || x != y)
                         .collect();
                     if !differ.is_empty() || found.len() != wanted.len() {
                         let few = &differ[..differ.len().min(3)];
