@@ -422,6 +422,9 @@ fn rounded(recipe: &Recipe) -> Option<String> {
         let Some(value) = output.parts.first().and_then(|p| recipe.values.get(p.value)) else { continue };
         let from = match value.source {
             Source::Scaled { .. } => "scaled f8".to_owned(),
+            Source::Packed(ref packed) if packed.packing.dtype != output.dtype => {
+                packed.packing.layout.name.to_owned()
+            }
             Source::Tensor(_) | Source::Joined(_)
                 if !value.dtype.is_plain() && value.dtype != DType::MXFP4 =>
             {

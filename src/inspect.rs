@@ -8,6 +8,7 @@ pub mod hash;
 pub mod tree;
 
 mod companions;
+mod schemes;
 
 use crate::checkpoint::{Checkpoint, Container, Tensor};
 use crate::dtype::{Class, DType};
@@ -99,6 +100,7 @@ pub fn inspect(model: &Model, options: &Options) -> Result<Report> {
     let picked = options.selection.pick(table)?;
     let mut notes = table.notes.clone();
     let description = model.description(&mut notes);
+    let schemes = schemes::schemes(model);
     let firsts = table.firsts();
     let (mut total, mut dtypes, mut groups) = (Sum::default(), BTreeMap::new(), BTreeMap::new());
     let mut files = BTreeSet::new();
@@ -106,8 +108,11 @@ pub fn inspect(model: &Model, options: &Options) -> Result<Report> {
     for &i in &picked {
         let tensor = &table.tensors[i];
         let new = first_picked.insert(firsts[i]);
-        let (parameters, size_bytes) =
-            if new { (parameters(tensor, &description), tensor.size_bytes()) } else { (0, 0) };
+        let parameters = || match schemes.parameters.get(&i) {
+            Some(&parameters) => parameters,
+            None => parameters(tensor, &description),
+        };
+        let (parameters, size_bytes) = if new { (parameters(), tensor.size_bytes()) } else { (0, 0) };
         total.add(parameters, size_bytes);
         dtypes.entry(tensor.dtype).or_insert_with(Sum::default).add(parameters, size_bytes);
         groups.entry(arch::group(&tensor.name)).or_insert_with(Sum::default).add(parameters, size_bytes);
@@ -117,6 +122,7 @@ pub fn inspect(model: &Model, options: &Options) -> Result<Report> {
     dtypes.sort_by_key(|(_, sum)| std::cmp::Reverse(sum.size_bytes));
     let head = options.selection.is_all().then(|| head(table, &firsts, &description, &mut notes)).flatten();
     let containers: BTreeSet<_> = table.files.iter().map(|f| f.container).collect();
+    notes.extend(schemes.notes);
     let beside = companions::beside(model, &mut notes);
     notes.extend(description.notes.iter().cloned());
     Ok(Report {

@@ -111,7 +111,7 @@ fn edited(model: &Model, draft: &Draft, name: &str) -> Result<Option<Vec<u8>>> {
             }
         }
         if edit.dequantised {
-            for key in ["quantization_config", "compression_config"] {
+            for key in ["quantization_config", "compression_config", "quantization"] {
                 changed |= place.shift_remove(key).is_some();
             }
         }

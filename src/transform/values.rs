@@ -196,7 +196,8 @@ impl Said {
         let description = Description::from_config(config);
         let places = [Some(config), config.get("text_config"), config.get("llm_config")];
         let keys = ["quantization_config", "compression_config", "quantization"];
-        let scheme = places.into_iter().flatten().find_map(|place| keys.iter().find_map(|key| place.get(key)));
+        let scheme =
+            places.into_iter().flatten().find_map(|place| keys.iter().find_map(|key| place.get(key)));
         Said {
             method: description.quantisation.map(|q| q.method),
             block: scheme.and_then(block_of),

@@ -31,6 +31,7 @@ mod load;
 mod naive;
 mod open;
 mod output;
+mod packings;
 mod parallel;
 mod plan;
 mod safetensors;

@@ -39,6 +39,7 @@ fn said(values: &Values) -> String {
                 }
                 Source::Mxfp4 { blocks, scales } => format!("mxfp4 {blocks} by {scales}"),
                 Source::Joined(tensors) => format!("joined {tensors:?}"),
+                Source::Packed(packed) => format!("packed {}", packed.packing.layout.name),
                 Source::Made(_) => "made".into(),
             };
             format!("{name} {dtype} {shape:?} {source}")
@@ -52,7 +53,6 @@ const F8: DType = DType::F8E4M3;
 const F32: DType = DType::F32;
 const BF16: DType = DType::BF16;
 const U8: DType = DType::U8;
-const I32: DType = DType::I32;
 
 #[test]
 fn codes_and_scales_are_one_value() {
@@ -232,9 +232,7 @@ fn a_stale_config_is_noted() {
 fn what_is_incomplete_or_unread_is_refused_by_name() {
     let bad = ErrorKind::BadInput;
     let unread = ErrorKind::Unsupported;
-    let gptq = json!({"quantization_config": {"quant_method": "gptq"}});
     let fp8 = json!({"quantization_config": {"quant_method": "fp8"}});
-    let awq = json!({"quantization_config": {"quant_method": "awq"}});
     let rows: Vec<(&str, Vec<Row>, Option<&serde_json::Value>, ErrorKind, &str)> = vec![
         (
             "no codes",
@@ -343,99 +341,11 @@ fn what_is_incomplete_or_unread_is_refused_by_name() {
         ),
         ("one block", vec![("x_blocks", U8, &[16]), ("x_scales", U8, &[])], None, bad, "[.., groups, 16]"),
         (
-            "GPTQ",
-            vec![
-                ("a.qweight", I32, &[1, 8]),
-                ("a.qzeros", I32, &[1, 1]),
-                ("a.scales", DType::F16, &[1, 8]),
-                ("a.g_idx", I32, &[8]),
-            ],
-            None,
-            unread,
-            "tensor `a.qweight` is quantised as GPTQ, which hoist cannot dequantise yet",
-        ),
-        (
-            "GPTQ by its config",
-            vec![("a.qweight", I32, &[1, 8]), ("a.qzeros", I32, &[1, 1])],
-            Some(&gptq),
-            unread,
-            "as GPTQ,",
-        ),
-        ("AWQ", vec![("a.qzeros", I32, &[1, 1]), ("a.qweight", I32, &[1, 8])], Some(&awq), unread, "as AWQ,"),
-        (
-            "one of the two",
-            vec![("a.qweight", I32, &[1, 8]), ("a.qzeros", I32, &[1, 1])],
-            None,
-            unread,
-            "as AWQ or GPTQ,",
-        ),
-        (
-            "compressed-tensors",
-            vec![
-                ("a.weight_packed", I32, &[8, 1]),
-                ("a.weight_scale", BF16, &[8, 1]),
-                ("a.weight_shape", DType::I64, &[2]),
-            ],
-            None,
-            unread,
-            "tensor `a.weight_packed` is quantised as compressed-tensors packed integers",
-        ),
-        (
-            "its scale first",
-            vec![("a.weight_scale", BF16, &[8, 1]), ("a.weight_packed", I32, &[8, 1])],
-            None,
-            unread,
-            "tensor `a.weight_packed`",
-        ),
-        (
-            "NVFP4",
-            vec![
-                ("a.weight_packed", U8, &[8, 8]),
-                ("a.weight_scale", F8, &[8, 1]),
-                ("a.weight_global_scale", F32, &[1]),
-            ],
-            None,
-            unread,
-            "as NVFP4,",
-        ),
-        (
             "NVFP4 of ModelOpt",
             vec![("a.weight_scale", F8, &[8, 1]), ("a.weight", U8, &[8, 8]), ("a.weight_scale_2", F32, &[])],
             None,
             unread,
-            "tensor `a.weight` is quantised as NVFP4,",
-        ),
-        (
-            "bitsandbytes",
-            vec![
-                ("a.weight", U8, &[32, 1]),
-                ("a.weight.absmax", F32, &[1]),
-                ("a.weight.quant_map", F32, &[16]),
-            ],
-            None,
-            unread,
-            "as bitsandbytes of 4 bits,",
-        ),
-        (
-            "bitsandbytes 8",
-            vec![("a.weight", DType::I8, &[4, 4]), ("a.SCB", F32, &[4])],
-            None,
-            unread,
-            "as bitsandbytes of 8 bits,",
-        ),
-        (
-            "MLX",
-            vec![("a.biases", BF16, &[4, 1]), ("a.scales", BF16, &[4, 1]), ("a.weight", DType::U32, &[4, 8])],
-            None,
-            unread,
-            "tensor `a.weight` is quantised as MLX,",
-        ),
-        (
-            "integers",
-            vec![("a.weight_scale", BF16, &[4, 1]), ("a.weight", DType::I8, &[4, 4])],
-            None,
-            unread,
-            "tensor `a.weight` is quantised as integers of 8 bits,",
+            "tensor `a.weight` is quantised as NVFP4 of ModelOpt,",
         ),
         ("names are shown safely", vec![("a\u{1b}.weight_scale", F32, &[])], None, bad, "`a\\u{1b}.weight`"),
     ];

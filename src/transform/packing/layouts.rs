@@ -204,11 +204,8 @@ const FP4_STATE: Face =
     face(".weight.quant_state.bitsandbytes__fp4", Content::State, Stored::Is(DType::U8), Axes::Fixed(0));
 
 /// bitsandbytes FP4.
-pub static FP4: Layout = flat(
-    "bitsandbytes FP4",
-    &[BNB_CODES, BNB_SCALES, BNB_TABLE, FP4_STATE],
-    Formula::Table(&FP4_TABLE),
-);
+pub static FP4: Layout =
+    flat("bitsandbytes FP4", &[BNB_CODES, BNB_SCALES, BNB_TABLE, FP4_STATE], Formula::Table(&FP4_TABLE));
 
 /// bitsandbytes FP4 whose scales are quantised too.
 pub static FP4_DOUBLE: Layout = flat(

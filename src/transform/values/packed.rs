@@ -10,7 +10,9 @@ use crate::dtype::{DType, element_count};
 use crate::error::{Error, Result};
 use crate::text::Shown;
 use crate::transform::packing::faces::State;
-use crate::transform::packing::{Axes, Content, Layout, NESTED_BLOCK, PackedTensors, Packing, Stored, layouts};
+use crate::transform::packing::{
+    Axes, Content, Layout, NESTED_BLOCK, PackedTensors, Packing, Stored, layouts,
+};
 use crate::transform::recipe::{Source, Value};
 use serde_json::Value as Json;
 use std::sync::Arc;
@@ -119,7 +121,9 @@ impl Finder<'_> {
             let fits = row.partner_dtypes.is_empty() || row.partner_dtypes.contains(&partner.dtype);
             fits.then_some(Found { codes: tensor, base, partner })
         };
-        let Some((row, found)) = ROWS.iter().find_map(|row| Some((row, partner(row)?))) else { return Ok(()) };
+        let Some((row, found)) = ROWS.iter().find_map(|row| Some((row, partner(row)?))) else {
+            return Ok(());
+        };
         let told = (row.tell)(self, &found).map_err(|e| match e.tensor_name().or(e.file_name()) {
             Some(_) => e,
             None => e.tensor(&tensor.name),
@@ -311,7 +315,9 @@ fn grouped(found: &Found<'_>, rows: u64, columns: u64) -> Result<(u64, u64)> {
         [] | [1] | [1, 1] => Ok((rows, columns)),
         [n] if n == rows => Ok((1, columns)),
         [n, groups] if n == rows && groups > 0 && columns.is_multiple_of(groups) => Ok((1, columns / groups)),
-        _ => Err(misfit(found, scales, &format!("scales of {rows} × {columns} numbers are [{rows}, groups]"))),
+        _ => {
+            Err(misfit(found, scales, &format!("scales of {rows} × {columns} numbers are [{rows}, groups]")))
+        }
     }
 }
 
@@ -332,9 +338,9 @@ fn check_group(scheme: &Scheme, found: &Found<'_>, columns: u64, group: u64) -> 
 fn gptq_or_awq(finder: &Finder<'_>, found: &Found<'_>) -> Result<(Packing, Vec<u64>)> {
     let scheme = &finder.said.scheme;
     let (first, second) = only_two(found)?;
-    let scales = finder
-        .beside(found, ".scales")
-        .ok_or_else(|| Error::bad_input(format!("needs `{}.scales`, which is not there", Shown(found.base))))?;
+    let scales = finder.beside(found, ".scales").ok_or_else(|| {
+        Error::bad_input(format!("needs `{}.scales`, which is not there", Shown(found.base)))
+    })?;
     let not_both = || misfit(found, scales, "neither GPTQ nor AWQ has such");
     let [groups, rows] = scales.shape[..] else { return Err(not_both()) };
     let zeros = match found.partner.shape[..] {
@@ -346,7 +352,8 @@ fn gptq_or_awq(finder: &Finder<'_>, found: &Found<'_>) -> Result<(Packing, Vec<u
     }
     // Both write the zero points of all rows in as many words; codes lie along the columns or along the rows.
     let bits = |words: u64| words.checked_mul(32).filter(|n| n.is_multiple_of(rows)).map(|n| n / rows);
-    let bits = bits(zeros).ok_or_else(|| misfit(found, found.partner, &format!("zero points of {rows} rows are needed")))?;
+    let bits = bits(zeros)
+        .ok_or_else(|| misfit(found, found.partner, &format!("zero points of {rows} rows are needed")))?;
     let is_gptq = second == rows;
     let name = if is_gptq { "GPTQ" } else { "AWQ" };
     if !(matches!(bits, 4 | 8) && is_gptq || bits == 4) {
@@ -480,7 +487,8 @@ fn compressed(finder: &Finder<'_>, found: &Found<'_>) -> Result<(Packing, Vec<u6
     };
     let (bits, columns) = answer;
     let (group_rows, group_columns) = grouped(found, rows, columns)?;
-    let sizes: Vec<u64> = groups.iter().filter_map(|w| w.get("group_size")?.as_u64()).filter(|&n| n > 0).collect();
+    let sizes: Vec<u64> =
+        groups.iter().filter_map(|w| w.get("group_size")?.as_u64()).filter(|&n| n > 0).collect();
     if !sizes.is_empty() && group_columns != columns && !sizes.contains(&group_columns) {
         return Err(misfit(
             found,
@@ -572,7 +580,9 @@ fn bitsandbytes(finder: &Finder<'_>, found: &Found<'_>) -> Result<(Packing, Vec<
         return Err(Error::bad_input("says nothing of its matrix's shape").tensor(&tensor.name));
     };
     if element_count(&sizes).is_none_or(|n| n == 0) {
-        return Err(Error::bad_input(format!("says that its matrix has shape {sizes:?}")).tensor(&tensor.name));
+        return Err(
+            Error::bad_input(format!("says that its matrix has shape {sizes:?}")).tensor(&tensor.name)
+        );
     }
     let packing = Packing {
         layout,

@@ -125,19 +125,53 @@ fn unpack(bits: u32, upper_first: bool, flip: u8, bytes: &[u8], codes: &mut [u8]
             }
         }
         8 => codes.iter_mut().zip(bytes).for_each(|(code, &byte)| *code = byte ^ flip),
-        1..=7 => {
-            let mask = (1u64 << bits) - 1;
-            for (eight, bytes) in codes.chunks_mut(8).zip(bytes.chunks(bits as usize)) {
-                let mut word = [0; 8];
-                word[..bytes.len()].copy_from_slice(bytes);
-                let word = u64::from_le_bytes(word);
-                for (place, code) in eight.iter_mut().enumerate() {
-                    *code = (word >> (place as u32 * bits) & mask) as u8 ^ flip;
-                }
-            }
-        }
+        2 => unpack_eights::<2>(flip, bytes, codes),
+        3 => unpack_eights::<3>(flip, bytes, codes),
+        5 => unpack_eights::<5>(flip, bytes, codes),
+        6 => unpack_eights::<6>(flip, bytes, codes),
         _ => {}
     }
+}
+
+/// Eight codes of `B` bits are `B` bytes.
+fn unpack_eights<const B: usize>(flip: u8, bytes: &[u8], codes: &mut [u8]) {
+    let each = |bytes: &[u8], eight: &mut [u8]| {
+        let mut word = [0; 8];
+        word[..bytes.len()].copy_from_slice(bytes);
+        let word = u64::from_le_bytes(word);
+        for (place, code) in eight.iter_mut().enumerate() {
+            *code = (word >> (place * B)) as u8 & ((1 << B) - 1) ^ flip;
+        }
+    };
+    let (eights, rest) = codes.as_chunks_mut::<8>();
+    let (words, tail) = bytes.as_chunks::<B>();
+    eights.iter_mut().zip(words).for_each(|(eight, bytes)| each(bytes, eight));
+    let behind = if words.len() > eights.len() { &words[eights.len()][..] } else { tail };
+    each(behind, rest);
+}
+
+/// The inverse of [`unpack_eights`]; returns how many bytes it wrote.
+fn repack_eights<const B: usize>(flip: u8, codes: &[u8], out: &mut [u8]) -> usize {
+    let each = |eight: &[u8]| {
+        let mut word = 0;
+        for (place, &code) in eight.iter().enumerate() {
+            word |= u64::from((code ^ flip) & ((1 << B) - 1)) << (place * B);
+        }
+        word.to_le_bytes()
+    };
+    let (eights, rest) = codes.as_chunks::<8>();
+    let (words, tail) = out.as_chunks_mut::<B>();
+    for (word, eight) in words.iter_mut().zip(eights) {
+        word.copy_from_slice(&each(eight)[..B]);
+    }
+    let mut used = B * words.len().min(eights.len());
+    if !rest.is_empty() {
+        let place = if words.len() > eights.len() { &mut words[eights.len()][..] } else { tail };
+        let size = (rest.len() * B).div_ceil(8).min(place.len());
+        place[..size].copy_from_slice(&each(rest)[..size]);
+        used += size;
+    }
+    used
 }
 
 /// Codes to a stream of bits; what is left of `out` becomes zero.
@@ -145,32 +179,34 @@ fn repack(bits: u32, upper_first: bool, flip: u8, codes: &[u8], out: &mut [u8]) 
     let mut used = 0;
     match bits {
         4 => {
-            let (low, high) = if upper_first { (4, 0) } else { (0, 4) };
-            let (pairs, rest) = codes.as_chunks::<2>();
-            for (byte, [a, b]) in out.iter_mut().zip(pairs) {
-                *byte = ((a ^ flip) & 15) << low | ((b ^ flip) & 15) << high;
+            // Eight codes are four bytes.
+            let flips = u64::from_le_bytes([flip; 8]);
+            let (eights, rest) = codes.as_chunks::<8>();
+            let (words, tail) = out.as_chunks_mut::<4>();
+            let order = |word: u32| match upper_first {
+                true => (word & 0x0f0f_0f0f) << 4 | (word >> 4) & 0x0f0f_0f0f,
+                false => word,
+            };
+            for (word, eight) in words.iter_mut().zip(eights) {
+                *word = order(gathered(u64::from_le_bytes(*eight) ^ flips)).to_le_bytes();
             }
-            used = pairs.len();
-            if let ([last], Some(byte)) = (rest, out.get_mut(used)) {
-                *byte = ((last ^ flip) & 15) << low;
-                used += 1;
-            }
+            used = 4 * words.len().min(eights.len());
+            let mut last = [flip; 8];
+            last[..rest.len()].copy_from_slice(rest);
+            let last = order(gathered(u64::from_le_bytes(last) ^ flips)).to_le_bytes();
+            let place = if words.len() > eights.len() { &mut words[eights.len()][..] } else { tail };
+            let size = rest.len().div_ceil(2).min(place.len());
+            place[..size].copy_from_slice(&last[..size]);
+            used += size;
         }
         8 => {
             out.iter_mut().zip(codes).for_each(|(byte, &code)| *byte = code ^ flip);
             used = codes.len();
         }
-        1..=7 => {
-            let mask = (1u64 << bits) - 1;
-            for (bytes, eight) in out.chunks_mut(bits as usize).zip(codes.chunks(8)) {
-                let mut word = 0;
-                for (place, &code) in eight.iter().enumerate() {
-                    word |= (u64::from(code ^ flip) & mask) << (place as u32 * bits);
-                }
-                bytes.copy_from_slice(&word.to_le_bytes()[..bytes.len()]);
-                used += bytes.len();
-            }
-        }
+        2 => used = repack_eights::<2>(flip, codes, out),
+        3 => used = repack_eights::<3>(flip, codes, out),
+        5 => used = repack_eights::<5>(flip, codes, out),
+        6 => used = repack_eights::<6>(flip, codes, out),
         _ => {}
     }
     if let Some(rest) = out.get_mut(used..) {
@@ -245,9 +281,11 @@ fn into_turned_rows(bits: u32, rows: usize, columns: usize, codes: &[u8], out: &
                     });
                     gathered(u64::from_le_bytes(eight)).to_le_bytes()
                 } else {
-                    let mut four = [0; 4];
-                    four[..codes.len()].copy_from_slice(codes);
-                    four
+                    codes.first_chunk::<4>().copied().unwrap_or_else(|| {
+                        let mut four = [0; 4];
+                        four[..codes.len()].copy_from_slice(codes);
+                        four
+                    })
                 };
             }
         }

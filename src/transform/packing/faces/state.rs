@@ -30,8 +30,12 @@ impl State {
     /// That of a packing. `nested_offset` where its scales are quantised too.
     pub(super) fn of(packing: &Packing, nested_offset: Option<f32>) -> State {
         State {
-            quant_type: if packing.layout.formula == Formula::Table(&layouts::FP4_TABLE) { "fp4" } else { "nf4" }
-                .to_owned(),
+            quant_type: if packing.layout.formula == Formula::Table(&layouts::FP4_TABLE) {
+                "fp4"
+            } else {
+                "nf4"
+            }
+            .to_owned(),
             block: packing.group_columns,
             dtype: packing.dtype,
             shape: vec![packing.rows, packing.columns],
