@@ -166,10 +166,14 @@ fn what_is_read_is_written_as_it_was() {
                         let run = |n| all[at(n)..at(n) + strip.run_bytes as usize].to_vec();
                         (0..strip.run_count).flat_map(run).collect()
                     };
-                    for &(number, face, tensor) in &faces {
+                    for &(number, _, tensor) in &faces {
                         let tensor = &model.table.tensors[tensor];
                         let piece = cut(number, &bytes(&model, tensor));
                         packing.read(number, &piece, rows.clone(), &mut band).unwrap();
+                    }
+                    for &(number, face, tensor) in &faces {
+                        let tensor = &model.table.tensors[tensor];
+                        let piece = cut(number, &bytes(&model, tensor));
                         let mut back = vec![0xa5; piece.len()];
                         // JSON that scales need is written from what was read of it.
                         packing.write(number, &band, rows.clone(), &mut back);
