@@ -189,13 +189,15 @@ pub struct Band {
     pub columns: usize,
     /// A code for each number, row-major, counted from zero.
     pub codes: Vec<u8>,
-    /// A scale for each group, `[rows / group_rows, groups]`, as stored: what a reader will find.
+    /// A scale for each group, `[rows / group_rows, groups]`, as stored: what a reader will find, divided by `global` where
+    /// there is one.
     pub scales: Vec<f32>,
     /// A zero point (integer) or bias (float) for each group; empty where there are none.
     pub zeros: Vec<f32>,
     /// For each column its group, where that is not `column / group_columns`.
     pub groups: Option<Vec<u32>>,
-    /// What scales were multiplied by before they were stored; zero where the layout has no such number.
+    /// What scales are multiplied by before they are stored. Whoever fills a band for a layout that has such a number sets it;
+    /// zero elsewhere.
     pub global: f32,
     /// What turns scales into numbers, where they are codes themselves.
     pub nested: Option<Nested>,

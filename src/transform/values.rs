@@ -51,6 +51,8 @@ const PAIRS: &[(&str, &str, bool)] = &[
 const ACTIVATION_SCALES: &[&str] = &[
     ".input_scale",
     ".input_scale_ub",
+    ".input_global_scale",
+    ".input_zero_point",
     ".output_scale",
     ".q_scale",
     ".k_scale",

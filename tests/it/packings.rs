@@ -7,6 +7,7 @@ use crate::naive::testdata;
 use hoist::ErrorKind;
 use hoist::checkpoint::{Checkpoint, Container, Extent, FileId, FileRef, Span, Tensor};
 use hoist::dtype::DType;
+use hoist::inspect;
 use hoist::open::{self, Model};
 use hoist::plan::weave::{Limits, Work, tasks};
 use hoist::run::make::Hands;
@@ -166,10 +167,14 @@ fn what_is_read_is_written_as_it_was() {
                         let run = |n| all[at(n)..at(n) + strip.run_bytes as usize].to_vec();
                         (0..strip.run_count).flat_map(run).collect()
                     };
-                    for &(number, face, tensor) in &faces {
+                    for &(number, _, tensor) in &faces {
                         let tensor = &model.table.tensors[tensor];
                         let piece = cut(number, &bytes(&model, tensor));
                         packing.read(number, &piece, rows.clone(), &mut band).unwrap();
+                    }
+                    for &(number, face, tensor) in &faces {
+                        let tensor = &model.table.tensors[tensor];
+                        let piece = cut(number, &bytes(&model, tensor));
                         let mut back = vec![0xa5; piece.len()];
                         // JSON that scales need is written from what was read of it.
                         packing.write(number, &band, rows.clone(), &mut back);
@@ -194,6 +199,24 @@ fn what_is_read_is_written_as_it_was() {
         }
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+#[test]
+fn inspect_names_the_scheme_and_counts_what_is_packed() {
+    let rows = [
+        ("gptq_sym", 32 * 128 + 64 * 64, "2 matrices are quantised as GPTQ: 4 bits, groups of 32"),
+        ("ct_8bit_asym", 24 * 128 + 17 * 256, "as compressed-tensors integers: 8 bits, groups of 32"),
+        ("ct_channel", 9 * 77 + 16 * 64, "as compressed-tensors integers: 4 bits, a scale for each row"),
+        ("mlx_3bit", 24 * 128 + 17 * 256, "as MLX affine: 3 bits, groups of 64"),
+        ("nf4_double", 24 * 128 + 17 * 36 + 160 * 128, "as bitsandbytes NF4, double-quantised: 4 bits"),
+        ("torchao_intx", 24 * 128 + 17 * 256, "as torchao integers in bytes: 8 bits, groups of 32"),
+    ];
+    for (folder, parameters, note) in rows {
+        let model = model(&testdata(&format!("golden/packings/{folder}")));
+        let report = inspect::inspect(&model, &inspect::Options::default()).unwrap();
+        assert_eq!(report.total.parameters, parameters, "{folder}");
+        assert!(report.notes.iter().any(|n| n.contains(note)), "{folder}: {:?}", report.notes);
+    }
 }
 
 #[test]

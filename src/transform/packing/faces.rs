@@ -293,8 +293,8 @@ impl Packing {
         }
     }
 
-    /// Fills a band with what the bytes of a strip say; the inverse of [`Packing::write`]. Face 0, the codes, comes first: it
-    /// begins the band anew.
+    /// Fills a band with what the bytes of a strip say; the inverse of [`Packing::write`]. Faces are read in the layout's order;
+    /// face 0, the codes, begins the band anew.
     ///
     /// # Errors
     /// `BadInput`: a column in a group that is not there, a code beyond its bits, JSON that says something else. A bug: fewer
@@ -329,7 +329,12 @@ impl Packing {
                 }
             }
             Content::Groups => band.groups = self.read_groups(bytes)?,
-            Content::Global => band.global = floats(1).first().copied().unwrap_or(0.0),
+            Content::Global => {
+                // The scales were read before, in the order of the faces.
+                let global = floats(1).first().copied().unwrap_or(0.0);
+                band.global = global;
+                band.scales.iter_mut().for_each(|scale| *scale /= global);
+            }
             Content::NestedScales => {
                 band.nested.get_or_insert_default().scales = floats(usize::MAX);
             }

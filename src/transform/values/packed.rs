@@ -17,6 +17,9 @@ use crate::transform::recipe::{Source, Value};
 use serde_json::Value as Json;
 use std::sync::Arc;
 
+/// How a matrix is held, and its value's shape.
+type Told = (Packing, Vec<u64>);
+
 /// How codes are found.
 struct Row {
     /// How the name of the codes ends.
@@ -28,7 +31,7 @@ struct Row {
     /// What the partner must be written in; empty for anything.
     partner_dtypes: &'static [DType],
     /// Tells the packing.
-    tell: fn(&Finder<'_>, &Found<'_>) -> Result<(Packing, Vec<u64>)>,
+    tell: fn(&Finder<'_>, &Found<'_>) -> Result<Told>,
 }
 
 const WORDS: &[DType] = &[DType::I32, DType::U32];
@@ -335,7 +338,7 @@ fn check_group(scheme: &Scheme, found: &Found<'_>, columns: u64, group: u64) -> 
     Ok(())
 }
 
-fn gptq_or_awq(finder: &Finder<'_>, found: &Found<'_>) -> Result<(Packing, Vec<u64>)> {
+fn gptq_or_awq(finder: &Finder<'_>, found: &Found<'_>) -> Result<Told> {
     let scheme = &finder.said.scheme;
     let (first, second) = only_two(found)?;
     let scales = finder.beside(found, ".scales").ok_or_else(|| {
@@ -440,7 +443,7 @@ fn gptq_or_awq(finder: &Finder<'_>, found: &Found<'_>) -> Result<(Packing, Vec<u
     Ok((packing, vec![rows, columns]))
 }
 
-fn compressed(finder: &Finder<'_>, found: &Found<'_>) -> Result<(Packing, Vec<u64>)> {
+fn compressed(finder: &Finder<'_>, found: &Found<'_>) -> Result<Told> {
     let scheme = &finder.said.scheme;
     let (rows, words) = only_two(found)?;
     let of_type = |w: &&&Json| w.get("type").and_then(Json::as_str).is_none_or(|t| t == "int");
@@ -498,8 +501,8 @@ fn compressed(finder: &Finder<'_>, found: &Found<'_>) -> Result<(Packing, Vec<u6
     }
     let symmetric = |w: &&&Json| w.get("symmetric").and_then(Json::as_bool);
     let has_zeros = match finder.beside(found, ".weight_zero_point") {
-        Some(_) => groups.is_empty() || groups.iter().any(|w| symmetric(&w) != Some(true)),
-        None => !groups.is_empty() && groups.iter().all(|w| symmetric(&w) == Some(false)),
+        Some(_) => groups.is_empty() || groups.iter().any(|w| symmetric(w) != Some(true)),
+        None => !groups.is_empty() && groups.iter().all(|w| symmetric(w) == Some(false)),
     };
     let packing = Packing {
         layout: &layouts::COMPRESSED,
@@ -515,7 +518,7 @@ fn compressed(finder: &Finder<'_>, found: &Found<'_>) -> Result<(Packing, Vec<u6
 }
 
 /// Signed bytes, whatever the bits of codes: those of four are the same numbers as those of eight.
-fn compressed_bytes(finder: &Finder<'_>, found: &Found<'_>) -> Result<(Packing, Vec<u64>)> {
+fn compressed_bytes(finder: &Finder<'_>, found: &Found<'_>) -> Result<Told> {
     let (rows, columns) = only_two(found)?;
     let (group_rows, group_columns) = grouped(found, rows, columns)?;
     let has_zeros = finder.beside(found, ".weight_zero_point").is_some();
@@ -532,7 +535,7 @@ fn compressed_bytes(finder: &Finder<'_>, found: &Found<'_>) -> Result<(Packing, 
     Ok((packing, vec![rows, columns]))
 }
 
-fn nvfp4(finder: &Finder<'_>, found: &Found<'_>) -> Result<(Packing, Vec<u64>)> {
+fn nvfp4(finder: &Finder<'_>, found: &Found<'_>) -> Result<Told> {
     let (rows, bytes) = only_two(found)?;
     let columns = bytes.checked_mul(2).ok_or_else(|| Error::bad_input("has a shape that overflows"))?;
     let packing = Packing {
@@ -551,7 +554,7 @@ fn nvfp4(finder: &Finder<'_>, found: &Found<'_>) -> Result<(Packing, Vec<u64>)> 
     Ok((packing, vec![rows, columns]))
 }
 
-fn bitsandbytes(finder: &Finder<'_>, found: &Found<'_>) -> Result<(Packing, Vec<u64>)> {
+fn bitsandbytes(finder: &Finder<'_>, found: &Found<'_>) -> Result<Told> {
     let state = BNB_STATES.iter().find_map(|&(end, nf4)| Some((finder.beside(found, end)?, nf4)));
     let Some((tensor, nf4)) = state else {
         return Err(Error::bad_input(format!(
@@ -597,7 +600,7 @@ fn bitsandbytes(finder: &Finder<'_>, found: &Found<'_>) -> Result<(Packing, Vec<
     Ok((packing, sizes))
 }
 
-fn bitsandbytes_bytes(finder: &Finder<'_>, found: &Found<'_>) -> Result<(Packing, Vec<u64>)> {
+fn bitsandbytes_bytes(finder: &Finder<'_>, found: &Found<'_>) -> Result<Told> {
     let (rows, columns) = only_two(found)?;
     if let Some(mark) = finder.beside(found, BNB_FORMAT) {
         // Zero: rows as they are. Other orders are those of old GPU kernels.
@@ -619,7 +622,7 @@ fn bitsandbytes_bytes(finder: &Finder<'_>, found: &Found<'_>) -> Result<(Packing
     Ok((packing, vec![rows, columns]))
 }
 
-fn mlx(finder: &Finder<'_>, found: &Found<'_>) -> Result<(Packing, Vec<u64>)> {
+fn mlx(finder: &Finder<'_>, found: &Found<'_>) -> Result<Told> {
     let scheme = &finder.said.scheme;
     let (outer, rows, words) = matrix(found)?;
     // A module's own entry stands before what holds for all.
@@ -661,7 +664,7 @@ fn mlx(finder: &Finder<'_>, found: &Found<'_>) -> Result<(Packing, Vec<u64>)> {
     Ok((packing, outer.iter().copied().chain([rows, columns]).collect()))
 }
 
-fn torchao(finder: &Finder<'_>, found: &Found<'_>) -> Result<(Packing, Vec<u64>)> {
+fn torchao(finder: &Finder<'_>, found: &Found<'_>) -> Result<Told> {
     if let Some(tensor) = finder.beside(found, "._weight_act_pre_scale") {
         return Err(Error::unsupported(format!(
             "has `{}`, by which activations are multiplied first; hoist does not",

@@ -114,6 +114,15 @@ pub(super) fn write(packing: &Packing, face: usize, facts: &Face, rows: usize, b
     if from.is_empty() {
         return;
     }
+    let multiplied: Vec<f32>;
+    let from = match facts.content == Content::Scales && packing.layout.find(Content::Global).is_some() {
+        // Rounding to eight bits takes away what the division and this leave over.
+        true => {
+            multiplied = from.iter().map(|x| x * band.global).collect();
+            &multiplied
+        }
+        false => from,
+    };
     if facts.pack.is_some() {
         into_words(packing, face, facts, (scale_rows, width), from, out);
     } else if facts.stored == Stored::Exponent {

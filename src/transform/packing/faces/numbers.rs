@@ -1,6 +1,6 @@
 //! What a band stands for.
 
-use super::super::{Band, Content, Formula, NESTED_BLOCK, Packing};
+use super::super::{Band, Formula, NESTED_BLOCK, Packing};
 use crate::dtype::DType;
 use crate::transform::cast;
 
@@ -48,19 +48,16 @@ impl Packing {
         }
     }
 
-    /// Scales as numbers, where they are stored as something else.
+    /// Scales as numbers, where they are codes themselves.
     fn scales(&self, band: &Band, count: usize) -> Option<Vec<f32>> {
-        if let Some(nested) = &band.nested {
-            let block = NESTED_BLOCK as usize;
-            let of = |(n, &code): (usize, &f32)| {
-                let table = nested.table.get(code as usize).copied().unwrap_or(f32::NAN);
-                let scale = nested.scales.get((nested.skip + n) / block).copied().unwrap_or(f32::NAN);
-                table * scale + nested.offset
-            };
-            return Some(band.scales[..count].iter().enumerate().map(of).collect());
-        }
-        self.layout.find(Content::Global)?;
-        Some(band.scales[..count].iter().map(|&s| s / band.global).collect())
+        let nested = band.nested.as_ref()?;
+        let block = NESTED_BLOCK as usize;
+        let of = |(n, &code): (usize, &f32)| {
+            let table = nested.table.get(code as usize).copied().unwrap_or(f32::NAN);
+            let scale = nested.scales.get((nested.skip + n) / block).copied().unwrap_or(f32::NAN);
+            table * scale + nested.offset
+        };
+        Some(band.scales[..count].iter().enumerate().map(of).collect())
     }
 
     /// The zero point where there is no face for it: the middle of the codes.

@@ -88,6 +88,7 @@ fn band(packing: &Packing) -> Band {
     }
     if packing.layout.find(Content::Global).is_some() {
         band.global = 3.5;
+        band.scales.iter_mut().for_each(|x| *x /= 3.5);
     }
     if nested {
         let scales = (0..groups.div_ceil(256)).map(|n| n as f32 + 0.5).collect();
@@ -148,11 +149,17 @@ fn what_is_written_is_read() {
             while start < packing.rows {
                 let rows = start..(start + step).min(packing.rows);
                 let mut part = Band::default();
+                let is_fixed =
+                    |face: usize| matches!(packing.layout.faces[face].axes, Axes::Fixed(_) | Axes::Columns);
+                let piece = |face: usize, bytes: &Vec<u8>| {
+                    if is_fixed(face) { bytes.clone() } else { cut(bytes, packing.strip(face, rows.clone())) }
+                };
                 for (face, bytes) in written.iter().enumerate() {
-                    let fixed = matches!(packing.layout.faces[face].axes, Axes::Fixed(_) | Axes::Columns);
+                    packing.read(face, &piece(face, bytes), rows.clone(), &mut part).unwrap();
+                }
+                for (face, bytes) in written.iter().enumerate() {
+                    let (fixed, piece) = (is_fixed(face), piece(face, bytes));
                     let strip = packing.strip(face, rows.clone());
-                    let piece = if fixed { bytes.clone() } else { cut(bytes, strip) };
-                    packing.read(face, &piece, rows.clone(), &mut part).unwrap();
                     let mut back = vec![0x5a; piece.len()];
                     packing.write(face, &part, rows.clone(), &mut back);
                     assert!(back == piece, "{what} {rows:?} {face}");
