@@ -166,6 +166,8 @@ impl Quantiser {
         band.rows = rows;
         band.columns = columns;
         band.groups = None;
+        band.nested = None;
+        band.global = 0.0;
         band.codes.clear();
         band.codes.resize(numbers.len(), 0);
         band.scales.clear();
@@ -188,6 +190,13 @@ impl Quantiser {
         };
         let job = Job { level, numbers, columns: line, group_rows, group_columns, weights, band };
         self.fit(job);
+        if let ScaleType::E4M3 { global } = self.grid.scale {
+            // Methods see the scales that numbers are multiplied by; stored are those before the division.
+            band.global = global;
+            for scale in &mut band.scales {
+                *scale = Floats::of(DType::F8E4M3).round(*scale * global);
+            }
+        }
     }
 
     /// Chooses the kernel.

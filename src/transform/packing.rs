@@ -175,6 +175,23 @@ pub struct Band {
     pub zeros: Vec<f32>,
     /// For each column its group, where that is not `column / group_columns`.
     pub groups: Option<Vec<u32>>,
+    /// What scales were multiplied by before they were stored; zero where the layout has no such number.
+    pub global: f32,
+    /// What turns scales into numbers, where they are codes themselves.
+    pub nested: Option<Nested>,
+}
+
+/// Scales as codes: `table[scale] · scales[block] + offset`.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Nested {
+    /// The numbers that codes stand for.
+    pub table: Vec<f32>,
+    /// A scale for each block of scales.
+    pub scales: Vec<f32>,
+    /// The first scale's place in its block.
+    pub skip: usize,
+    /// Added to each.
+    pub offset: f32,
 }
 
 impl Packing {
