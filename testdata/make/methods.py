@@ -117,20 +117,22 @@ def compressed_tensors():
 def gptq():
     from gptqmodel.quantization.quantizer import Quantizer, quantize
 
-    tensors = {"weight": W}
+    # Rows whose groups have both signs: of others the tool takes half the scale, and clips them.
+    w = W[:PLAIN_ROWS].contiguous()
+    tensors = {"weight": w}
     for symmetric in (True, False):
         for size in (128, 32):
             quantizer = Quantizer(SimpleNamespace(sym=symmetric, bits=4, mse=0.0), name="")
             quantizer.configure(perchannel=True)
-            x = W.reshape(-1, size)
+            x = w.reshape(-1, size)
             quantizer.find_params(x, weight=True)
             scale, zero = quantizer.scale.reshape(-1, 1), quantizer.zero.reshape(-1, 1)
             numbers = quantize(x, scale, zero, 15, False)
             codes = torch.round(numbers / scale) + zero
-            shape = (ROWS, COLUMNS // size)
+            shape = (PLAIN_ROWS, COLUMNS // size)
             stored = scale.half().float().reshape(shape)
             zeros = None if symmetric else zero.reshape(shape)
-            put(tensors, f"{'sym' if symmetric else 'asym'}_g{size}", codes.reshape(W.shape), stored, zeros)
+            put(tensors, f"{'sym' if symmetric else 'asym'}_g{size}", codes.reshape(w.shape), stored, zeros)
     save("gptq", tensors, "gptqmodel")
 
 

@@ -16,8 +16,22 @@ const F32: ScaleType = ScaleType::Float(DType::F32);
 
 /// What NF4's codes stand for.
 static NF4: [f32; 16] = [
-    -1.0, -0.696_192_8, -0.525_073_05, -0.394_917_5, -0.284_441_38, -0.184_773_43, -0.091_050_036, 0.0, 0.079_580_3,
-    0.160_930_2, 0.246_112_3, 0.337_915_24, 0.440_709_83, 0.562_617, 0.722_956_84, 1.0,
+    -1.0,
+    -0.696_192_8,
+    -0.525_073_05,
+    -0.394_917_5,
+    -0.284_441_38,
+    -0.184_773_43,
+    -0.091_050_036,
+    0.0,
+    0.079_580_3,
+    0.160_930_2,
+    0.246_112_3,
+    0.337_915_24,
+    0.440_709_83,
+    0.562_617,
+    0.722_956_84,
+    1.0,
 ];
 
 const fn symmetric(bits: u32) -> Kind {
@@ -216,7 +230,8 @@ const GOLDENS: &[Golden] = &[
 ];
 
 fn file(name: &str) -> Vec<u8> {
-    std::fs::read(format!("{}/testdata/golden/methods/{name}.safetensors", env!("CARGO_MANIFEST_DIR"))).unwrap()
+    std::fs::read(format!("{}/testdata/golden/methods/{name}.safetensors", env!("CARGO_MANIFEST_DIR")))
+        .unwrap()
 }
 
 fn floats(file: &SafeTensors, name: &str) -> Option<(Vec<f32>, Vec<usize>)> {
@@ -232,7 +247,12 @@ fn difference<T: PartialEq + std::fmt::Debug>(what: &str, ours: &[T], theirs: &[
     }
     let at = ours.iter().zip(theirs).position(|(a, b)| a != b)?;
     let count = ours.iter().zip(theirs).filter(|(a, b)| a != b).count();
-    Some(format!("{count} of {} {what} differ, the first at {at}: {:?}, theirs {:?}", ours.len(), ours[at], theirs[at]))
+    Some(format!(
+        "{count} of {} {what} differ, the first at {at}: {:?}, theirs {:?}",
+        ours.len(),
+        ours[at],
+        theirs[at]
+    ))
 }
 
 #[test]
@@ -247,7 +267,8 @@ fn round_to_nearest_is_that_of_the_tools() {
         if let ScaleType::E4M3 { global } = &mut scale {
             *global = nvfp4_global(amax(&numbers));
             let theirs = floats(&tensors, &format!("{}.global", golden.case)).unwrap().0;
-            failures.extend(difference("globals", &[*global], &theirs).map(|d| format!("{}: {d}", golden.case)));
+            failures
+                .extend(difference("globals", &[*global], &theirs).map(|d| format!("{}: {d}", golden.case)));
         }
         let mut q = quantiser(golden.kind, scale, Method::Rtn, golden.group);
         q.rule = golden.rule;
@@ -381,7 +402,8 @@ fn search_stands_at_the_floor() {
 #[test]
 fn search_reaches_the_known_floors_of_gaussian_weights() {
     let (columns, numbers) = (4096, weights(false, 96 * 4096, 5));
-    for (kind, floor) in [(symmetric(4), 0.1009), (signed(4), 0.0966), (ASYMMETRIC, 0.0948), (AFFINE, 0.0907)] {
+    for (kind, floor) in [(symmetric(4), 0.1009), (signed(4), 0.0966), (ASYMMETRIC, 0.0948), (AFFINE, 0.0907)]
+    {
         let q = quantiser(kind, BF16, Method::Search, (1, 128));
         let ours = relative(&q, &quantise(&q, &numbers, columns), &numbers);
         assert!(ours < 1.005 * floor, "{kind:?}: {ours}, where the floor is {floor}");
@@ -444,13 +466,20 @@ fn search_is_never_worse_than_round_to_nearest() {
                 for (g, (a, b)) in ours.iter().zip(&theirs).enumerate() {
                     // Sums in f32 cannot tell errors apart that are this near, nor what is lost of the numbers themselves.
                     if *a > b * (1.0 + 1e-5) + 1e-13 * group[g] {
-                        failures.push(format!("{kind:?} {scale:?} {rule:?} weighed {weighed}, group {g}: {a} > {b}"));
+                        failures.push(format!(
+                            "{kind:?} {scale:?} {rule:?} weighed {weighed}, group {g}: {a} > {b}"
+                        ));
                     }
                 }
             }
         }
     }
-    assert!(failures.is_empty(), "{} groups, as\n{}", failures.len(), failures[..failures.len().min(20)].join("\n"));
+    assert!(
+        failures.is_empty(),
+        "{} groups, as\n{}",
+        failures.len(),
+        failures[..failures.len().min(20)].join("\n")
+    );
 }
 
 #[test]
@@ -530,7 +559,10 @@ fn a_cut_changes_nothing() {
                 joined.scales.extend(band.scales);
                 joined.zeros.extend(band.zeros);
             }
-            assert!(whole.codes == joined.codes && whole.scales == joined.scales && whole.zeros == joined.zeros, "{q:?}");
+            assert!(
+                whole.codes == joined.codes && whole.scales == joined.scales && whole.zeros == joined.zeros,
+                "{q:?}"
+            );
         }
     }
 }
@@ -539,7 +571,9 @@ fn a_cut_changes_nothing() {
 fn what_is_no_number_gets_a_code() {
     let columns = 130;
     let mut numbers = weights(true, 8 * columns, 6);
-    for (i, x) in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX, f32::MIN_POSITIVE / 8.0].iter().enumerate() {
+    for (i, x) in
+        [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX, f32::MIN_POSITIVE / 8.0].iter().enumerate()
+    {
         numbers[i * columns + 7] = *x;
     }
     numbers[5 * columns..6 * columns].fill(f32::NAN);
@@ -548,19 +582,25 @@ fn what_is_no_number_gets_a_code() {
             let q = quantiser(kind, scale, method, group);
             let band = quantise(&q, &numbers, columns);
             let most = match kind {
-                Kind::Symmetric { bits: 8, .. } | Kind::Asymmetric { bits: 8 } | Kind::Affine { bits: 8 } => 255,
+                Kind::Symmetric { bits: 8, .. } | Kind::Asymmetric { bits: 8 } | Kind::Affine { bits: 8 } => {
+                    255
+                }
                 Kind::Float(_) => 255,
                 _ => 15,
             };
             assert_eq!(band.codes.len(), numbers.len());
             assert!(band.codes.iter().all(|&code| code <= most), "{q:?}");
             if matches!(kind, Kind::Asymmetric { .. }) {
-                assert!(band.zeros.iter().all(|z| (0.0..=f32::from(most)).contains(z) && z.fract() == 0.0), "{q:?}");
+                assert!(
+                    band.zeros.iter().all(|z| (0.0..=f32::from(most)).contains(z) && z.fract() == 0.0),
+                    "{q:?}"
+                );
             }
         }
     }
     for columns in [0, 1, 7] {
-        let band = quantise(&quantiser(ASYMMETRIC, BF16, Method::Search, (1, 128)), &[0.5; 7][..columns], columns);
+        let band =
+            quantise(&quantiser(ASYMMETRIC, BF16, Method::Search, (1, 128)), &[0.5; 7][..columns], columns);
         assert_eq!((band.codes.len(), band.scales.len()), (columns, columns.min(1)));
     }
 }
