@@ -21,7 +21,7 @@ use crate::transform::packing::Band;
 use crate::transform::simd::{Level, run};
 use groups::{Fit, Walk};
 use hqq::Hqq;
-use levels::{E2M1, Floats, Integers, Levels, Table};
+use levels::{E2M1, E4M3, E5M2, Integers, Levels, Table};
 use passes::Tile;
 use rtn::{RtnIntegers, RtnLevels, RtnTable, Zero};
 use search::{SearchAffine, SearchIntegers, SearchLevels};
@@ -75,7 +75,7 @@ pub enum Kind {
     Table(&'static [f32; 16]),
     /// Four-bit floats (E2M1), the code as it is stored: sign, exponent, mantissa.
     E2M1,
-    /// Eight-bit floats, the code their bits.
+    /// Eight-bit floats, the code their bits: E4M3 (`F8E4M3`) or E5M2 (`F8E5M2`); any other type is taken as E4M3.
     Float(DType),
 }
 
@@ -100,7 +100,8 @@ pub enum Rule {
     /// compressed-tensors (min-max observer, arithmetic in f32); of grids with a bias torchao's (tinygemm).
     #[default]
     CompressedTensors,
-    /// gptqmodel: codes are made with the scale before it is rounded.
+    /// gptqmodel: codes are made with the scale before it is rounded. (But symmetric groups without a negative number have
+    /// the scale of all others: the tool halves it, and loses the upper half of their numbers.)
     Gptq,
     /// AutoAWQ: the range need not hold zero.
     Awq,
@@ -166,6 +167,8 @@ impl Quantiser {
         band.rows = rows;
         band.columns = columns;
         band.groups = None;
+        band.nested = None;
+        band.global = 0.0;
         band.codes.clear();
         band.codes.resize(numbers.len(), 0);
         band.scales.clear();
@@ -188,6 +191,13 @@ impl Quantiser {
         };
         let job = Job { level, numbers, columns: line, group_rows, group_columns, weights, band };
         self.fit(job);
+        if let ScaleType::E4M3 { global } = self.grid.scale {
+            // Methods see the scales that numbers are multiplied by; stored are those before the division.
+            band.global = global;
+            for scale in &mut band.scales {
+                *scale = E4M3::NEW.round(*scale * global);
+            }
+        }
     }
 
     /// Chooses the kernel.
@@ -209,7 +219,8 @@ impl Quantiser {
                 }
             }
             Kind::E2M1 => self.levels(RtnLevels { levels: E2M1, scale }, OCTAVE, job),
-            Kind::Float(dtype) => self.levels(RtnLevels { levels: Floats::of(dtype), scale }, OCTAVE, job),
+            Kind::Float(DType::F8E5M2) => self.levels(RtnLevels { levels: E5M2::NEW, scale }, OCTAVE, job),
+            Kind::Float(_) => self.levels(RtnLevels { levels: E4M3::NEW, scale }, OCTAVE, job),
         }
     }
 

@@ -28,6 +28,7 @@ mod keys;
 mod layering;
 mod layout;
 mod load;
+mod methods;
 mod naive;
 mod open;
 mod output;

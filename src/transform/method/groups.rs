@@ -58,12 +58,6 @@ impl<'a> Batch<'a> {
         self.height * self.width
     }
 
-    /// Whether columns have weights.
-    #[inline(always)]
-    pub(super) fn is_weighed(&self) -> bool {
-        !self.weights.is_empty()
-    }
-
     /// Turns the groups, so that those numbers that have the same place in their groups lie side by side. Lanes without a
     /// group repeat the first.
     #[inline(always)]

@@ -43,13 +43,20 @@ fn root(x: f32) -> f32 {
     power * f32::from_bits(two & 0x7f80_0000)
 }
 
-/// One number's share of a turn: its error's magnitude, and its share of the new zero point.
+/// No error up to here survives being shrunk: `m < m^EXPONENT / BETA` where `m < BETA^(1 / (EXPONENT − 1))`, which is 0.17013.
+const VANISHES: f32 = 0.17;
+
+/// One number's share of a turn: its error's magnitude, and its share of the new zero point. Without `SHRINKS` the shrunk
+/// error is taken to be zero.
 #[inline(always)]
-fn turn(x: f32, scale: f32, inverse: f32, zero: f32, top: f32) -> [f32; 2] {
+fn turn<const SHRINKS: bool>(x: f32, [scale, inverse, zero]: [f32; 3], top: f32) -> [f32; 2] {
     let q = (clamp(x * scale + zero, 0.0, top) + TO_INTEGER) - TO_INTEGER;
     let e = x - (q - zero) * inverse;
     let m = e.abs();
-    let shrunk = m - root(m) / BETA;
+    if !SHRINKS {
+        return [m, q - x * scale];
+    }
+    let shrunk = m - root(m) * (1.0 / BETA);
     let shrunk = if shrunk > 0.0 { shrunk } else { 0.0 };
     [m, q - (x - shrunk.copysign(e)) * scale]
 }
@@ -60,9 +67,13 @@ impl Hqq {
     fn zero(&self, first: Lanes, scale: &Lanes, inverse: &Lanes) -> Lanes {
         let top = self.rtn.levels.top();
         let (mut zero, mut best, mut least) = (first, first, [f32::INFINITY; LANES]);
-        let back = self.tile.back;
         for _ in 0..TURNS {
-            let [error, sum] = self.tile.each(|x, l| turn(x * back[l], scale[l], inverse[l], zero[l], top));
+            let of = [*scale, *inverse, zero];
+            let [mut error, mut sum, largest] = self.tile.each(&of, |x, of| turn::<false>(x, of, top));
+            // Errors of weights are small as a rule, and the root is what takes time.
+            if largest.iter().any(|&m| m > VANISHES) {
+                [error, sum, _] = self.tile.each(&of, |x, of| turn::<true>(x, of, top));
+            }
             for l in 0..LANES {
                 let is_better = error[l] < least[l];
                 least[l] = if is_better { error[l] } else { least[l] };

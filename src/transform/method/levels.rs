@@ -113,29 +113,31 @@ impl Levels for E2M1 {
     }
 }
 
-/// Eight-bit floats.
+/// Eight-bit floats with so many bits of mantissa and such an exponent bias, which have a negative zero and NaNs at the end.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Floats {
-    /// Bits of the mantissa.
-    mantissa: u32,
-    /// Exponent bias.
-    bias: u32,
+pub(super) struct Floats<const MANTISSA: u32, const BIAS: u32> {
     /// The largest finite number.
     largest: f32,
-    /// Whether there is a negative zero.
-    negative_zero: bool,
 }
 
-impl Floats {
-    /// The format of a type; of E4M3 where it is none of eight bits.
-    pub(super) const fn of(dtype: DType) -> Floats {
-        match dtype {
-            DType::F8E5M2 => Floats { mantissa: 2, bias: 15, largest: 57344.0, negative_zero: true },
-            DType::F8E4M3FNUZ => Floats { mantissa: 3, bias: 8, largest: 240.0, negative_zero: false },
-            DType::F8E5M2FNUZ => Floats { mantissa: 2, bias: 16, largest: 57344.0, negative_zero: false },
-            _ => Floats { mantissa: 3, bias: 7, largest: 448.0, negative_zero: true },
-        }
-    }
+/// OCP E4M3, without infinities.
+pub(super) type E4M3 = Floats<3, 7>;
+/// OCP E5M2.
+pub(super) type E5M2 = Floats<2, 15>;
+
+impl E4M3 {
+    pub(super) const NEW: E4M3 = Floats { largest: 448.0 };
+}
+
+impl E5M2 {
+    pub(super) const NEW: E5M2 = Floats { largest: 57344.0 };
+}
+
+impl<const MANTISSA: u32, const BIAS: u32> Floats<MANTISSA, BIAS> {
+    /// The least normal number.
+    const NORMAL: f32 = f32::from_bits((128 - BIAS) << 23);
+    /// The least number.
+    const LEAST: f32 = f32::from_bits((128 - BIAS - MANTISSA) << 23);
 
     /// The magnitude of the nearest, of a number that is not negative.
     #[inline(always)]
@@ -143,10 +145,9 @@ impl Floats {
         let m = below(m, self.largest);
         // What is added has an exponent 23 above that of the last bit. Numbers below the least normal one are as far apart
         // as just above it.
-        let least = (128 - self.bias) << 23;
-        let exponent = m.to_bits() & 0x7f80_0000;
-        let exponent = if exponent > least { exponent } else { least };
-        let round = f32::from_bits(exponent.wrapping_add((23 - self.mantissa) << 23) | 1 << 22);
+        let normal = above(m, Self::NORMAL);
+        let exponent = normal.to_bits() & 0x7f80_0000;
+        let round = f32::from_bits(exponent.wrapping_add((23 - MANTISSA) << 23) | 1 << 22);
         (m + round) - round
     }
 
@@ -154,7 +155,7 @@ impl Floats {
     #[inline(always)]
     pub(super) fn value(self, code: u32) -> f32 {
         // Seen as a f32 of the same bits it is too small by a power of two, and a subnormal one is then right too.
-        f32::from_bits(code << (23 - self.mantissa)) * f32::from_bits((254 - self.bias) << 23)
+        f32::from_bits(code << (23 - MANTISSA)) * f32::from_bits((254 - BIAS) << 23)
     }
 
     /// The nearest number.
@@ -164,7 +165,7 @@ impl Floats {
     }
 }
 
-impl Levels for Floats {
+impl<const MANTISSA: u32, const BIAS: u32> Levels for Floats<MANTISSA, BIAS> {
     #[inline(always)]
     fn nearest(self, y: f32, _: f32, _: f32) -> f32 {
         self.round(y)
@@ -178,14 +179,11 @@ impl Levels for Floats {
     #[inline(always)]
     fn code(self, y: f32) -> u8 {
         let m = self.magnitude(y.abs());
-        let least = (128 - self.bias) << 23;
-        let normal = (m.to_bits() >> (23 - self.mantissa)).wrapping_sub((127 - self.bias) << self.mantissa);
+        let normal = (m.to_bits() >> (23 - MANTISSA)).wrapping_sub((127 - BIAS) << MANTISSA);
         // Below the least normal number the code counts steps.
-        let steps = f32::from_bits((126 + self.bias + self.mantissa) << 23);
-        let subnormal = (m * steps + TO_INTEGER).to_bits() & 0x7f;
-        let magnitude = if m.to_bits() < least { subnormal } else { normal };
-        let is_negative = y.is_sign_negative() & (self.negative_zero | (magnitude != 0));
-        (magnitude | if is_negative { 0x80 } else { 0 }) as u8
+        let subnormal = (m * (1.0 / Self::LEAST) + TO_INTEGER).to_bits() & 0x7f;
+        let magnitude = if m < Self::NORMAL { subnormal } else { normal };
+        (magnitude | y.to_bits() >> 31 << 7) as u8
     }
 }
 
@@ -251,8 +249,8 @@ fn to_f16(x: f32) -> f32 {
 
 /// Rounds to eight bits, to nearest even.
 #[inline(always)]
-fn to_f8(format: Floats, x: f32) -> f32 {
-    bounded(x, format.round(x), f32::from_bits((128 - format.bias - format.mantissa) << 23), format.largest)
+fn to_f8<const MANTISSA: u32, const BIAS: u32>(format: Floats<MANTISSA, BIAS>, x: f32) -> f32 {
+    bounded(x, format.round(x), Floats::<MANTISSA, BIAS>::LEAST, format.largest)
 }
 
 /// 2^(code − 127); code 0 is subnormal.
@@ -268,9 +266,7 @@ impl ScaleType {
         match self {
             ScaleType::Float(DType::BF16) => numbers.iter_mut().for_each(|x| *x = to_bf16(*x)),
             ScaleType::Float(DType::F16) => numbers.iter_mut().for_each(|x| *x = to_f16(*x)),
-            ScaleType::Float(
-                dtype @ (DType::F8E4M3 | DType::F8E5M2 | DType::F8E4M3FNUZ | DType::F8E5M2FNUZ),
-            ) => numbers.iter_mut().for_each(|x| *x = to_f8(Floats::of(dtype), *x)),
+            ScaleType::Float(DType::F8E4M3) => numbers.iter_mut().for_each(|x| *x = to_f8(E4M3::NEW, *x)),
             ScaleType::Float(_) => {
                 numbers.iter_mut().for_each(|x| *x = bounded(*x, *x, f32::from_bits(1), f32::MAX));
             }
@@ -278,8 +274,7 @@ impl ScaleType {
                 numbers.iter_mut().for_each(|x| *x = power(x.abs().to_bits().wrapping_add(1 << 22) >> 23));
             }
             ScaleType::E4M3 { global } => {
-                let format = Floats::of(DType::F8E4M3);
-                numbers.iter_mut().for_each(|x| *x = to_f8(format, *x * global) / global);
+                numbers.iter_mut().for_each(|x| *x = to_f8(E4M3::NEW, *x * global) / global);
             }
         }
     }

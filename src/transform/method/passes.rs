@@ -4,7 +4,7 @@
 //! Sums run over stretches, and then over the sums of stretches: in f32 a long group would lose digits that matter.
 
 use super::groups::{Batch, LANES, Lanes, finite_magnitude};
-use super::levels::{Levels, TO_INTEGER, above, clamp};
+use super::levels::{Levels, TO_INTEGER, above, below, clamp};
 
 /// Numbers of a stretch.
 const STRETCH: usize = 256;
@@ -40,7 +40,7 @@ impl Tile {
         for x in &mut self.numbers {
             for l in 0..LANES {
                 let number = if finite_magnitude(x[l]) == x[l].abs() { x[l] } else { 0.0 };
-                low[l] = super::levels::below(number, low[l]);
+                low[l] = below(number, low[l]);
                 high[l] = above(number, high[l]);
                 x[l] = number;
             }
@@ -240,27 +240,28 @@ impl Tile {
         sum
     }
 
-    /// One pass of HQQ ([`super::hqq`]): mean error's sum, and the sum that the new zero point is the mean of.
+    /// Sums of two numbers that follow from each number, and the largest of the first; `part` is given the number as it was
+    /// before it was scaled and, of its group, the three that are handed in.
     #[inline(always)]
-    pub(super) fn each<const C: usize>(&self, mut number: impl FnMut(f32, usize) -> [f32; C]) -> [Lanes; C] {
-        let mut sum = [[0f32; LANES]; C];
+    pub(super) fn each(&self, of: &[Lanes; 3], part: impl Fn(f32, [f32; 3]) -> [f32; 2]) -> [Lanes; 3] {
+        let ([a, b, c], back) = (*of, self.back);
+        let (mut first, mut second, mut largest) = ([0f32; LANES], [0f32; LANES], [0f32; LANES]);
         for numbers in self.numbers.chunks(STRETCH) {
-            let mut s = [[0f32; LANES]; C];
+            let (mut s1, mut s2) = ([0f32; LANES], [0f32; LANES]);
             for x in numbers {
                 for l in 0..LANES {
-                    let parts = number(x[l], l);
-                    for c in 0..C {
-                        s[c][l] += parts[c];
-                    }
+                    let [p1, p2] = part(x[l] * back[l], [a[l], b[l], c[l]]);
+                    s1[l] += p1;
+                    s2[l] += p2;
+                    largest[l] = above(p1, largest[l]);
                 }
             }
-            for c in 0..C {
-                for l in 0..LANES {
-                    sum[c][l] += s[c][l];
-                }
+            for l in 0..LANES {
+                first[l] += s1[l];
+                second[l] += s2[l];
             }
         }
-        sum
+        [first, second, largest]
     }
 
     /// Numbers of a group.

@@ -5,9 +5,8 @@
 //! a group is a handful of numbers ([`Line`]), and one loop serves all.
 
 use super::groups::{Batch, Fit, Fitted, LANES, extremes, largest_finite};
-use super::levels::{Floats, Integers, Levels, TO_INTEGER, Table, above, clamp, power};
+use super::levels::{E4M3, Integers, Levels, TO_INTEGER, Table, above, clamp, power};
 use super::{Rule, ScaleType};
-use crate::dtype::DType;
 
 /// How the integer codes of a group are made: `round(clamp((x + before) / divisor + after, least, most)) + shift`.
 #[derive(Debug, Clone, Copy)]
@@ -123,6 +122,8 @@ impl RtnIntegers {
         // Signed codes; the zero point is found with the scale before it is rounded, and added before rounding.
         let exact = not_zero((high - low) / top);
         let zero = clamp(-middle - low / exact, -middle, top - middle).round_ties_even();
+        // Where there are only zeros the tool's zero point is zero over zero, which it stores as the middle code.
+        let zero = if low == high { 0.0 } else { zero };
         let stored = self.scale.stored(exact);
         let line = Line { after: zero, ..Line::around(middle, stored, top) };
         (Fitted { scale: stored, zero: zero + middle }, line)
@@ -189,7 +190,7 @@ impl<L: Levels> RtnLevels<L> {
                 power(exponent.saturating_sub(least))
             }
             ScaleType::E4M3 { global } => {
-                let scale = Floats::of(DType::F8E4M3).round(global * (most / self.levels.largest()));
+                let scale = E4M3::NEW.round(global * (most / self.levels.largest()));
                 // compressed-tensors' epsilon for the type.
                 (if scale == 0.0 { 0.125 } else { scale }) / global
             }

@@ -14,7 +14,7 @@ pub(super) use affine::SearchAffine;
 pub(super) use levels::SearchLevels;
 
 use super::groups::{Batch, Fit, Fitted, LANES, Lanes};
-use super::levels::{Integers, Levels, TO_INTEGER, clamp};
+use super::levels::{Levels, TO_INTEGER, clamp};
 use super::passes::{Tile, reciprocal};
 use super::rtn::{Line, RtnIntegers, Zero};
 

@@ -15,29 +15,14 @@ pub(in super::super) struct SearchAffine<const W: bool> {
 }
 
 /// How far from the mean towards the group's least and largest number the codes reach.
-const REACH: [[f32; 2]; 10] = [
-    [0.6, 0.6],
-    [0.6, 0.75],
-    [0.75, 0.6],
-    [0.75, 0.75],
-    [0.75, 0.9],
-    [0.9, 0.75],
-    [0.9, 0.9],
-    [0.9, 1.0],
-    [1.0, 0.9],
-    [1.0, 1.0],
-];
+const REACH: [f32; 5] = [0.68, 0.77, 0.86, 0.94, 1.02];
+/// Turns that the best line takes with its codes.
+const TURNS: usize = 3;
 
 impl<const W: bool> SearchAffine<W> {
-    /// Fits lines to the codes of two candidates a group and offers them.
+    /// Fits lines to the codes of two candidates a group, and keeps them where they are better.
     #[inline(always)]
-    fn offer(
-        &self,
-        best: &mut Best,
-        moments: &(Lanes, Lanes),
-        scale: &[Lanes; PAIR],
-        bias: &[Lanes; PAIR],
-    ) -> ([Lanes; PAIR], [Lanes; PAIR]) {
+    fn offer(&self, best: &mut Best, moments: &(Lanes, Lanes), scale: &[Lanes; PAIR], bias: &[Lanes; PAIR]) {
         let top = self.rtn.levels.top();
         let (weight, mean) = moments;
         let [c1, c2, xc] = self.tile.affine_products::<PAIR, W>(mean, top, scale, bias);
@@ -57,7 +42,6 @@ impl<const W: bool> SearchAffine<W> {
             }
             best.offer(&merit, &slopes[c], &biases[c]);
         }
-        (slopes, biases)
     }
 
     #[inline(always)]
@@ -71,22 +55,29 @@ impl<const W: bool> SearchAffine<W> {
             high[l] = high[l] * self.tile.to[l] - mean[l];
         }
         let mut best = Best::none();
-        for reach in REACH.as_chunks::<PAIR>().0 {
+        for step in 0..REACH.len().pow(2).div_ceil(PAIR) {
             let (mut scale, mut bias) = ([[0f32; LANES]; PAIR], [[0f32; LANES]; PAIR]);
             for c in 0..PAIR {
+                let at = step * PAIR + c;
+                let (near, far) = (REACH[at % REACH.len()], REACH[at / REACH.len() % REACH.len()]);
                 for l in 0..LANES {
-                    let (least, most) = (low[l] * reach[c][0], high[l] * reach[c][1]);
+                    let (least, most) = (low[l] * near, high[l] * far);
                     let step = (most - least) / top;
                     scale[c][l] = if step > 0.0 { step } else { 1.0 };
                     bias[c][l] = mean[l] + least;
                 }
             }
-            let (scale, bias) = self.offer(&mut best, &moments, &scale, &bias);
             self.offer(&mut best, &moments, &scale, &bias);
         }
-        for _ in 0..2 {
-            let from = best;
-            self.offer(&mut best, &moments, &[from.scale; PAIR], &[from.zero; PAIR]);
+        for _ in 0..TURNS {
+            // Once from where it is, once from a little beside it.
+            let mut scale = [best.scale; PAIR];
+            let mut bias = [best.zero; PAIR];
+            for l in 0..LANES {
+                scale[1][l] *= 1.015;
+                bias[1][l] -= best.scale[l] * top * 0.0075;
+            }
+            self.offer(&mut best, &moments, &scale, &bias);
         }
         best
     }

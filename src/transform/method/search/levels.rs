@@ -2,11 +2,10 @@
 
 use super::super::ScaleType;
 use super::super::groups::{Batch, Fit, Fitted, LANES, Lanes};
-use super::super::levels::{Floats, Levels, power};
+use super::super::levels::{E4M3, Levels, power};
 use super::super::passes::{Tile, reciprocal};
 use super::super::rtn::RtnLevels;
 use super::{Best, PAIR, quotient};
-use crate::dtype::DType;
 
 /// On levels that are not integers.
 pub(in super::super) struct SearchLevels<L, const W: bool> {
@@ -88,7 +87,7 @@ impl<L: Levels, const W: bool> Fit for SearchLevels<L, W> {
                 }
             }
             ScaleType::E4M3 { global } => {
-                let format = Floats::of(DType::F8E4M3);
+                let format = E4M3::NEW;
                 for steps in [[0, -1], [-2, -3], [-4, -5], [1, 2], [3, 4], [5, 6], [7, 8]] {
                     let scale = steps.map(|step| {
                         plain.map(|plain| {
