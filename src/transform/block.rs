@@ -9,6 +9,7 @@
 //! compiler sees loops of fixed length, which it vectorises.
 
 mod bits;
+mod fit;
 mod fp4;
 mod iq;
 mod iq4;
@@ -17,15 +18,18 @@ mod q4;
 mod q5;
 mod q8;
 mod scaled;
+mod simd;
+mod weighing;
 
 pub use fp4::{decode_mx, repack_mx};
 pub use scaled::scale;
 
 use crate::dtype::DType;
 use crate::transform::cast;
+use weighing::Importance;
 
 type Decode = fn(&[u8], &mut [f32]);
-type Encode = fn(&[f32], &mut [u8]) -> u64;
+type Encode = fn(&[f32], &mut [u8], Option<Importance>) -> u64;
 
 /// How one type's blocks are read and made.
 struct Row {
@@ -38,23 +42,27 @@ const fn reads(dtype: DType, decode: Decode) -> Row {
     Row { dtype, decode, encode: None }
 }
 
+const fn both(dtype: DType, decode: Decode, encode: Encode) -> Row {
+    Row { dtype, decode, encode: Some(encode) }
+}
+
 #[rustfmt::skip]
 const ROWS: &[Row] = &[
     Row {
         dtype: DType::Q8_0,
         decode: |b, x| each(b, x, q8::decode_0),
-        encode: Some(|x, b| each_encoded(x, b, q8::encode_0)),
+        encode: Some(|x, b, _| each_encoded(x, b, q8::encode_0)),
     },
     reads(DType::Q4_0,   |b, x| each(b, x, q4::decode_0)),
     reads(DType::Q4_1,   |b, x| each(b, x, q4::decode_1)),
     reads(DType::Q5_0,   |b, x| each(b, x, q5::decode_0)),
     reads(DType::Q5_1,   |b, x| each(b, x, q5::decode_1)),
     reads(DType::Q8_1,   |b, x| each(b, x, q8::decode_1)),
-    reads(DType::Q2K,    |b, x| each(b, x, k::decode_2)),
+    both(DType::Q2K,     |b, x| each(b, x, k::decode_2), k::encode_2),
     reads(DType::Q3K,    |b, x| each(b, x, k::decode_3)),
-    reads(DType::Q4K,    |b, x| each(b, x, k::decode_4)),
-    reads(DType::Q5K,    |b, x| each(b, x, k::decode_5)),
-    reads(DType::Q6K,    |b, x| each(b, x, k::decode_6)),
+    both(DType::Q4K,     |b, x| each(b, x, k::decode_4), k::encode_4),
+    both(DType::Q5K,     |b, x| each(b, x, k::decode_5), k::encode_5),
+    both(DType::Q6K,     |b, x| each(b, x, k::decode_6), k::encode_6),
     reads(DType::Q8K,    |b, x| each(b, x, q8::decode_k)),
     reads(DType::IQ2XXS, |b, x| each(b, x, iq::decode_2xxs)),
     reads(DType::IQ2XS,  |b, x| each(b, x, iq::decode_2xs)),
@@ -99,8 +107,56 @@ pub fn decode(dtype: DType, blocks: &[u8], out: &mut [f32]) {
 /// in blocks whose scale does not fit its type: such a block holds no finite number, as does one that was given a NaN
 /// or an infinity, which is not counted. A type that [`can_encode`] denies leaves `out` untouched.
 pub fn encode(dtype: DType, numbers: &[f32], out: &mut [u8]) -> u64 {
-    row(dtype).and_then(|row| row.encode).map_or(0, |encode| encode(numbers, out))
+    row(dtype).and_then(|row| row.encode).map_or(0, |encode| encode(numbers, out, None))
 }
+
+/// [`encode`] where the error counts by an importance of the columns: `numbers` are the elements from `first` on of a
+/// matrix of `columns` columns, and `importance` is that of each column. As in the reference, types that have no search
+/// (Q8_0, MXFP4) do not look at it. Q4_0, Q4_1, Q5_0 and Q5_1 weigh by the mean square of a whole row
+/// too: `numbers` should be whole rows ([`weighs_rows`]).
+pub fn encode_weighed(
+    dtype: DType,
+    numbers: &[f32],
+    columns: usize,
+    first: u64,
+    importance: &[f32],
+    out: &mut [u8],
+) -> u64 {
+    let importance = Importance { columns, first, importance };
+    row(dtype).and_then(|row| row.encode).map_or(0, |encode| encode(numbers, out, Some(importance)))
+}
+
+/// Whether an encoder with importance must be given whole rows, for their mean square has a part in the weights.
+pub fn weighs_rows(dtype: DType) -> bool {
+    matches!(dtype, DType::Q4_0 | DType::Q4_1 | DType::Q5_0 | DType::Q5_1)
+}
+
+/// What became of a block's numbers.
+enum Sound {
+    /// They are kept as well as the type can.
+    Kept,
+    /// They are finite, but the scale does not fit.
+    Lost,
+    /// One is not finite.
+    Never,
+}
+
+/// Whether the block of these numbers, with these f16 for scales, holds them.
+#[inline(always)]
+fn sound(numbers: &[f32], scales: &[u16]) -> Sound {
+    // Magnitudes are ordered as their bits are; a NaN is above all.
+    let far = numbers.iter().fold(0, |max: i32, &x| max.max((x.to_bits() & 0x7fff_ffff) as i32));
+    let far = f32::from_bits(far as u32);
+    if !far.is_finite() {
+        return Sound::Never;
+    }
+    // Squares of numbers that are far beyond every type's range overflow, and their scale may then be zero.
+    let lost = scales.iter().any(|scale| scale & 0x7c00 == 0x7c00) || (far > BEYOND && scales.first() == Some(&0));
+    if lost { Sound::Lost } else { Sound::Kept }
+}
+
+/// More than the largest scale in f16, times the largest code of a scale, times the largest of a number.
+const BEYOND: f32 = 1e9;
 
 /// Carries `one` over the blocks of `B` bytes and `N` numbers.
 #[inline(always)]

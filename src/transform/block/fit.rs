@@ -1,0 +1,238 @@
+//! The searches for a sub-block's scale (and minimum) that ggml's reference quantisers make, for many sub-blocks at
+//! once: one a lane, so that a lane does the reference's operations in the reference's order and its sums are equal to
+//! the last bit (`make_qx_quants`, `make_qkx2_quants`, `make_qkx3_quants`, `make_q3_quants` and the search of IQ4_NL in
+//! `ggml-quants.c`).
+//!
+//! The reference rounds by adding 1.5 · 2^23 and reading the integer from the sum's bits, which gives nonsense for what
+//! is above 2^22. The lanes round by the same sum but stay with floats, where an overflow gives other nonsense. So a lane
+//! that might see such numbers, or one that is not finite, is *odd*: its factor is a NaN, and its results are those of
+//! the sequential twin in `fit/one.rs`, which does exactly as the reference.
+
+pub(super) mod one;
+
+/// Adding it to a number of less than 2^22 rounds to the nearest integer, halves to the even one.
+const ROUNDS: f32 = 12_582_912.0;
+/// What must stay below 2^22 is kept below this: the difference pays for the check's own rounding.
+const SAFE: f32 = 4_000_000.0;
+/// Sub-blocks whose largest magnitude is below this count as zero (`GROUP_MAX_EPS`).
+pub(super) const NOTHING: f32 = 1e-15;
+
+/// The nearest integer as the reference has it, nonsense above 2^22 included.
+#[inline(always)]
+pub(super) fn nearest(x: f32) -> i32 {
+    ((x + ROUNDS).to_bits() & 0x7f_ffff) as i32 - 0x40_0000
+}
+
+/// What candidates a search for scale and minimum goes through.
+pub(super) struct Grid {
+    /// The largest code; the least is 0.
+    pub top: f32,
+    /// What the first candidate's number of steps is above `top`.
+    pub first: f32,
+    /// By how much the next one's is larger.
+    pub step: f32,
+    /// How many candidates follow the first.
+    pub steps: u16,
+    /// Whether errors count by magnitude, not by square.
+    pub absolute: bool,
+}
+
+/// Scale and minimum of a sub-block: `code · scale − minimum`.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Affine {
+    pub scale: f32,
+    /// Not below zero.
+    pub minimum: f32,
+    /// The codes of the fit are `factor · (x − from)`, rounded and clamped. A NaN where the sequential twin must be asked.
+    pub factor: f32,
+    pub from: f32,
+}
+
+/// Scale of a sub-block with codes on both sides of zero.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Even {
+    pub scale: f32,
+    /// The codes of the fit are `factor · x`, rounded and clamped. A NaN where the sequential twin must be asked.
+    pub factor: f32,
+}
+
+/// An array over lanes.
+macro_rules! lanes {
+    ($lane:ident => $value:expr) => {{
+        let mut made = [0.0f32; L];
+        for $lane in 0..L {
+            made[$lane] = $value;
+        }
+        made
+    }};
+}
+
+/// `N` numbers of each of `L` sub-blocks, turned so that a row holds one number of each. Lanes without one hold zeros.
+#[inline(always)]
+pub(super) fn turn<const N: usize, const L: usize>(numbers: &[f32], to: &mut [[f32; L]; N]) {
+    let subs = numbers.as_chunks::<N>().0;
+    for lane in 0..L {
+        let sub = subs.get(lane).unwrap_or(&[0.0; N]);
+        for (row, &x) in to.iter_mut().zip(sub) {
+            row[lane] = x;
+        }
+    }
+}
+
+/// The smaller, or the second where there is a NaN: one instruction on x86.
+#[inline(always)]
+fn least(a: f32, b: f32) -> f32 {
+    if a < b { a } else { b }
+}
+
+#[inline(always)]
+fn most(a: f32, b: f32) -> f32 {
+    if a > b { a } else { b }
+}
+
+/// The code of `x` as a float, between 0 and `top`.
+#[inline(always)]
+fn code(x: f32, top: f32) -> f32 {
+    least(most((x + ROUNDS) - ROUNDS, 0.0), top)
+}
+
+/// `make_qkx2_quants`, and `make_qkx3_quants` with weights.
+#[inline(always)]
+pub(super) fn affine<const N: usize, const L: usize, const ABSOLUTE: bool>(
+    x: &[[f32; L]; N],
+    w: &[[f32; L]; N],
+    grid: &Grid,
+) -> [Affine; L] {
+    let top = grid.top;
+    let error = |x: f32| if ABSOLUTE { x.abs() } else { x * x };
+    let (mut lowest, mut highest, mut sum_w) = (x[0], x[0], w[0]);
+    let mut sum_x = lanes!(l => w[0][l] * x[0][l]);
+    for (x, w) in x.iter().zip(w).skip(1) {
+        for l in 0..L {
+            lowest[l] = least(x[l], lowest[l]);
+            highest[l] = most(x[l], highest[l]);
+            sum_w[l] += w[l];
+            sum_x[l] += w[l] * x[l];
+        }
+    }
+    let mut minimum = lanes!(l => if lowest[l] > 0.0 { 0.0 } else { lowest[l] });
+    let mut from = minimum;
+    let mut factor = lanes!(l => top / (highest[l] - minimum[l]));
+    let mut scale = lanes!(l => 1.0 / factor[l]);
+    // The sum over candidates of the largest |factor · (x − minimum)|: it is not a number, or infinite, once one was.
+    let mut reach = lanes!(l => factor[l].abs() * (highest[l] - minimum[l]));
+    let mut best = [0.0f32; L];
+    for (x, w) in x.iter().zip(w) {
+        for l in 0..L {
+            let code = code(factor[l] * (x[l] - minimum[l]), top);
+            best[l] += w[l] * error(scale[l] * code + minimum[l] - x[l]);
+        }
+    }
+    let mut codes = [[0.0f32; L]; N];
+    for step in 0..=grid.steps {
+        let count = grid.first + grid.step * f32::from(step) + top;
+        let trial = lanes!(l => count / (highest[l] - minimum[l]));
+        let (mut sum_l, mut sum_l2, mut sum_xl) = ([0.0f32; L], [0.0f32; L], [0.0f32; L]);
+        for ((x, w), codes) in x.iter().zip(w).zip(&mut codes) {
+            for l in 0..L {
+                let code = code(trial[l] * (x[l] - minimum[l]), top);
+                codes[l] = code;
+                let weighed = w[l] * code;
+                sum_l[l] += weighed;
+                sum_l2[l] += weighed * code;
+                sum_xl[l] += weighed * x[l];
+            }
+        }
+        let (mut trial_scale, mut trial_minimum, mut determinant) = ([0.0f32; L], [0.0f32; L], [0.0f32; L]);
+        for l in 0..L {
+            let far = most((highest[l] - minimum[l]).abs(), (lowest[l] - minimum[l]).abs());
+            reach[l] += trial[l].abs() * far;
+            let d = sum_w[l] * sum_l2[l] - sum_l[l] * sum_l[l];
+            let scale = (sum_w[l] * sum_xl[l] - sum_x[l] * sum_l[l]) / d;
+            let minimum = (sum_l2[l] * sum_x[l] - sum_l[l] * sum_xl[l]) / d;
+            let positive = minimum > 0.0;
+            trial_scale[l] = if positive { sum_xl[l] / sum_l2[l] } else { scale };
+            trial_minimum[l] = if positive { 0.0 } else { minimum };
+            determinant[l] = d;
+        }
+        let mut errors = [0.0f32; L];
+        for ((x, w), codes) in x.iter().zip(w).zip(&codes) {
+            for l in 0..L {
+                errors[l] += w[l] * error(trial_scale[l] * codes[l] + trial_minimum[l] - x[l]);
+            }
+        }
+        for l in 0..L {
+            let better = (determinant[l] > 0.0) & (errors[l] < best[l]);
+            best[l] = if better { errors[l] } else { best[l] };
+            scale[l] = if better { trial_scale[l] } else { scale[l] };
+            factor[l] = if better { trial[l] } else { factor[l] };
+            from[l] = if better { minimum[l] } else { from[l] };
+            minimum[l] = if better { trial_minimum[l] } else { minimum[l] };
+        }
+    }
+    let mut fits = [Affine::default(); L];
+    for (l, fit) in fits.iter_mut().enumerate() {
+        let sound = reach[l] < SAFE && sum_x[l].is_finite() && sum_w[l].is_finite();
+        let factor = if sound { factor[l] } else { f32::NAN };
+        *fit = Affine { scale: scale[l], minimum: -minimum[l], factor, from: from[l] };
+    }
+    fits
+}
+
+/// `make_qx_quants` with squares (or other weights).
+#[inline(always)]
+pub(super) fn even<const N: usize, const L: usize>(
+    x: &[[f32; L]; N],
+    w: &[[f32; L]; N],
+    top: f32,
+) -> [Even; L] {
+    let (mut far, mut signed) = ([0.0f32; L], [0.0f32; L]);
+    for x in x {
+        for l in 0..L {
+            let farther = x[l].abs() > far[l];
+            far[l] = if farther { x[l].abs() } else { far[l] };
+            signed[l] = if farther { x[l] } else { signed[l] };
+        }
+    }
+    let mut weighed = [[0.0f32; L]; N];
+    for ((x, w), weighed) in x.iter().zip(w).zip(&mut weighed) {
+        for l in 0..L {
+            weighed[l] = w[l] * x[l];
+        }
+    }
+    let (mut scale, mut factor, mut best) = ([0.0f32; L], [0.0f32; L], [0.0f32; L]);
+    let mut reach = [0.0f32; L];
+    // The plain one first, then the others from the smallest.
+    for step in std::iter::once(0i8).chain(-9..=-1).chain(1..=9) {
+        let count = -(top + 0.1 * f32::from(step));
+        let trial = lanes!(l => count / signed[l]);
+        let (mut sum_lx, mut sum_l2) = ([0.0f32; L], [0.0f32; L]);
+        for ((x, w), weighed) in x.iter().zip(w).zip(&weighed) {
+            for l in 0..L {
+                let code = least(most((trial[l] * x[l] + ROUNDS) - ROUNDS, -top), top - 1.0);
+                sum_lx[l] += weighed[l] * code;
+                sum_l2[l] += w[l] * code * code;
+            }
+        }
+        for l in 0..L {
+            let fitted = sum_lx[l] / sum_l2[l];
+            reach[l] += trial[l].abs() * far[l];
+            if step == 0 {
+                scale[l] = if sum_l2[l] != 0.0 { fitted } else { 0.0 };
+                best[l] = scale[l] * sum_lx[l];
+                factor[l] = trial[l];
+            } else {
+                let better = (sum_l2[l] > 0.0) & (sum_lx[l] * sum_lx[l] > best[l] * sum_l2[l]);
+                scale[l] = if better { fitted } else { scale[l] };
+                best[l] = if better { scale[l] * sum_lx[l] } else { best[l] };
+                factor[l] = if better { trial[l] } else { factor[l] };
+            }
+        }
+    }
+    let mut fits = [Even::default(); L];
+    for (l, fit) in fits.iter_mut().enumerate() {
+        let sound = reach[l] < SAFE && far[l] >= NOTHING && best[l].is_finite();
+        *fit = Even { scale: scale[l], factor: if sound { factor[l] } else { f32::NAN } };
+    }
+    fits
+}
