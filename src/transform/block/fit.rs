@@ -56,6 +56,27 @@ pub(super) struct Even {
     pub factor: f32,
 }
 
+/// `N` numbers of each of `L` sub-blocks, a row one number of each; rows lie as vectors want them.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub(super) struct Turned<const N: usize, const L: usize>(pub [[f32; L]; N]);
+
+impl<const N: usize, const L: usize> Turned<N, L> {
+    pub(super) const ZERO: Self = Turned([[0.0; L]; N]);
+}
+
+/// All bits or none.
+#[inline(always)]
+fn mask(condition: bool) -> u32 {
+    u32::from(condition).wrapping_neg()
+}
+
+/// The first where the mask is set. Said with bits, for the compiler makes jumps of anything else.
+#[inline(always)]
+fn choose(mask: u32, a: f32, b: f32) -> f32 {
+    f32::from_bits(a.to_bits() & mask | b.to_bits() & !mask)
+}
+
 /// An array over lanes.
 macro_rules! lanes {
     ($lane:ident => $value:expr) => {{
@@ -67,13 +88,13 @@ macro_rules! lanes {
     }};
 }
 
-/// `N` numbers of each of `L` sub-blocks, turned so that a row holds one number of each. Lanes without one hold zeros.
+/// Turns sub-blocks that lie one after the other. Lanes without one hold zeros.
 #[inline(always)]
-pub(super) fn turn<const N: usize, const L: usize>(numbers: &[f32], to: &mut [[f32; L]; N]) {
+pub(super) fn turn<const N: usize, const L: usize>(numbers: &[f32], to: &mut Turned<N, L>) {
     let subs = numbers.as_chunks::<N>().0;
     for lane in 0..L {
         let sub = subs.get(lane).unwrap_or(&[0.0; N]);
-        for (row, &x) in to.iter_mut().zip(sub) {
+        for (row, &x) in to.0.iter_mut().zip(sub) {
             row[lane] = x;
         }
     }
@@ -99,10 +120,11 @@ fn code(x: f32, top: f32) -> f32 {
 /// `make_qkx2_quants`, and `make_qkx3_quants` with weights.
 #[inline(always)]
 pub(super) fn affine<const N: usize, const L: usize, const ABSOLUTE: bool>(
-    x: &[[f32; L]; N],
-    w: &[[f32; L]; N],
+    x: &Turned<N, L>,
+    w: &Turned<N, L>,
     grid: &Grid,
 ) -> [Affine; L] {
+    let (x, w) = (&x.0, &w.0);
     let top = grid.top;
     let error = |x: f32| if ABSOLUTE { x.abs() } else { x * x };
     let (mut lowest, mut highest, mut sum_w) = (x[0], x[0], w[0]);
@@ -128,12 +150,12 @@ pub(super) fn affine<const N: usize, const L: usize, const ABSOLUTE: bool>(
             best[l] += w[l] * error(scale[l] * code + minimum[l] - x[l]);
         }
     }
-    let mut codes = [[0.0f32; L]; N];
+    let mut codes = Turned::<N, L>::ZERO;
     for step in 0..=grid.steps {
         let count = grid.first + grid.step * f32::from(step) + top;
         let trial = lanes!(l => count / (highest[l] - minimum[l]));
         let (mut sum_l, mut sum_l2, mut sum_xl) = ([0.0f32; L], [0.0f32; L], [0.0f32; L]);
-        for ((x, w), codes) in x.iter().zip(w).zip(&mut codes) {
+        for ((x, w), codes) in x.iter().zip(w).zip(&mut codes.0) {
             for l in 0..L {
                 let code = code(trial[l] * (x[l] - minimum[l]), top);
                 codes[l] = code;
@@ -150,24 +172,24 @@ pub(super) fn affine<const N: usize, const L: usize, const ABSOLUTE: bool>(
             let d = sum_w[l] * sum_l2[l] - sum_l[l] * sum_l[l];
             let scale = (sum_w[l] * sum_xl[l] - sum_x[l] * sum_l[l]) / d;
             let minimum = (sum_l2[l] * sum_x[l] - sum_l[l] * sum_xl[l]) / d;
-            let positive = minimum > 0.0;
-            trial_scale[l] = if positive { sum_xl[l] / sum_l2[l] } else { scale };
-            trial_minimum[l] = if positive { 0.0 } else { minimum };
+            let positive = mask(minimum > 0.0);
+            trial_scale[l] = choose(positive, sum_xl[l] / sum_l2[l], scale);
+            trial_minimum[l] = choose(positive, 0.0, minimum);
             determinant[l] = d;
         }
         let mut errors = [0.0f32; L];
-        for ((x, w), codes) in x.iter().zip(w).zip(&codes) {
+        for ((x, w), codes) in x.iter().zip(w).zip(&codes.0) {
             for l in 0..L {
                 errors[l] += w[l] * error(trial_scale[l] * codes[l] + trial_minimum[l] - x[l]);
             }
         }
         for l in 0..L {
-            let better = (determinant[l] > 0.0) & (errors[l] < best[l]);
-            best[l] = if better { errors[l] } else { best[l] };
-            scale[l] = if better { trial_scale[l] } else { scale[l] };
-            factor[l] = if better { trial[l] } else { factor[l] };
-            from[l] = if better { minimum[l] } else { from[l] };
-            minimum[l] = if better { trial_minimum[l] } else { minimum[l] };
+            let better = mask(determinant[l] > 0.0) & mask(errors[l] < best[l]);
+            best[l] = choose(better, errors[l], best[l]);
+            scale[l] = choose(better, trial_scale[l], scale[l]);
+            factor[l] = choose(better, trial[l], factor[l]);
+            from[l] = choose(better, minimum[l], from[l]);
+            minimum[l] = choose(better, trial_minimum[l], minimum[l]);
         }
     }
     let mut fits = [Affine::default(); L];
@@ -182,20 +204,21 @@ pub(super) fn affine<const N: usize, const L: usize, const ABSOLUTE: bool>(
 /// `make_qx_quants` with squares (or other weights).
 #[inline(always)]
 pub(super) fn even<const N: usize, const L: usize>(
-    x: &[[f32; L]; N],
-    w: &[[f32; L]; N],
+    x: &Turned<N, L>,
+    w: &Turned<N, L>,
     top: f32,
 ) -> [Even; L] {
+    let (x, w) = (&x.0, &w.0);
     let (mut far, mut signed) = ([0.0f32; L], [0.0f32; L]);
     for x in x {
         for l in 0..L {
-            let farther = x[l].abs() > far[l];
-            far[l] = if farther { x[l].abs() } else { far[l] };
-            signed[l] = if farther { x[l] } else { signed[l] };
+            let farther = mask(x[l].abs() > far[l]);
+            far[l] = choose(farther, x[l].abs(), far[l]);
+            signed[l] = choose(farther, x[l], signed[l]);
         }
     }
-    let mut weighed = [[0.0f32; L]; N];
-    for ((x, w), weighed) in x.iter().zip(w).zip(&mut weighed) {
+    let mut weighed = Turned::<N, L>::ZERO;
+    for ((x, w), weighed) in x.iter().zip(w).zip(&mut weighed.0) {
         for l in 0..L {
             weighed[l] = w[l] * x[l];
         }
@@ -207,7 +230,7 @@ pub(super) fn even<const N: usize, const L: usize>(
         let count = -(top + 0.1 * f32::from(step));
         let trial = lanes!(l => count / signed[l]);
         let (mut sum_lx, mut sum_l2) = ([0.0f32; L], [0.0f32; L]);
-        for ((x, w), weighed) in x.iter().zip(w).zip(&weighed) {
+        for ((x, w), weighed) in x.iter().zip(w).zip(&weighed.0) {
             for l in 0..L {
                 let code = least(most((trial[l] * x[l] + ROUNDS) - ROUNDS, -top), top - 1.0);
                 sum_lx[l] += weighed[l] * code;
@@ -218,14 +241,14 @@ pub(super) fn even<const N: usize, const L: usize>(
             let fitted = sum_lx[l] / sum_l2[l];
             reach[l] += trial[l].abs() * far[l];
             if step == 0 {
-                scale[l] = if sum_l2[l] != 0.0 { fitted } else { 0.0 };
+                scale[l] = choose(mask(sum_l2[l] != 0.0), fitted, 0.0);
                 best[l] = scale[l] * sum_lx[l];
                 factor[l] = trial[l];
             } else {
-                let better = (sum_l2[l] > 0.0) & (sum_lx[l] * sum_lx[l] > best[l] * sum_l2[l]);
-                scale[l] = if better { fitted } else { scale[l] };
-                best[l] = if better { scale[l] * sum_lx[l] } else { best[l] };
-                factor[l] = if better { trial[l] } else { factor[l] };
+                let better = mask(sum_l2[l] > 0.0) & mask(sum_lx[l] * sum_lx[l] > best[l] * sum_l2[l]);
+                scale[l] = choose(better, fitted, scale[l]);
+                best[l] = choose(better, scale[l] * sum_lx[l], best[l]);
+                factor[l] = choose(better, trial[l], factor[l]);
             }
         }
     }

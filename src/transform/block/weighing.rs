@@ -1,5 +1,7 @@
 //! How much the error of each number counts: by the numbers alone, or by an importance of their columns too.
 
+use super::fit::Turned;
+
 /// The importance of a matrix' columns, and where in it numbers lie.
 #[derive(Clone, Copy)]
 pub(super) struct Importance<'a> {
@@ -43,7 +45,8 @@ pub(super) enum Own {
 impl Own {
     /// Of the numbers of `L` sub-blocks.
     #[inline(always)]
-    pub(super) fn lanes<const N: usize, const L: usize>(self, x: &[[f32; L]; N], w: &mut [[f32; L]; N]) {
+    pub(super) fn lanes<const N: usize, const L: usize>(self, x: &Turned<N, L>, w: &mut Turned<N, L>) {
+        let (x, w) = (&x.0, &mut w.0);
         let mut mean = [0.0f32; L];
         if self == Own::MeanAndMagnitude {
             for x in x {

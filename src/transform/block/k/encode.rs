@@ -2,7 +2,7 @@
 //! codes themselves, and the numbers' codes are made once more with what was stored.
 
 use super::N;
-use crate::transform::block::fit::{self, Affine, Even, Grid, nearest, one};
+use crate::transform::block::fit::{self, Affine, Even, Grid, Turned, nearest, one};
 use crate::transform::block::simd::{self, Kernel};
 use crate::transform::block::weighing::{Importance, Own};
 use crate::transform::block::{Sound, sound};
@@ -47,7 +47,7 @@ struct Weights<'a> {
 
 impl Weights<'_> {
     #[inline(always)]
-    fn lanes<const S: usize, const L: usize>(&self, at: usize, x: &[[f32; L]; S], w: &mut [[f32; L]; S]) {
+    fn lanes<const S: usize, const L: usize>(&self, at: usize, x: &Turned<S, L>, w: &mut Turned<S, L>) {
         match self.given {
             Some(given) => fit::turn(given.get(at * S..).unwrap_or_default(), w),
             None => self.own.lanes(x, w),
@@ -72,7 +72,7 @@ fn affine<const S: usize, const L: usize, const ABSOLUTE: bool>(
     grid: &Grid,
     fits: &mut [Affine],
 ) {
-    let (mut x, mut w) = ([[0.0; L]; S], [[0.0; L]; S]);
+    let (mut x, mut w) = (Turned::<S, L>::ZERO, Turned::<S, L>::ZERO);
     for (group, to) in fits.chunks_mut(L).enumerate() {
         fit::turn(numbers.get(group * L * S..).unwrap_or_default(), &mut x);
         weights.lanes(group * L, &x, &mut w);
@@ -335,7 +335,7 @@ pub(in crate::transform::block) fn encode_5(x: &[f32], out: &mut [u8], importanc
 /// The fits of sub-blocks of `S` numbers with codes on both sides of zero.
 #[inline(always)]
 fn even<const S: usize, const L: usize>(numbers: &[f32], weights: Weights, top: i32, fits: &mut [Even]) {
-    let (mut x, mut w) = ([[0.0; L]; S], [[0.0; L]; S]);
+    let (mut x, mut w) = (Turned::<S, L>::ZERO, Turned::<S, L>::ZERO);
     for (group, to) in fits.chunks_mut(L).enumerate() {
         fit::turn(numbers.get(group * L * S..).unwrap_or_default(), &mut x);
         weights.lanes(group * L, &x, &mut w);
