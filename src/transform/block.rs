@@ -9,6 +9,7 @@
 //! compiler sees loops of fixed length, which it vectorises.
 
 mod bits;
+mod ends;
 mod fit;
 mod fp4;
 mod iq;
@@ -53,10 +54,10 @@ const ROWS: &[Row] = &[
         decode: |b, x| each(b, x, q8::decode_0),
         encode: Some(|x, b, _| each_encoded(x, b, q8::encode_0)),
     },
-    reads(DType::Q4_0,   |b, x| each(b, x, q4::decode_0)),
-    reads(DType::Q4_1,   |b, x| each(b, x, q4::decode_1)),
-    reads(DType::Q5_0,   |b, x| each(b, x, q5::decode_0)),
-    reads(DType::Q5_1,   |b, x| each(b, x, q5::decode_1)),
+    both(DType::Q4_0,    |b, x| each(b, x, q4::decode_0), q4::encode_0),
+    both(DType::Q4_1,    |b, x| each(b, x, q4::decode_1), q4::encode_1),
+    both(DType::Q5_0,    |b, x| each(b, x, q5::decode_0), q5::encode_0),
+    both(DType::Q5_1,    |b, x| each(b, x, q5::decode_1), q5::encode_1),
     reads(DType::Q8_1,   |b, x| each(b, x, q8::decode_1)),
     both(DType::Q2K,     |b, x| each(b, x, k::decode_2), k::encode_2),
     reads(DType::Q3K,    |b, x| each(b, x, k::decode_3)),
@@ -184,6 +185,14 @@ fn each_encoded<const N: usize, const B: usize>(
 fn half<const B: usize>(block: &[u8; B], at: usize) -> f32 {
     cast::f16_to_f32(u16::from_le_bytes([block[at], block[at + 1]]))
 }
+
+#[inline(always)]
+fn half_to<const B: usize>(block: &mut [u8; B], at: usize, bits: u16) {
+    block[at..at + 2].copy_from_slice(&bits.to_le_bytes());
+}
+
+/// The f16 that makes no number of a block finite.
+const NAN: u16 = 0x7e00;
 
 #[cfg(test)]
 mod tests {

@@ -49,3 +49,13 @@ fn avx512<K: Kernel>(kernel: K) -> K::Made {
 fn avx2<K: Kernel>(kernel: K) -> K::Made {
     kernel.run::<16>()
 }
+
+/// The number cut to an integer between 0 and `top`; 0 for a NaN. `top` must be below 256.
+#[inline(always)]
+pub(super) fn truncated(x: f32, top: f32) -> u8 {
+    let x = if x > 0.0 { x } else { 0.0 };
+    let x = if x < top { x } else { top };
+    let x = if x < 255.0 { x } else { 255.0 };
+    // SAFETY: it is between 0 and 255, and no NaN: a comparison with one would have been false, twice.
+    unsafe { x.to_int_unchecked::<i32>() as u8 }
+}

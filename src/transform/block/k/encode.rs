@@ -5,7 +5,7 @@ use super::N;
 use crate::transform::block::fit::{self, Affine, Even, Grid, Turned, nearest, one};
 use crate::transform::block::simd::{self, Kernel};
 use crate::transform::block::weighing::{Importance, Own};
-use crate::transform::block::{Sound, sound};
+use crate::transform::block::{NAN, Sound, sound};
 use crate::transform::cast::{f16_to_f32, f32_to_f16};
 
 /// Blocks whose sub-blocks are searched together, so that all lanes have work.
@@ -309,8 +309,6 @@ impl<T: Minima<S, SUBS, B>, const S: usize, const SUBS: usize, const B: usize> K
         lost
     }
 }
-
-const NAN: u16 = 0x7e00;
 
 /// [`one::positive`] with the f16 that the codes are multiplied by.
 #[inline(always)]

@@ -1,0 +1,229 @@
+//! Codes of 32 numbers by the ends of their range, without a search: Q4_0 and Q5_0 by the number that is farthest from
+//! zero, Q4_1 and Q5_1 by the smallest and the largest. And the searches that replace them where columns have an
+//! importance.
+
+use super::fit::{self, Affine, Even, Grid, Turned, nearest, one};
+use super::simd::{Kernel, truncated};
+use super::weighing::Importance;
+use super::{NAN, Sound, sound};
+use crate::transform::cast::f32_to_f16;
+
+/// Numbers of a block.
+pub(super) const N: usize = 32;
+
+/// What a block is made of: f16 scale and minimum, codes from zero.
+pub(super) struct Codes {
+    pub d: f32,
+    pub m: f32,
+    pub codes: [u8; N],
+}
+
+/// How a block of `B` bytes is written.
+pub(super) type Write<const B: usize> = fn(u16, u16, &[u8; N], &mut [u8; B]);
+
+/// The farthest number becomes the code 0 of `2 · half` codes: d = x / −half. Of two that are as far, the first counts.
+#[inline(always)]
+pub(super) fn by_farthest(x: &[f32; N], half: f32) -> Codes {
+    // As integers, the bits of positive numbers are ordered as they are, and those of negative ones lie below.
+    let (mut above, mut below) = (i32::MIN, i32::MIN);
+    for x in x {
+        above = above.max(x.to_bits() as i32);
+        below = below.max((x.to_bits() ^ 1 << 31) as i32);
+    }
+    let far = f32::from_bits(above.max(below).max(0) as u32);
+    let signed = match above.cmp(&below) {
+        std::cmp::Ordering::Greater => far,
+        std::cmp::Ordering::Less if far == 0.0 => 0.0,
+        std::cmp::Ordering::Less => -far,
+        std::cmp::Ordering::Equal => x.iter().copied().find(|x| x.abs() == far).unwrap_or(far),
+    };
+    let d = signed / -half;
+    Codes { d, m: 0.0, codes: truncate(x, 0.0, d, half + 0.5, 2.0 * half - 1.0) }
+}
+
+/// The smallest number becomes the code 0, the largest `top`.
+#[inline(always)]
+pub(super) fn by_range(x: &[f32; N], top: f32) -> Codes {
+    // Negative numbers are ordered the other way round.
+    let ordered = |bits: i32| bits ^ ((bits >> 31) as u32 >> 1) as i32;
+    let (mut low, mut high) = (i32::MAX, i32::MIN);
+    for x in x {
+        let key = ordered(x.to_bits() as i32);
+        low = low.min(key);
+        high = high.max(key);
+    }
+    let [mut low, mut high] = [low, high].map(|key| f32::from_bits(ordered(key) as u32));
+    // Of two zeros the first counts, whatever its sign.
+    for end in [&mut low, &mut high] {
+        if *end == 0.0 {
+            *end = x.iter().copied().find(|&x| x == 0.0).unwrap_or(*end);
+        }
+    }
+    let d = (high - low) / top;
+    Codes { d, m: low, codes: truncate(x, low, d, 0.5, top) }
+}
+
+/// `(x − from) / d + above` cut to an integer, up to `top`. Zeros where 1 / d overflows, as x86 has it.
+#[inline(always)]
+fn truncate(x: &[f32; N], from: f32, d: f32, above: f32, top: f32) -> [u8; N] {
+    let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
+    if inverse.is_infinite() {
+        return [0; N];
+    }
+    let mut codes = [0; N];
+    for (&x, code) in x.iter().zip(&mut codes) {
+        *code = truncated((x - from) * inverse + above, top);
+    }
+    codes
+}
+
+/// Makes blocks of one type.
+pub(super) struct Ends<'a, F, const B: usize> {
+    pub numbers: &'a [f32],
+    pub out: &'a mut [u8],
+    pub codes: F,
+    pub write: Write<B>,
+}
+
+impl<F: Fn(&[f32; N]) -> Codes, const B: usize> Kernel for Ends<'_, F, B> {
+    type Made = u64;
+
+    #[inline(always)]
+    fn run<const L: usize>(self) -> u64 {
+        let mut lost = 0;
+        for (x, block) in self.numbers.as_chunks::<N>().0.iter().zip(self.out.as_chunks_mut::<B>().0) {
+            let Codes { d, m, codes } = (self.codes)(x);
+            lost += write(x, f32_to_f16(d), f32_to_f16(m), &codes, block, self.write);
+        }
+        lost
+    }
+}
+
+#[inline(always)]
+fn write<const B: usize>(
+    x: &[f32; N],
+    d: u16,
+    m: u16,
+    codes: &[u8; N],
+    block: &mut [u8; B],
+    write: Write<B>,
+) -> u64 {
+    write(d, m, codes, block);
+    match sound(x, &[d, m]) {
+        Sound::Kept => 0,
+        Sound::Lost => N as u64,
+        Sound::Never => {
+            write(NAN, NAN, &[0; N], block);
+            0
+        }
+    }
+}
+
+/// The search for a type.
+pub(super) enum Search {
+    /// Codes on both sides of zero, the least of which is minus this.
+    Even(i32),
+    Affine(Grid),
+}
+
+/// The candidates for scale and minimum of Q4_1 and Q5_1 with importance.
+pub(super) const fn affine(top: f32) -> Search {
+    Search::Affine(Grid { top, first: -0.9, step: 0.05, steps: 36, absolute: false })
+}
+
+/// Makes blocks of one type with weights by importance: `importance · √(mean square of the row + x²)`.
+pub(super) struct Weighed<'a, const B: usize> {
+    pub numbers: &'a [f32],
+    pub out: &'a mut [u8],
+    pub importance: Importance<'a>,
+    pub search: Search,
+    pub write: Write<B>,
+}
+
+/// Blocks that are searched together, and whose weights are made together.
+const BATCH: usize = 64;
+
+impl<const B: usize> Kernel for Weighed<'_, B> {
+    type Made = u64;
+
+    #[inline(always)]
+    fn run<const L: usize>(self) -> u64 {
+        let columns = self.importance.columns.max(N);
+        let mut w = [0.0; BATCH * N];
+        let mut lost = 0;
+        let mut at = 0;
+        for row in self.numbers.chunks(columns) {
+            let square = row.iter().fold(0.0f32, |sum, &x| sum + x * x);
+            let mean = square / row.len() as f32;
+            for x in row.chunks(BATCH * N) {
+                let w = &mut w[..x.len()];
+                self.importance.of(at, w);
+                for (w, &x) in w.iter_mut().zip(x) {
+                    *w *= (mean + x * x).sqrt();
+                }
+                let out = self.out.get_mut(at / N * B..).unwrap_or_default();
+                lost += match &self.search {
+                    Search::Even(top) => even::<L, B>(x, w, *top, out, self.write),
+                    Search::Affine(grid) => with_minimum::<L, B>(x, w, grid, out, self.write),
+                };
+                at += x.len();
+            }
+        }
+        lost
+    }
+}
+
+#[inline(always)]
+fn even<const L: usize, const B: usize>(x: &[f32], w: &[f32], top: i32, out: &mut [u8], how: Write<B>) -> u64 {
+    let mut lost = 0;
+    let (mut lanes, mut weights) = (Turned::<N, L>::ZERO, Turned::<N, L>::ZERO);
+    for ((x, w), out) in x.chunks(L * N).zip(w.chunks(L * N)).zip(out.chunks_mut(L * B)) {
+        fit::turn(x, &mut lanes);
+        fit::turn(w, &mut weights);
+        let fits: [Even; L] = fit::even(&lanes, &weights, top as f32);
+        let blocks = x.as_chunks::<N>().0.iter().zip(w.as_chunks::<N>().0).zip(out.as_chunks_mut().0);
+        for (((x, w), block), fit) in blocks.zip(fits) {
+            let (mut scale, mut codes) = (fit.scale, [0u8; N]);
+            if fit.factor.is_nan() {
+                scale = one::even(x, w, top, &mut codes);
+            } else {
+                for (&x, code) in x.iter().zip(&mut codes) {
+                    *code = (nearest(fit.factor * x).min(top - 1).max(-top).wrapping_add(top)) as u8;
+                }
+            }
+            lost += write(x, f32_to_f16(scale), 0, &codes, block, how);
+        }
+    }
+    lost
+}
+
+#[inline(always)]
+fn with_minimum<const L: usize, const B: usize>(
+    x: &[f32],
+    w: &[f32],
+    grid: &Grid,
+    out: &mut [u8],
+    how: Write<B>,
+) -> u64 {
+    let mut lost = 0;
+    let top = grid.top as i32;
+    let (mut lanes, mut weights) = (Turned::<N, L>::ZERO, Turned::<N, L>::ZERO);
+    for ((x, w), out) in x.chunks(L * N).zip(w.chunks(L * N)).zip(out.chunks_mut(L * B)) {
+        fit::turn(x, &mut lanes);
+        fit::turn(w, &mut weights);
+        let fits: [Affine; L] = fit::affine::<N, L, false>(&lanes, &weights, grid);
+        let blocks = x.as_chunks::<N>().0.iter().zip(w.as_chunks::<N>().0).zip(out.as_chunks_mut().0);
+        for (((x, w), block), fit) in blocks.zip(fits) {
+            let (mut scale, mut minimum, mut codes) = (fit.scale, fit.minimum, [0u8; N]);
+            if fit.factor.is_nan() {
+                (scale, minimum) = one::affine(x, w, grid, &mut codes);
+            } else {
+                for (&x, code) in x.iter().zip(&mut codes) {
+                    *code = nearest(fit.factor * (x - fit.from)).min(top).max(0) as u8;
+                }
+            }
+            lost += write(x, f32_to_f16(scale), f32_to_f16(-minimum), &codes, block, how);
+        }
+    }
+    lost
+}
