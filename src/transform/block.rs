@@ -49,18 +49,14 @@ const fn both(dtype: DType, decode: Decode, encode: Encode) -> Row {
 
 #[rustfmt::skip]
 const ROWS: &[Row] = &[
-    Row {
-        dtype: DType::Q8_0,
-        decode: |b, x| each(b, x, q8::decode_0),
-        encode: Some(|x, b, _| each_encoded(x, b, q8::encode_0)),
-    },
+    both(DType::Q8_0,    |b, x| each(b, x, q8::decode_0), |x, b, _| plain(x, b, q8::encode_0)),
     both(DType::Q4_0,    |b, x| each(b, x, q4::decode_0), q4::encode_0),
     both(DType::Q4_1,    |b, x| each(b, x, q4::decode_1), q4::encode_1),
     both(DType::Q5_0,    |b, x| each(b, x, q5::decode_0), q5::encode_0),
     both(DType::Q5_1,    |b, x| each(b, x, q5::decode_1), q5::encode_1),
     reads(DType::Q8_1,   |b, x| each(b, x, q8::decode_1)),
     both(DType::Q2K,     |b, x| each(b, x, k::decode_2), k::encode_2),
-    reads(DType::Q3K,    |b, x| each(b, x, k::decode_3)),
+    both(DType::Q3K,     |b, x| each(b, x, k::decode_3), k::encode_3),
     both(DType::Q4K,     |b, x| each(b, x, k::decode_4), k::encode_4),
     both(DType::Q5K,     |b, x| each(b, x, k::decode_5), k::encode_5),
     both(DType::Q6K,     |b, x| each(b, x, k::decode_6), k::encode_6),
@@ -72,13 +68,13 @@ const ROWS: &[Row] = &[
     reads(DType::IQ3S,   |b, x| each(b, x, iq::decode_3s)),
     reads(DType::IQ1S,   |b, x| each(b, x, iq::decode_1s)),
     reads(DType::IQ1M,   |b, x| each(b, x, iq::decode_1m)),
-    reads(DType::IQ4NL,  |b, x| each(b, x, iq4::decode_nl)),
-    reads(DType::IQ4XS,  |b, x| each(b, x, iq4::decode_xs)),
-    reads(DType::TQ1_0,  |b, x| each(b, x, bits::decode_ternary_1)),
-    reads(DType::TQ2_0,  |b, x| each(b, x, bits::decode_ternary_2)),
+    both(DType::IQ4NL,   |b, x| each(b, x, iq4::decode_nl), iq4::encode_nl),
+    both(DType::IQ4XS,   |b, x| each(b, x, iq4::decode_xs), iq4::encode_xs),
+    both(DType::TQ1_0,   |b, x| each(b, x, bits::decode_ternary_1), |x, b, _| plain(x, b, bits::encode_ternary_1)),
+    both(DType::TQ2_0,   |b, x| each(b, x, bits::decode_ternary_2), |x, b, _| plain(x, b, bits::encode_ternary_2)),
     reads(DType::Q1_0,   |b, x| each(b, x, bits::decode_1)),
     reads(DType::Q2_0,   |b, x| each(b, x, bits::decode_2)),
-    reads(DType::MXFP4,  |b, x| each(b, x, fp4::decode_mxfp4)),
+    both(DType::MXFP4,   |b, x| each(b, x, fp4::decode_mxfp4), |x, b, _| plain(x, b, fp4::encode_mxfp4)),
     reads(DType::NVFP4,  |b, x| each(b, x, fp4::decode_nvfp4)),
 ];
 
@@ -171,13 +167,29 @@ fn each<const B: usize, const N: usize>(
     }
 }
 
-#[inline(always)]
-fn each_encoded<const N: usize, const B: usize>(
+/// The same for making blocks one by one, with the machine's widest vectors.
+fn plain<const N: usize, const B: usize>(
     numbers: &[f32],
     out: &mut [u8],
     one: impl Fn(&[f32; N], &mut [u8; B]) -> u64,
 ) -> u64 {
-    numbers.as_chunks().0.iter().zip(out.as_chunks_mut().0).map(|(x, block)| one(x, block)).sum()
+    simd::run(Plain { numbers, out, one })
+}
+
+struct Plain<'a, F, const N: usize, const B: usize> {
+    numbers: &'a [f32],
+    out: &'a mut [u8],
+    one: F,
+}
+
+impl<F: Fn(&[f32; N], &mut [u8; B]) -> u64, const N: usize, const B: usize> simd::Kernel for Plain<'_, F, N, B> {
+    type Made = u64;
+
+    #[inline(always)]
+    fn run<const L: usize>(self) -> u64 {
+        let blocks = self.numbers.as_chunks().0.iter().zip(self.out.as_chunks_mut().0);
+        blocks.map(|(x, block)| (self.one)(x, block)).sum()
+    }
 }
 
 /// The f16 at byte `at` of a block. `at` is a constant of the layout.

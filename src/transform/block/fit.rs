@@ -259,3 +259,124 @@ pub(super) fn even<const N: usize, const L: usize>(
     }
     fits
 }
+
+/// `make_q3_quants`: scales of sub-blocks with codes of −4 to 3, the codes moved one by one while the error falls. No
+/// lane is odd: integers are read from the bits here too, for a quotient may be anything.
+#[inline(always)]
+pub(super) fn refined<const N: usize, const L: usize>(x: &Turned<N, L>) -> [f32; L] {
+    const TOP: i32 = 4;
+    let x = &x.0;
+    let (mut far, mut signed) = ([0.0f32; L], [0.0f32; L]);
+    for x in x {
+        for l in 0..L {
+            let farther = mask(x[l].abs() > far[l]);
+            far[l] = choose(farther, x[l].abs(), far[l]);
+            signed[l] = choose(farther, x[l], signed[l]);
+        }
+    }
+    let factor = lanes!(l => -(TOP as f32) / signed[l]);
+    let mut codes = Turned::<N, L>::ZERO;
+    let (mut sum_lx, mut sum_l2) = ([0.0f32; L], [0.0f32; L]);
+    for (x, codes) in x.iter().zip(&mut codes.0) {
+        for l in 0..L {
+            let code = nearest(factor[l] * x[l]).min(TOP - 1).max(-TOP) as f32;
+            codes[l] = code;
+            let w = x[l] * x[l];
+            sum_lx[l] += w * x[l] * code;
+            sum_l2[l] += w * code * code;
+        }
+    }
+    for _ in 0..5 {
+        let mut changed = [0u32; L];
+        for (x, codes) in x.iter().zip(&mut codes.0) {
+            for l in 0..L {
+                let (x, old) = (x[l], codes[l]);
+                let w = x * x;
+                let lx = sum_lx[l] - w * x * old;
+                let l2 = sum_l2[l] - w * old * old;
+                let code = nearest(x * l2 / lx).min(TOP - 1).max(-TOP) as f32;
+                let new_lx = lx + w * x * code;
+                let new_l2 = l2 + w * code * code;
+                let better = mask(lx > 0.0)
+                    & mask(code != old)
+                    & mask(new_l2 > 0.0)
+                    & mask(new_lx * new_lx * sum_l2[l] > sum_lx[l] * sum_lx[l] * new_l2);
+                codes[l] = choose(better, code, old);
+                sum_lx[l] = choose(better, new_lx, sum_lx[l]);
+                sum_l2[l] = choose(better, new_l2, sum_l2[l]);
+                changed[l] |= better;
+            }
+        }
+        // A lane that was not changed once would not be again.
+        if changed.iter().fold(0, |any, &lane| any | lane) == 0 {
+            break;
+        }
+    }
+    lanes!(l => {
+        let some = mask(far[l] >= NOTHING) & mask(sum_l2[l] > 0.0);
+        choose(some, sum_lx[l] / sum_l2[l], 0.0)
+    })
+}
+
+/// A table of values that codes stand for, as its least value, and for each next one where it begins and by how much it
+/// is larger.
+pub(super) struct Table {
+    pub least: f32,
+    pub steps: [(f32, f32); 15],
+}
+
+/// The search of IQ4_NL: scales of sub-blocks whose codes stand for the values of a table, in which `x · factor` takes
+/// the nearest.
+#[inline(always)]
+pub(super) fn table<const N: usize, const L: usize>(
+    x: &Turned<N, L>,
+    w: &Turned<N, L>,
+    table: &Table,
+) -> [f32; L] {
+    const TRIES: i8 = 7;
+    let (x, w) = (&x.0, &w.0);
+    let (mut far, mut signed) = ([0.0f32; L], [0.0f32; L]);
+    for x in x {
+        for l in 0..L {
+            let farther = mask(x[l].abs() > far[l]);
+            far[l] = choose(farther, x[l].abs(), far[l]);
+            signed[l] = choose(farther, x[l], signed[l]);
+        }
+    }
+    let (mut scale, mut best) = ([0.0f32; L], [0.0f32; L]);
+    let plain = std::iter::once(None);
+    for step in plain.chain((-TRIES..=TRIES).map(Some)) {
+        let trial = match step {
+            None => lanes!(l => 1.0 / (-signed[l] / table.least)),
+            Some(step) => lanes!(l => (f32::from(step) + table.least) / signed[l]),
+        };
+        let (mut sum_qx, mut sum_q2) = ([0.0f32; L], [0.0f32; L]);
+        for (x, w) in x.iter().zip(w) {
+            let place = lanes!(l => trial[l] * x[l]);
+            let mut value = [table.least; L];
+            for &(begins, larger) in &table.steps {
+                for l in 0..L {
+                    value[l] += f32::from_bits(mask(place[l] >= begins) & larger.to_bits());
+                }
+            }
+            for l in 0..L {
+                let weighed = w[l] * value[l];
+                sum_qx[l] += weighed * x[l];
+                sum_q2[l] += weighed * value[l];
+            }
+        }
+        for l in 0..L {
+            let fitted = sum_qx[l] / sum_q2[l];
+            let some = mask(sum_q2[l] > 0.0);
+            if step.is_none() {
+                scale[l] = choose(some, fitted, 0.0);
+                best[l] = scale[l] * sum_qx[l];
+            } else {
+                let better = some & mask(sum_qx[l] * sum_qx[l] > best[l] * sum_q2[l]);
+                scale[l] = choose(better, fitted, scale[l]);
+                best[l] = choose(better, scale[l] * sum_qx[l], best[l]);
+            }
+        }
+    }
+    lanes!(l => choose(mask(far[l] >= NOTHING), scale[l], 0.0))
+}

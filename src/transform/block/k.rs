@@ -2,8 +2,10 @@
 //! an f16 scale for the whole block.
 
 mod encode;
+mod encode3;
 
 pub(super) use encode::{encode_2, encode_4, encode_5, encode_6};
+pub(super) use encode3::encode_3;
 
 use super::half;
 

@@ -176,3 +176,52 @@ pub fn positive(x: &[f32], w: &[f32], top: i32, codes: &mut [u8]) -> f32 {
     }
     if sum_l2 > 0.0 { sum_lx / sum_l2 } else { 0.0 }
 }
+
+/// Scale and codes, those from 0, of codes that are moved one by one (`make_q3_quants`).
+#[inline(never)]
+pub fn refined(x: &[f32], codes: &mut [u8]) -> f32 {
+    const TOP: i32 = 4;
+    let (mut far, mut signed) = (0.0, 0.0);
+    for &x in x {
+        if x.abs() > far {
+            (far, signed) = (x.abs(), x);
+        }
+    }
+    codes.fill(0);
+    if far < NOTHING {
+        return 0.0;
+    }
+    let factor = -(TOP as f32) / signed;
+    let (mut sum_lx, mut sum_l2) = (0.0f32, 0.0f32);
+    for (&x, to) in x.iter().zip(&mut *codes) {
+        let code = clamped(factor * x, -TOP, TOP - 1);
+        *to = (code + TOP) as u8;
+        sum_lx += x * x * x * code as f32;
+        sum_l2 += x * x * code as f32 * code as f32;
+    }
+    for _ in 0..5 {
+        let mut changed = false;
+        for (&x, to) in x.iter().zip(&mut *codes) {
+            let w = x * x;
+            let old = f32::from(*to) - TOP as f32;
+            let mut lx = sum_lx - w * x * old;
+            if lx > 0.0 {
+                let mut l2 = sum_l2 - w * old * old;
+                let code = clamped(x * l2 / lx, -TOP, TOP - 1) as f32;
+                if code != old {
+                    lx += w * x * code;
+                    l2 += w * code * code;
+                    if l2 > 0.0 && lx * lx * sum_l2 > sum_lx * sum_lx * l2 {
+                        *to = (code + TOP as f32) as u8;
+                        (sum_lx, sum_l2) = (lx, l2);
+                        changed = true;
+                    }
+                }
+            }
+        }
+        if !changed {
+            break;
+        }
+    }
+    if sum_l2 > 0.0 { sum_lx / sum_l2 } else { 0.0 }
+}

@@ -9,7 +9,7 @@ use crate::transform::block::{NAN, Sound, sound};
 use crate::transform::cast::{f16_to_f32, f32_to_f16};
 
 /// Blocks whose sub-blocks are searched together, so that all lanes have work.
-const BATCH: usize = 32;
+pub(super) const BATCH: usize = 32;
 
 /// The searches of scale and minimum: without importance, and with it.
 struct Search {
@@ -40,9 +40,9 @@ const SEARCH_5: Search = Search {
 
 /// The weights of sub-blocks of `S` numbers: their own, or given ones.
 #[derive(Clone, Copy)]
-struct Weights<'a> {
-    own: Own,
-    given: Option<&'a [f32]>,
+pub(super) struct Weights<'a> {
+    pub own: Own,
+    pub given: Option<&'a [f32]>,
 }
 
 impl Weights<'_> {
@@ -54,7 +54,7 @@ impl Weights<'_> {
         }
     }
 
-    fn one<const S: usize>(&self, sub: usize, x: &[f32; S]) -> [f32; S] {
+    pub(super) fn one<const S: usize>(&self, sub: usize, x: &[f32; S]) -> [f32; S] {
         if let Some(given) = self.given.and_then(|given| given.as_chunks::<S>().0.get(sub)) {
             return *given;
         }
@@ -101,7 +101,7 @@ fn searched<const S: usize>(x: &[f32; S], w: [f32; S], grid: &Grid, fit: &Affine
 /// Weights by importance: `importance · √(mean + x²)`, where `mean` is `of_mean` times the block's mean square; and what
 /// they sum to in each sub-block.
 #[inline(always)]
-fn weigh<const S: usize>(x: &[f32], importance: Importance, at: usize, of_mean: f32, w: &mut [f32], sums: &mut [f32]) {
+pub(super) fn weigh<const S: usize>(x: &[f32], importance: Importance, at: usize, of_mean: f32, w: &mut [f32], sums: &mut [f32]) {
     importance.of(at, w);
     let blocks = x.as_chunks::<N>().0.iter().zip(w.as_chunks_mut::<N>().0);
     for ((x, w), sums) in blocks.zip(sums.chunks_mut(N / S)) {
@@ -164,7 +164,7 @@ impl Minima<16, 16, 84> for Two {
 
 /// Codes of two bits: 32 bytes hold 128 numbers, the lowest two bits of all bytes first.
 #[inline(always)]
-fn two_bits(codes: &[u8; N], to: &mut [u8]) {
+pub(super) fn two_bits(codes: &[u8; N], to: &mut [u8]) {
     for (codes, to) in codes.as_chunks::<128>().0.iter().zip(to.as_chunks_mut::<32>().0) {
         for (i, to) in to.iter_mut().enumerate() {
             *to = codes[i] | codes[i + 32] << 2 | codes[i + 64] << 4 | codes[i + 96] << 6;
@@ -332,7 +332,7 @@ pub(in crate::transform::block) fn encode_5(x: &[f32], out: &mut [u8], importanc
 
 /// The fits of sub-blocks of `S` numbers with codes on both sides of zero.
 #[inline(always)]
-fn even<const S: usize, const L: usize>(numbers: &[f32], weights: Weights, top: i32, fits: &mut [Even]) {
+pub(super) fn even<const S: usize, const L: usize>(numbers: &[f32], weights: Weights, top: i32, fits: &mut [Even]) {
     let (mut x, mut w) = (Turned::<S, L>::ZERO, Turned::<S, L>::ZERO);
     for (group, to) in fits.chunks_mut(L).enumerate() {
         fit::turn(numbers.get(group * L * S..).unwrap_or_default(), &mut x);
@@ -349,7 +349,7 @@ fn even<const S: usize, const L: usize>(numbers: &[f32], weights: Weights, top: 
 
 /// The codes, from 0, that a sub-block's search ended with.
 #[inline(never)]
-fn searched_even<const S: usize>(x: &[f32; S], w: [f32; S], top: i32, fit: &Even, codes: &mut [u8; S]) {
+pub(super) fn searched_even<const S: usize>(x: &[f32; S], w: [f32; S], top: i32, fit: &Even, codes: &mut [u8; S]) {
     if fit.factor.is_nan() {
         one::even(x, &w, top, codes);
         return;
