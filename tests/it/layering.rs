@@ -59,7 +59,7 @@ const WORDS: &[(&[&str], &[&str], &str)] = &[
     ),
     (
         &["unsafe"],
-        &["buf", "source/local", "sink/cuda", "cli/signals", "verify/device"],
+        &["buf", "source/local", "sink/cuda", "cli/signals", "verify/device", "transform/block/simd"],
         "unsafe code has named rooms",
     ),
     (

@@ -32,8 +32,9 @@ pub(super) fn by_farthest(x: &[f32; N], half: f32) -> Codes {
     }
     let far = f32::from_bits(above.max(below).max(0) as u32);
     let signed = match above.cmp(&below) {
+        // Without regard to the signs of zeros.
+        _ if far == 0.0 => 0.0,
         std::cmp::Ordering::Greater => far,
-        std::cmp::Ordering::Less if far == 0.0 => 0.0,
         std::cmp::Ordering::Less => -far,
         std::cmp::Ordering::Equal => x.iter().copied().find(|x| x.abs() == far).unwrap_or(far),
     };
