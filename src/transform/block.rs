@@ -100,16 +100,18 @@ pub fn decode(dtype: DType, blocks: &[u8], out: &mut [f32]) {
     }
 }
 
-/// Encodes whole blocks: `n × block_elements` numbers into `n × block_bytes` bytes. Returns how many finite numbers lie
-/// in blocks whose scale does not fit its type: such a block holds no finite number, as does one that was given a NaN
-/// or an infinity, which is not counted. A type that [`can_encode`] denies leaves `out` untouched.
+/// Encodes whole blocks: `n × block_elements` numbers into `n × block_bytes` bytes, which are those of ggml's reference
+/// built for x86-64 without contraction. Returns how many finite numbers lie in blocks whose scale does not fit its type:
+/// such a block holds no finite number, or what the reference makes of numbers whose squares overflow. A block that was
+/// given a NaN or an infinity holds no finite number and is not counted. A type that [`can_encode`] denies leaves `out`
+/// untouched.
 pub fn encode(dtype: DType, numbers: &[f32], out: &mut [u8]) -> u64 {
     row(dtype).and_then(|row| row.encode).map_or(0, |encode| encode(numbers, out, None))
 }
 
 /// [`encode`] where the error counts by an importance of the columns: `numbers` are the elements from `first` on of a
-/// matrix of `columns` columns, and `importance` is that of each column. As in the reference, types that have no search
-/// (Q8_0, MXFP4) do not look at it. Q4_0, Q4_1, Q5_0 and Q5_1 weigh by the mean square of a whole row
+/// matrix of `columns` columns, and `importance` is that of each column; those that it lacks count as 1. As in the
+/// reference, types that have no search (Q8_0, MXFP4, TQ1_0, TQ2_0) do not look at it. Q4_0, Q4_1, Q5_0 and Q5_1 weigh by the mean square of a whole row
 /// too: `numbers` should be whole rows ([`weighs_rows`]).
 pub fn encode_weighed(
     dtype: DType,
@@ -147,8 +149,8 @@ fn sound(numbers: &[f32], scales: &[u16]) -> Sound {
     if !far.is_finite() {
         return Sound::Never;
     }
-    // Squares of numbers that are far beyond every type's range overflow, and their scale may then be zero.
-    let lost = scales.iter().any(|scale| scale & 0x7c00 == 0x7c00) || (far > BEYOND && scales.first() == Some(&0));
+    // Squares of numbers that are far beyond every type's range overflow, and their scale may then be anything.
+    let lost = far > BEYOND || scales.iter().any(|scale| scale & 0x7c00 == 0x7c00);
     if lost { Sound::Lost } else { Sound::Kept }
 }
 

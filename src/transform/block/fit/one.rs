@@ -11,7 +11,7 @@ fn clamped(x: f32, low: i32, high: i32) -> i32 {
 
 /// Scale, minimum and codes.
 #[inline(never)]
-pub fn affine(x: &[f32], w: &[f32], grid: &Grid, codes: &mut [u8]) -> (f32, f32) {
+pub(in crate::transform::block) fn affine(x: &[f32], w: &[f32], grid: &Grid, codes: &mut [u8]) -> (f32, f32) {
     let top = grid.top as i32;
     let error = |x: f32| if grid.absolute { x.abs() } else { x * x };
     let (Some(&x0), Some(&w0)) = (x.first(), w.first()) else { return (0.0, 0.0) };
@@ -79,7 +79,7 @@ pub fn affine(x: &[f32], w: &[f32], grid: &Grid, codes: &mut [u8]) -> (f32, f32)
 
 /// Scale and codes, those from 0.
 #[inline(never)]
-pub fn even(x: &[f32], w: &[f32], top: i32, codes: &mut [u8]) -> f32 {
+pub(in crate::transform::block) fn even(x: &[f32], w: &[f32], top: i32, codes: &mut [u8]) -> f32 {
     let (mut far, mut signed) = (0.0, 0.0);
     for &x in x {
         if x.abs() > far {
@@ -117,7 +117,7 @@ pub fn even(x: &[f32], w: &[f32], top: i32, codes: &mut [u8]) -> f32 {
 
 /// Scale and codes of numbers that are not negative: a block's scales or minima (`make_qp_quants`).
 #[inline(never)]
-pub fn positive(x: &[f32], w: &[f32], top: i32, codes: &mut [u8]) -> f32 {
+pub(in crate::transform::block) fn positive(x: &[f32], w: &[f32], top: i32, codes: &mut [u8]) -> f32 {
     let highest = x.iter().fold(0.0f32, |max, &x| if max > x { max } else { x });
     if highest < NOTHING {
         codes.fill(0);
@@ -179,7 +179,7 @@ pub fn positive(x: &[f32], w: &[f32], top: i32, codes: &mut [u8]) -> f32 {
 
 /// Scale and codes, those from 0, of codes that are moved one by one (`make_q3_quants`).
 #[inline(never)]
-pub fn refined(x: &[f32], codes: &mut [u8]) -> f32 {
+pub(in crate::transform::block) fn refined(x: &[f32], codes: &mut [u8]) -> f32 {
     const TOP: i32 = 4;
     let (mut far, mut signed) = (0.0, 0.0);
     for &x in x {
