@@ -89,13 +89,27 @@ macro_rules! lanes {
 }
 
 /// Turns sub-blocks that lie one after the other. Lanes without one hold zeros.
+///
+/// Laying the second half of an array between the numbers of the first rotates the bits of their places by one; as often
+/// as `L` has bits, and rows and columns have changed places. This the compiler makes of shuffles, where a plain copy
+/// becomes one load for each number.
 #[inline(always)]
 pub(super) fn turn<const N: usize, const L: usize>(numbers: &[f32], to: &mut Turned<N, L>) {
-    let subs = numbers.as_chunks::<N>().0;
-    for lane in 0..L {
-        let sub = subs.get(lane).unwrap_or(&[0.0; N]);
-        for (row, &x) in to.0.iter_mut().zip(sub) {
-            row[lane] = x;
+    let mut other = Turned::<N, L>::ZERO;
+    let (mut from, mut to) = (other.0.as_flattened_mut(), to.0.as_flattened_mut());
+    let passes = L.trailing_zeros();
+    // The last pass is to end in `to`.
+    if passes % 2 == 1 {
+        (from, to) = (to, from);
+    }
+    let count = numbers.len().min(N * L);
+    to[..count].copy_from_slice(&numbers[..count]);
+    to[count..].fill(0.0);
+    for _ in 0..passes {
+        (from, to) = (to, from);
+        let (first, second) = from.split_at(N * L / 2);
+        for ((pair, &a), &b) in to.as_chunks_mut::<2>().0.iter_mut().zip(first).zip(second) {
+            *pair = [a, b];
         }
     }
 }
