@@ -27,6 +27,7 @@ pub use scaled::scale;
 
 use crate::dtype::DType;
 use crate::transform::cast;
+use std::marker::PhantomData;
 use weighing::Importance;
 
 type Decode = fn(&[u8], &mut [f32]);
@@ -49,11 +50,11 @@ const fn both(dtype: DType, decode: Decode, encode: Encode) -> Row {
 
 #[rustfmt::skip]
 const ROWS: &[Row] = &[
-    both(DType::Q8_0,    |b, x| each(b, x, q8::decode_0), |x, b, _| plain(x, b, q8::encode_0)),
-    both(DType::Q4_0,    |b, x| each(b, x, q4::decode_0), q4::encode_0),
-    both(DType::Q4_1,    |b, x| each(b, x, q4::decode_1), q4::encode_1),
-    both(DType::Q5_0,    |b, x| each(b, x, q5::decode_0), q5::encode_0),
-    both(DType::Q5_1,    |b, x| each(b, x, q5::decode_1), q5::encode_1),
+    both(DType::Q8_0,    |b, x| each(b, x, q8::decode_0), plain::<q8::Type0, 32, 34>),
+    both(DType::Q4_0,    |b, x| each(b, x, q4::decode_0), ends::encode::<q4::Type0, 18>),
+    both(DType::Q4_1,    |b, x| each(b, x, q4::decode_1), ends::encode::<q4::Type1, 20>),
+    both(DType::Q5_0,    |b, x| each(b, x, q5::decode_0), ends::encode::<q5::Type0, 22>),
+    both(DType::Q5_1,    |b, x| each(b, x, q5::decode_1), ends::encode::<q5::Type1, 24>),
     reads(DType::Q8_1,   |b, x| each(b, x, q8::decode_1)),
     both(DType::Q2K,     |b, x| each(b, x, k::decode_2), k::encode_2),
     both(DType::Q3K,     |b, x| each(b, x, k::decode_3), k::encode_3),
@@ -70,11 +71,11 @@ const ROWS: &[Row] = &[
     reads(DType::IQ1M,   |b, x| each(b, x, iq::decode_1m)),
     both(DType::IQ4NL,   |b, x| each(b, x, iq4::decode_nl), iq4::encode_nl),
     both(DType::IQ4XS,   |b, x| each(b, x, iq4::decode_xs), iq4::encode_xs),
-    both(DType::TQ1_0,   |b, x| each(b, x, bits::decode_ternary_1), |x, b, _| plain(x, b, bits::encode_ternary_1)),
-    both(DType::TQ2_0,   |b, x| each(b, x, bits::decode_ternary_2), |x, b, _| plain(x, b, bits::encode_ternary_2)),
+    both(DType::TQ1_0,   |b, x| each(b, x, bits::decode_ternary_1), plain::<bits::Ternary1, 256, 54>),
+    both(DType::TQ2_0,   |b, x| each(b, x, bits::decode_ternary_2), plain::<bits::Ternary2, 256, 66>),
     reads(DType::Q1_0,   |b, x| each(b, x, bits::decode_1)),
     reads(DType::Q2_0,   |b, x| each(b, x, bits::decode_2)),
-    both(DType::MXFP4,   |b, x| each(b, x, fp4::decode_mxfp4), |x, b, _| plain(x, b, fp4::encode_mxfp4)),
+    both(DType::MXFP4,   |b, x| each(b, x, fp4::decode_mxfp4), plain::<fp4::MxFp4, 32, 17>),
     reads(DType::NVFP4,  |b, x| each(b, x, fp4::decode_nvfp4)),
 ];
 
@@ -169,28 +170,36 @@ fn each<const B: usize, const N: usize>(
     }
 }
 
-/// The same for making blocks one by one, with the machine's widest vectors.
-fn plain<const N: usize, const B: usize>(
+/// A type whose blocks are made each for itself, and without regard to an importance.
+trait Plain<const N: usize, const B: usize> {
+    /// Called from [`simd::Kernel::run`], and to be inlined as it is. Returns as [`encode`] does.
+    fn encode(numbers: &[f32; N], block: &mut [u8; B]) -> u64;
+}
+
+fn plain<T: Plain<N, B>, const N: usize, const B: usize>(
     numbers: &[f32],
     out: &mut [u8],
-    one: impl Fn(&[f32; N], &mut [u8; B]) -> u64,
+    _: Option<Importance>,
 ) -> u64 {
-    simd::run(Plain { numbers, out, one })
+    simd::run(EachPlain::<T, N, B> { numbers, out, of: PhantomData })
 }
 
-struct Plain<'a, F, const N: usize, const B: usize> {
+struct EachPlain<'a, T, const N: usize, const B: usize> {
     numbers: &'a [f32],
     out: &'a mut [u8],
-    one: F,
+    of: PhantomData<T>,
 }
 
-impl<F: Fn(&[f32; N], &mut [u8; B]) -> u64, const N: usize, const B: usize> simd::Kernel for Plain<'_, F, N, B> {
+impl<T: Plain<N, B>, const N: usize, const B: usize> simd::Kernel for EachPlain<'_, T, N, B> {
     type Made = u64;
 
     #[inline(always)]
     fn run<const L: usize>(self) -> u64 {
-        let blocks = self.numbers.as_chunks().0.iter().zip(self.out.as_chunks_mut().0);
-        blocks.map(|(x, block)| (self.one)(x, block)).sum()
+        let mut lost = 0;
+        for (x, block) in self.numbers.as_chunks().0.iter().zip(self.out.as_chunks_mut().0) {
+            lost += T::encode(x, block);
+        }
+        lost
     }
 }
 

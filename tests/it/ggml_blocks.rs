@@ -115,7 +115,8 @@ fn blocks_are_those_of_llama_cpp() {
 
 #[test]
 fn blocks_are_ggmls_with_and_without_importance() {
-    let goldens: Value = serde_json::from_slice(&std::fs::read(testdata("golden/ggml.json")).unwrap()).unwrap();
+    let goldens: Value =
+        serde_json::from_slice(&std::fs::read(testdata("golden/ggml.json")).unwrap()).unwrap();
     let (inputs, importance) = (inputs(), importance());
     let mut wrong = Vec::new();
     let mut check = |what: &str, dtype: DType, case: &str, ours: Vec<u8>| {
@@ -181,7 +182,9 @@ fn a_block_with_a_number_that_is_none_holds_no_finite_number() {
                     let mut bytes = space(dtype, 512);
                     let lost = match importance {
                         None => block::encode(dtype, &numbers, &mut bytes),
-                        Some(importance) => block::encode_weighed(dtype, &numbers, 256, 0, importance, &mut bytes),
+                        Some(importance) => {
+                            block::encode_weighed(dtype, &numbers, 256, 0, importance, &mut bytes)
+                        }
                     };
                     let what = format!("{dtype} {odd} at {place}, importance: {}", importance.is_some());
                     // Where a row's mean square counts, the whole row is touched.
@@ -206,7 +209,15 @@ fn a_block_with_a_number_that_is_none_holds_no_finite_number() {
 fn no_importance_makes_an_encoder_panic() {
     let numbers: Vec<f32> = (0..1024).map(|i| (i as f32 * 0.37).sin()).collect();
     for dtype in types() {
-        for importance in [&[][..], &[1.0], &[f32::NAN; 512], &[f32::INFINITY; 300], &[-1.0; 512], &[0.0; 512], &[1e38; 512]] {
+        for importance in [
+            &[][..],
+            &[1.0],
+            &[f32::NAN; 512],
+            &[f32::INFINITY; 300],
+            &[-1.0; 512],
+            &[0.0; 512],
+            &[1e38; 512],
+        ] {
             for (columns, first) in [(0, 0), (1, 5), (512, u64::MAX), (300, 7), (usize::MAX, u64::MAX - 3)] {
                 let mut out = space(dtype, numbers.len());
                 block::encode_weighed(dtype, &numbers, columns, first, importance, &mut out);

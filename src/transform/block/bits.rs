@@ -1,7 +1,7 @@
 //! One, two and three values a number: TQ1_0 and TQ2_0 (ternary), Q1_0 (signs), Q2_0. No zero points but fixed ones, one
 //! f16 scale a block.
 
-use super::{NAN, Sound, half, sound};
+use super::{NAN, Plain, Sound, half, sound};
 use crate::transform::cast;
 
 /// 48 bytes of five ternary digits, 4 bytes of four, f16 `d`: `(digit − 1) · d`. The first 32 bytes give their first
@@ -93,43 +93,51 @@ fn ternary_scale(numbers: &[f32], d: u16) -> (u16, u64) {
 }
 
 /// See [`decode_ternary_1`].
-#[inline(always)]
-pub(super) fn encode_ternary_1(numbers: &[f32; 256], block: &mut [u8; 54]) -> u64 {
-    let (d, mut codes) = ternary(numbers);
-    let (d, lost) = ternary_scale(numbers, d);
-    if d == NAN {
-        codes = [0; 256];
-    }
-    let (first, rest) = codes.split_at(160);
-    let (second, last) = rest.split_at(80);
-    for (codes, bytes) in [(first, 0..32), (second, 32..48), (last, 48..52)] {
-        let bytes = &mut block[bytes];
-        let count = bytes.len();
-        for (i, byte) in bytes.iter_mut().enumerate() {
-            // The fifth digit of the last bytes is 0.
-            let number = (0..5).fold(0u32, |n, digit| {
-                n * 3 + codes.get(digit * count + i).map_or(0, |&code| u32::from(code))
-            });
-            *byte = (number * 256).div_ceil(243) as u8;
+pub(super) struct Ternary1;
+
+impl Plain<256, 54> for Ternary1 {
+    #[inline(always)]
+    fn encode(numbers: &[f32; 256], block: &mut [u8; 54]) -> u64 {
+        let (d, mut codes) = ternary(numbers);
+        let (d, lost) = ternary_scale(numbers, d);
+        if d == NAN {
+            codes = [0; 256];
         }
+        let (first, rest) = codes.split_at(160);
+        let (second, last) = rest.split_at(80);
+        for (codes, bytes) in [(first, 0..32), (second, 32..48), (last, 48..52)] {
+            let bytes = &mut block[bytes];
+            let count = bytes.len();
+            for (i, byte) in bytes.iter_mut().enumerate() {
+                // The fifth digit of the last bytes is 0.
+                let number = (0..5).fold(0u32, |n, digit| {
+                    n * 3 + codes.get(digit * count + i).map_or(0, |&code| u32::from(code))
+                });
+                *byte = (number * 256).div_ceil(243) as u8;
+            }
+        }
+        block[52..].copy_from_slice(&d.to_le_bytes());
+        lost
     }
-    block[52..].copy_from_slice(&d.to_le_bytes());
-    lost
 }
 
 /// See [`decode_ternary_2`].
-#[inline(always)]
-pub(super) fn encode_ternary_2(numbers: &[f32; 256], block: &mut [u8; 66]) -> u64 {
-    let (d, mut codes) = ternary(numbers);
-    let (d, lost) = ternary_scale(numbers, d);
-    if d == NAN {
-        codes = [0; 256];
-    }
-    for (codes, bytes) in codes.as_chunks::<128>().0.iter().zip(block[..64].as_chunks_mut::<32>().0) {
-        for (i, byte) in bytes.iter_mut().enumerate() {
-            *byte = codes[i] | codes[i + 32] << 2 | codes[i + 64] << 4 | codes[i + 96] << 6;
+pub(super) struct Ternary2;
+
+impl Plain<256, 66> for Ternary2 {
+    #[inline(always)]
+    fn encode(numbers: &[f32; 256], block: &mut [u8; 66]) -> u64 {
+        let (d, mut codes) = ternary(numbers);
+        let (d, lost) = ternary_scale(numbers, d);
+        if d == NAN {
+            codes = [0; 256];
         }
+        for (codes, bytes) in codes.as_chunks::<128>().0.iter().zip(block[..64].as_chunks_mut::<32>().0) {
+            for (i, byte) in bytes.iter_mut().enumerate() {
+                *byte = codes[i] | codes[i + 32] << 2 | codes[i + 64] << 4 | codes[i + 96] << 6;
+            }
+        }
+        block[64..].copy_from_slice(&d.to_le_bytes());
+        lost
     }
-    block[64..].copy_from_slice(&d.to_le_bytes());
-    lost
 }

@@ -3,10 +3,11 @@
 //! importance.
 
 use super::fit::{self, Affine, Even, Grid, Turned, nearest, one};
-use super::simd::{Kernel, truncated};
+use super::simd::{self, Kernel, truncated};
 use super::weighing::Importance;
 use super::{NAN, Sound, sound};
 use crate::transform::cast::f32_to_f16;
+use std::marker::PhantomData;
 
 /// Numbers of a block.
 pub(super) const N: usize = 32;
@@ -18,8 +19,28 @@ pub(super) struct Codes {
     pub codes: [u8; N],
 }
 
-/// How a block of `B` bytes is written.
-pub(super) type Write<const B: usize> = fn(u16, u16, &[u8; N], &mut [u8; B]);
+/// A type with blocks of `B` bytes. Methods are called from [`Kernel::run`], and must be inlined as it is.
+pub(super) trait Type<const B: usize> {
+    /// What replaces the ends where columns have an importance.
+    const SEARCH: Search;
+    /// By the ends.
+    fn codes(x: &[f32; N]) -> Codes;
+    /// A block of f16 scale and minimum and codes.
+    fn write(d: u16, m: u16, codes: &[u8; N], block: &mut [u8; B]);
+}
+
+/// Makes blocks of one type.
+pub(super) fn encode<T: Type<B>, const B: usize>(
+    numbers: &[f32],
+    out: &mut [u8],
+    importance: Option<Importance>,
+) -> u64 {
+    let of = PhantomData::<T>;
+    match importance {
+        Some(importance) => simd::run(Weighed { numbers, out, importance, of }),
+        None => simd::run(ByEnds { numbers, out, of }),
+    }
+}
 
 /// The farthest number becomes the code 0 of `2 · half` codes: d = x / −half. Of two that are as far, the first counts.
 #[inline(always)]
@@ -78,43 +99,40 @@ fn truncate(x: &[f32; N], from: f32, d: f32, above: f32, top: f32) -> [u8; N] {
     codes
 }
 
-/// Makes blocks of one type.
-pub(super) struct Ends<'a, F, const B: usize> {
-    pub numbers: &'a [f32],
-    pub out: &'a mut [u8],
-    pub codes: F,
-    pub write: Write<B>,
+struct ByEnds<'a, T, const B: usize> {
+    numbers: &'a [f32],
+    out: &'a mut [u8],
+    of: PhantomData<T>,
 }
 
-impl<F: Fn(&[f32; N]) -> Codes, const B: usize> Kernel for Ends<'_, F, B> {
+impl<T: Type<B>, const B: usize> Kernel for ByEnds<'_, T, B> {
     type Made = u64;
 
     #[inline(always)]
     fn run<const L: usize>(self) -> u64 {
         let mut lost = 0;
         for (x, block) in self.numbers.as_chunks::<N>().0.iter().zip(self.out.as_chunks_mut::<B>().0) {
-            let Codes { d, m, codes } = (self.codes)(x);
-            lost += write(x, f32_to_f16(d), f32_to_f16(m), &codes, block, self.write);
+            let Codes { d, m, codes } = T::codes(x);
+            lost += write::<T, B>(x, f32_to_f16(d), f32_to_f16(m), &codes, block);
         }
         lost
     }
 }
 
 #[inline(always)]
-fn write<const B: usize>(
+fn write<T: Type<B>, const B: usize>(
     x: &[f32; N],
     d: u16,
     m: u16,
     codes: &[u8; N],
     block: &mut [u8; B],
-    write: Write<B>,
 ) -> u64 {
-    write(d, m, codes, block);
+    T::write(d, m, codes, block);
     match sound(x, &[d, m]) {
         Sound::Kept => 0,
         Sound::Lost => N as u64,
         Sound::Never => {
-            write(NAN, NAN, &[0; N], block);
+            T::write(NAN, NAN, &[0; N], block);
             0
         }
     }
@@ -133,18 +151,17 @@ pub(super) const fn affine(top: f32) -> Search {
 }
 
 /// Makes blocks of one type with weights by importance: `importance · √(mean square of the row + x²)`.
-pub(super) struct Weighed<'a, const B: usize> {
-    pub numbers: &'a [f32],
-    pub out: &'a mut [u8],
-    pub importance: Importance<'a>,
-    pub search: Search,
-    pub write: Write<B>,
+struct Weighed<'a, T, const B: usize> {
+    numbers: &'a [f32],
+    out: &'a mut [u8],
+    importance: Importance<'a>,
+    of: PhantomData<T>,
 }
 
 /// Blocks that are searched together, and whose weights are made together.
 const BATCH: usize = 64;
 
-impl<const B: usize> Kernel for Weighed<'_, B> {
+impl<T: Type<B>, const B: usize> Kernel for Weighed<'_, T, B> {
     type Made = u64;
 
     #[inline(always)]
@@ -163,9 +180,9 @@ impl<const B: usize> Kernel for Weighed<'_, B> {
                     *w *= (mean + x * x).sqrt();
                 }
                 let out = self.out.get_mut(at / N * B..).unwrap_or_default();
-                lost += match &self.search {
-                    Search::Even(top) => even::<L, B>(x, w, *top, out, self.write),
-                    Search::Affine(grid) => with_minimum::<L, B>(x, w, grid, out, self.write),
+                lost += match const { &T::SEARCH } {
+                    Search::Even(top) => even::<T, L, B>(x, w, *top, out),
+                    Search::Affine(grid) => with_minimum::<T, L, B>(x, w, grid, out),
                 };
                 at += x.len();
             }
@@ -175,7 +192,7 @@ impl<const B: usize> Kernel for Weighed<'_, B> {
 }
 
 #[inline(always)]
-fn even<const L: usize, const B: usize>(x: &[f32], w: &[f32], top: i32, out: &mut [u8], how: Write<B>) -> u64 {
+fn even<T: Type<B>, const L: usize, const B: usize>(x: &[f32], w: &[f32], top: i32, out: &mut [u8]) -> u64 {
     let mut lost = 0;
     let (mut lanes, mut weights) = (Turned::<N, L>::ZERO, Turned::<N, L>::ZERO);
     for ((x, w), out) in x.chunks(L * N).zip(w.chunks(L * N)).zip(out.chunks_mut(L * B)) {
@@ -192,19 +209,18 @@ fn even<const L: usize, const B: usize>(x: &[f32], w: &[f32], top: i32, out: &mu
                     *code = (nearest(fit.factor * x).min(top - 1).max(-top).wrapping_add(top)) as u8;
                 }
             }
-            lost += write(x, f32_to_f16(scale), 0, &codes, block, how);
+            lost += write::<T, B>(x, f32_to_f16(scale), 0, &codes, block);
         }
     }
     lost
 }
 
 #[inline(always)]
-fn with_minimum<const L: usize, const B: usize>(
+fn with_minimum<T: Type<B>, const L: usize, const B: usize>(
     x: &[f32],
     w: &[f32],
     grid: &Grid,
     out: &mut [u8],
-    how: Write<B>,
 ) -> u64 {
     let mut lost = 0;
     let top = grid.top as i32;
@@ -223,7 +239,7 @@ fn with_minimum<const L: usize, const B: usize>(
                     *code = nearest(fit.factor * (x - fit.from)).min(top).max(0) as u8;
                 }
             }
-            lost += write(x, f32_to_f16(scale), f32_to_f16(-minimum), &codes, block, how);
+            lost += write::<T, B>(x, f32_to_f16(scale), f32_to_f16(-minimum), &codes, block);
         }
     }
     lost

@@ -6,6 +6,7 @@ use super::simd::{self, Kernel};
 use super::weighing::{Importance, Own};
 use super::{NAN, Sound, half, half_to, sound};
 use crate::transform::cast::f32_to_f16;
+use std::marker::PhantomData;
 
 /// What the codes stand for.
 const VALUES: [f32; 16] = [
@@ -57,18 +58,21 @@ const N: usize = 32;
 /// Sub-blocks whose scales are searched together: eight blocks of IQ4_XS.
 const BATCH: usize = 64;
 
-/// Makes blocks of `SUBS` sub-blocks; `finish` is given a block's numbers and the scales that were found.
-struct Searched<'a, F, const SUBS: usize, const B: usize> {
+/// A type whose blocks are `SUBS` sub-blocks.
+trait Type<const SUBS: usize, const B: usize> {
+    /// Makes all of a block but its scale, which it returns, of its numbers and the scales that were found.
+    fn finish(x: &[f32], scales: &[f32; SUBS], block: &mut [u8; B]) -> u16;
+}
+
+/// Makes blocks of one type.
+struct Searched<'a, T, const SUBS: usize, const B: usize> {
     numbers: &'a [f32],
     out: &'a mut [u8],
     importance: Option<Importance<'a>>,
-    finish: F,
+    of: PhantomData<T>,
 }
 
-impl<F, const SUBS: usize, const B: usize> Kernel for Searched<'_, F, SUBS, B>
-where
-    F: Fn(&[f32], &[f32; SUBS], &mut [u8; B]) -> u16,
-{
+impl<T: Type<SUBS, B>, const SUBS: usize, const B: usize> Kernel for Searched<'_, T, SUBS, B> {
     type Made = u64;
 
     #[inline(always)]
@@ -102,7 +106,7 @@ where
             }
             let rows = numbers.chunks_exact(SUBS * N).zip(scales.as_chunks::<SUBS>().0);
             for ((x, scales), block) in rows.zip(out.as_chunks_mut::<B>().0) {
-                let d = (self.finish)(x, scales, block);
+                let d = T::finish(x, scales, block);
                 half_to(block, 0, d);
                 match sound(x, &[d]) {
                     Sound::Kept => {}
@@ -136,7 +140,9 @@ fn inverse(x: f32) -> f32 {
     if x == 0.0 { 0.0 } else { 1.0 / x }
 }
 
-pub(super) fn encode_nl(numbers: &[f32], out: &mut [u8], importance: Option<Importance>) -> u64 {
+struct Nl;
+
+impl Type<1, 18> for Nl {
     #[inline(always)]
     fn finish(x: &[f32], &[scale]: &[f32; 1], block: &mut [u8; 18]) -> u16 {
         for x in x.as_chunks().0 {
@@ -144,10 +150,11 @@ pub(super) fn encode_nl(numbers: &[f32], out: &mut [u8], importance: Option<Impo
         }
         f32_to_f16(scale)
     }
-    simd::run(Searched::<_, 1, 18> { numbers, out, importance, finish })
 }
 
-pub(super) fn encode_xs(numbers: &[f32], out: &mut [u8], importance: Option<Importance>) -> u64 {
+struct Xs;
+
+impl Type<8, 136> for Xs {
     #[inline(always)]
     fn finish(x: &[f32], scales: &[f32; 8], block: &mut [u8; 136]) -> u16 {
         let (mut far, mut signed) = (0.0, 0.0);
@@ -168,5 +175,12 @@ pub(super) fn encode_xs(numbers: &[f32], out: &mut [u8], importance: Option<Impo
         }
         f32_to_f16(d)
     }
-    simd::run(Searched::<_, 8, 136> { numbers, out, importance, finish })
+}
+
+pub(super) fn encode_nl(numbers: &[f32], out: &mut [u8], importance: Option<Importance>) -> u64 {
+    simd::run(Searched { numbers, out, importance, of: PhantomData::<Nl> })
+}
+
+pub(super) fn encode_xs(numbers: &[f32], out: &mut [u8], importance: Option<Importance>) -> u64 {
+    simd::run(Searched { numbers, out, importance, of: PhantomData::<Xs> })
 }

@@ -1,9 +1,7 @@
 //! Q4_0 and Q4_1: 32 numbers of four bits with an f16 scale, the second with an f16 minimum too. Byte `j` of the codes
 //! holds number `j` in its low nibble and number `j + 16` in its high one.
 
-use super::ends::{self, Ends, Search, Weighed};
-use super::simd;
-use super::weighing::Importance;
+use super::ends::{self, Codes, Search};
 use super::{half, half_to};
 
 /// f16 `d`, 16 bytes of codes: `(code − 8) · d`.
@@ -28,35 +26,41 @@ pub(super) fn decode_1(block: &[u8; 20], out: &mut [f32; 32]) {
     }
 }
 
-pub(super) fn encode_0(numbers: &[f32], out: &mut [u8], importance: Option<Importance>) -> u64 {
-    match importance {
-        Some(importance) => {
-            simd::run(Weighed::<18> { numbers, out, importance, search: Search::Even(8), write: write_0 })
-        }
-        None => simd::run(Ends { numbers, out, codes: |x: &_| ends::by_farthest(x, 8.0), write: write_0 }),
+/// How Q4_0 is made.
+pub(super) struct Type0;
+
+impl ends::Type<18> for Type0 {
+    const SEARCH: Search = Search::Even(8);
+
+    #[inline(always)]
+    fn codes(x: &[f32; 32]) -> Codes {
+        ends::by_farthest(x, 8.0)
+    }
+
+    #[inline(always)]
+    fn write(d: u16, _: u16, codes: &[u8; 32], block: &mut [u8; 18]) {
+        half_to(block, 0, d);
+        nibbles(codes, &mut block[2..]);
     }
 }
 
-pub(super) fn encode_1(numbers: &[f32], out: &mut [u8], importance: Option<Importance>) -> u64 {
-    match importance {
-        Some(importance) => {
-            simd::run(Weighed::<20> { numbers, out, importance, search: ends::affine(15.0), write: write_1 })
-        }
-        None => simd::run(Ends { numbers, out, codes: |x: &_| ends::by_range(x, 15.0), write: write_1 }),
+/// How Q4_1 is made.
+pub(super) struct Type1;
+
+impl ends::Type<20> for Type1 {
+    const SEARCH: Search = ends::affine(15.0);
+
+    #[inline(always)]
+    fn codes(x: &[f32; 32]) -> Codes {
+        ends::by_range(x, 15.0)
     }
-}
 
-#[inline(always)]
-fn write_0(d: u16, _: u16, codes: &[u8; 32], block: &mut [u8; 18]) {
-    half_to(block, 0, d);
-    nibbles(codes, &mut block[2..]);
-}
-
-#[inline(always)]
-fn write_1(d: u16, m: u16, codes: &[u8; 32], block: &mut [u8; 20]) {
-    half_to(block, 0, d);
-    half_to(block, 2, m);
-    nibbles(codes, &mut block[4..]);
+    #[inline(always)]
+    fn write(d: u16, m: u16, codes: &[u8; 32], block: &mut [u8; 20]) {
+        half_to(block, 0, d);
+        half_to(block, 2, m);
+        nibbles(codes, &mut block[4..]);
+    }
 }
 
 /// Code `j` beside code `j + 16`.

@@ -1,9 +1,7 @@
 //! Q5_0 and Q5_1: Q4_0 and Q4_1 with a fifth bit for each number, kept apart: bit `j` of a little-endian u32.
 
-use super::ends::{self, Ends, Search, Weighed};
+use super::ends::{self, Codes, Search};
 use super::q4::nibbles;
-use super::simd;
-use super::weighing::Importance;
 use super::{half, half_to};
 
 /// f16 `d`, u32 of fifth bits, 16 bytes of codes: `(code − 16) · d`.
@@ -54,37 +52,43 @@ fn fifth_bits_and_nibbles(bytes: &[u8], out: &mut [f32; 32], number: impl Fn(f32
     }
 }
 
-pub(super) fn encode_0(numbers: &[f32], out: &mut [u8], importance: Option<Importance>) -> u64 {
-    match importance {
-        Some(importance) => {
-            simd::run(Weighed::<22> { numbers, out, importance, search: Search::Even(16), write: write_0 })
-        }
-        None => simd::run(Ends { numbers, out, codes: |x: &_| ends::by_farthest(x, 16.0), write: write_0 }),
+/// How Q5_0 is made.
+pub(super) struct Type0;
+
+impl ends::Type<22> for Type0 {
+    const SEARCH: Search = Search::Even(16);
+
+    #[inline(always)]
+    fn codes(x: &[f32; 32]) -> Codes {
+        ends::by_farthest(x, 16.0)
+    }
+
+    #[inline(always)]
+    fn write(d: u16, _: u16, codes: &[u8; 32], block: &mut [u8; 22]) {
+        half_to(block, 0, d);
+        fifths(codes, &mut block[2..6]);
+        nibbles(codes, &mut block[6..]);
     }
 }
 
-pub(super) fn encode_1(numbers: &[f32], out: &mut [u8], importance: Option<Importance>) -> u64 {
-    match importance {
-        Some(importance) => {
-            simd::run(Weighed::<24> { numbers, out, importance, search: ends::affine(31.0), write: write_1 })
-        }
-        None => simd::run(Ends { numbers, out, codes: |x: &_| ends::by_range(x, 31.0), write: write_1 }),
+/// How Q5_1 is made.
+pub(super) struct Type1;
+
+impl ends::Type<24> for Type1 {
+    const SEARCH: Search = ends::affine(31.0);
+
+    #[inline(always)]
+    fn codes(x: &[f32; 32]) -> Codes {
+        ends::by_range(x, 31.0)
     }
-}
 
-#[inline(always)]
-fn write_0(d: u16, _: u16, codes: &[u8; 32], block: &mut [u8; 22]) {
-    half_to(block, 0, d);
-    fifths(codes, &mut block[2..6]);
-    nibbles(codes, &mut block[6..]);
-}
-
-#[inline(always)]
-fn write_1(d: u16, m: u16, codes: &[u8; 32], block: &mut [u8; 24]) {
-    half_to(block, 0, d);
-    half_to(block, 2, m);
-    fifths(codes, &mut block[4..8]);
-    nibbles(codes, &mut block[8..]);
+    #[inline(always)]
+    fn write(d: u16, m: u16, codes: &[u8; 32], block: &mut [u8; 24]) {
+        half_to(block, 0, d);
+        half_to(block, 2, m);
+        fifths(codes, &mut block[4..8]);
+        nibbles(codes, &mut block[8..]);
+    }
 }
 
 /// The fifth bits of the codes.

@@ -68,9 +68,7 @@ impl Own {
     /// Of the numbers of one.
     pub(super) fn one(self, x: &[f32], w: &mut [f32]) {
         let mean = match self {
-            Own::MeanAndMagnitude => {
-                (x.iter().fold(0.0f32, |sum, &x| sum + x * x) / x.len() as f32).sqrt()
-            }
+            Own::MeanAndMagnitude => (x.iter().fold(0.0f32, |sum, &x| sum + x * x) / x.len() as f32).sqrt(),
             _ => 0.0,
         };
         for (&x, w) in x.iter().zip(w) {

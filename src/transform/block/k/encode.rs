@@ -101,7 +101,14 @@ fn searched<const S: usize>(x: &[f32; S], w: [f32; S], grid: &Grid, fit: &Affine
 /// Weights by importance: `importance · √(mean + x²)`, where `mean` is `of_mean` times the block's mean square; and what
 /// they sum to in each sub-block.
 #[inline(always)]
-pub(super) fn weigh<const S: usize>(x: &[f32], importance: Importance, at: usize, of_mean: f32, w: &mut [f32], sums: &mut [f32]) {
+pub(super) fn weigh<const S: usize>(
+    x: &[f32],
+    importance: Importance,
+    at: usize,
+    of_mean: f32,
+    w: &mut [f32],
+    sums: &mut [f32],
+) {
     importance.of(at, w);
     let blocks = x.as_chunks::<N>().0.iter().zip(w.as_chunks_mut::<N>().0);
     for ((x, w), sums) in blocks.zip(sums.chunks_mut(N / S)) {
@@ -133,7 +140,13 @@ trait Minima<const S: usize, const SUBS: usize, const B: usize> {
     /// What the mean square counts in weights by importance.
     const OF_MEAN: f32;
     /// The scales and minima written, and as they are read again.
-    fn scales(block: &mut [u8; B], d: u16, dmin: u16, scales: [u8; SUBS], minima: [u8; SUBS]) -> [(u8, u8); SUBS];
+    fn scales(
+        block: &mut [u8; B],
+        d: u16,
+        dmin: u16,
+        scales: [u8; SUBS],
+        minima: [u8; SUBS],
+    ) -> [(u8, u8); SUBS];
     fn codes(block: &mut [u8; B], codes: &[u8; N]);
 }
 
@@ -226,7 +239,9 @@ impl Minima<32, 8, 176> for Five {
     fn codes(block: &mut [u8; 176], codes: &[u8; N]) {
         let (fifths, nibbles) = block[16..].split_at_mut(32);
         fifths.fill(0);
-        for (pair, (codes, to)) in codes.as_chunks::<64>().0.iter().zip(nibbles.as_chunks_mut::<32>().0).enumerate() {
+        for (pair, (codes, to)) in
+            codes.as_chunks::<64>().0.iter().zip(nibbles.as_chunks_mut::<32>().0).enumerate()
+        {
             for (i, (to, fifth)) in to.iter_mut().zip(&mut *fifths).enumerate() {
                 *to = codes[i] & 15 | codes[i + 32] << 4;
                 *fifth |= (codes[i] >> 4 | codes[i + 32] >> 4 << 1) << (pair * 2);
@@ -271,7 +286,12 @@ impl<T: Minima<S, SUBS, B>, const S: usize, const SUBS: usize, const B: usize> K
             } else {
                 affine::<S, L, false>(numbers, weights, grid, fits);
             }
-            let rows = numbers.as_chunks::<N>().0.iter().zip(fits.as_chunks::<SUBS>().0).zip(sums.as_chunks::<SUBS>().0);
+            let rows = numbers
+                .as_chunks::<N>()
+                .0
+                .iter()
+                .zip(fits.as_chunks::<SUBS>().0)
+                .zip(sums.as_chunks::<SUBS>().0);
             for (at, (((x, fits), sums), block)) in rows.zip(out.as_chunks_mut::<B>().0).enumerate() {
                 let scales = fits.map(|fit| fit.scale);
                 let minima = fits.map(|fit| fit.minimum);
@@ -318,21 +338,38 @@ fn positive<const SUBS: usize>(values: &[f32; SUBS], sums: &[f32; SUBS], levels:
     (f32_to_f16(scale), codes)
 }
 
-pub(in crate::transform::block) fn encode_2(x: &[f32], out: &mut [u8], importance: Option<Importance>) -> u64 {
+pub(in crate::transform::block) fn encode_2(
+    x: &[f32],
+    out: &mut [u8],
+    importance: Option<Importance>,
+) -> u64 {
     simd::run(WithMinima::<Two, 16, 16, 84> { numbers: x, out, importance, of: std::marker::PhantomData })
 }
 
-pub(in crate::transform::block) fn encode_4(x: &[f32], out: &mut [u8], importance: Option<Importance>) -> u64 {
+pub(in crate::transform::block) fn encode_4(
+    x: &[f32],
+    out: &mut [u8],
+    importance: Option<Importance>,
+) -> u64 {
     simd::run(WithMinima::<Four, 32, 8, 144> { numbers: x, out, importance, of: std::marker::PhantomData })
 }
 
-pub(in crate::transform::block) fn encode_5(x: &[f32], out: &mut [u8], importance: Option<Importance>) -> u64 {
+pub(in crate::transform::block) fn encode_5(
+    x: &[f32],
+    out: &mut [u8],
+    importance: Option<Importance>,
+) -> u64 {
     simd::run(WithMinima::<Five, 32, 8, 176> { numbers: x, out, importance, of: std::marker::PhantomData })
 }
 
 /// The fits of sub-blocks of `S` numbers with codes on both sides of zero.
 #[inline(always)]
-pub(super) fn even<const S: usize, const L: usize>(numbers: &[f32], weights: Weights, top: i32, fits: &mut [Even]) {
+pub(super) fn even<const S: usize, const L: usize>(
+    numbers: &[f32],
+    weights: Weights,
+    top: i32,
+    fits: &mut [Even],
+) {
     let (mut x, mut w) = (Turned::<S, L>::ZERO, Turned::<S, L>::ZERO);
     for (group, to) in fits.chunks_mut(L).enumerate() {
         fit::turn(numbers.get(group * L * S..).unwrap_or_default(), &mut x);
@@ -349,7 +386,13 @@ pub(super) fn even<const S: usize, const L: usize>(numbers: &[f32], weights: Wei
 
 /// The codes, from 0, that a sub-block's search ended with.
 #[inline(never)]
-pub(super) fn searched_even<const S: usize>(x: &[f32; S], w: [f32; S], top: i32, fit: &Even, codes: &mut [u8; S]) {
+pub(super) fn searched_even<const S: usize>(
+    x: &[f32; S],
+    w: [f32; S],
+    top: i32,
+    fit: &Even,
+    codes: &mut [u8; S],
+) {
     if fit.factor.is_nan() {
         one::even(x, &w, top, codes);
         return;
@@ -439,6 +482,10 @@ fn six_bit_codes(block: &mut [u8; 210], codes: &[u8; N]) {
     }
 }
 
-pub(in crate::transform::block) fn encode_6(x: &[f32], out: &mut [u8], importance: Option<Importance>) -> u64 {
+pub(in crate::transform::block) fn encode_6(
+    x: &[f32],
+    out: &mut [u8],
+    importance: Option<Importance>,
+) -> u64 {
     simd::run(Six { numbers: x, out, importance })
 }

@@ -19,7 +19,11 @@ struct Three<'a> {
     importance: Option<Importance<'a>>,
 }
 
-pub(in crate::transform::block) fn encode_3(x: &[f32], out: &mut [u8], importance: Option<Importance>) -> u64 {
+pub(in crate::transform::block) fn encode_3(
+    x: &[f32],
+    out: &mut [u8],
+    importance: Option<Importance>,
+) -> u64 {
     simd::run(Three { numbers: x, out, importance })
 }
 
@@ -125,7 +129,8 @@ fn pack_scales(scales: &[u8; 16], to: &mut [u8]) {
         to[i] = scales[i] & 15 | (scales[i + 8] & 15) << 4;
     }
     for i in 0..4 {
-        to[8 + i] = scales[i] >> 4 | scales[i + 4] >> 4 << 2 | scales[i + 8] >> 4 << 4 | scales[i + 12] >> 4 << 6;
+        to[8 + i] =
+            scales[i] >> 4 | scales[i + 4] >> 4 << 2 | scales[i + 8] >> 4 << 4 | scales[i + 12] >> 4 << 6;
     }
 }
 
