@@ -245,6 +245,27 @@ mod tests {
     }
 
     #[test]
+    fn every_width_makes_the_same_bytes() {
+        // A count of blocks that fills no width.
+        let numbers: Vec<f32> = (0..256 * 37).map(|i| ((i * i % 8191) as f32 - 4000.0) * 1e-4).collect();
+        let importance: Vec<f32> = (0..256 * 37).map(|i| (i % 19) as f32 * 0.3).collect();
+        for row in ROWS.iter().filter(|row| row.encode.is_some()) {
+            let facts = row.dtype.facts();
+            let make = || {
+                let count = numbers.len() / facts.block_elements as usize * facts.block_bytes as usize;
+                let (mut plain, mut weighed) = (vec![0; count], vec![0; count]);
+                encode(row.dtype, &numbers, &mut plain);
+                encode_weighed(row.dtype, &numbers, numbers.len(), 0, &importance, &mut weighed);
+                (plain, weighed)
+            };
+            let widest = make();
+            for lanes in [8, 16, 32] {
+                assert!(simd::tests::with_lanes(lanes, make) == widest, "{} {lanes}", row.dtype);
+            }
+        }
+    }
+
+    #[test]
     fn no_bytes_make_a_decoder_panic() {
         let mut state = 1u64;
         for row in ROWS {

@@ -394,3 +394,106 @@ pub(super) fn table<const N: usize, const L: usize>(
     }
     lanes!(l => choose(mask(far[l] >= NOTHING), scale[l], 0.0))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Sub-blocks of all kinds, those that lanes cannot do among them, and their weights.
+    fn subs<const N: usize>(count: usize) -> Vec<([f32; N], [f32; N])> {
+        let mut state = 1u64;
+        let mut next = || {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (state >> 40) as f32 / 8_388_608.0 - 1.0
+        };
+        let make = |sub: usize| {
+            let scale = [1.0, 1e-3, 1e-41, 1e-13, 3e4, 1e19, 3e38][sub % 7];
+            let kind = sub / 7 % 6;
+            let x = std::array::from_fn(|i| {
+                let x = next() * next() * scale;
+                match kind {
+                    1 => x.abs(),
+                    2 => -x.abs(),
+                    3 if i % 3 > 0 => 0.0,
+                    4 => scale * if i == N / 2 { -1.0 } else { 0.01 * next() },
+                    5 if sub % 2 == 0 => scale,
+                    5 => [0.0, -0.0][i % 2],
+                    _ => x,
+                }
+            });
+            (x, std::array::from_fn(|_| next().abs() + if sub % 3 == 0 { 1.0 } else { 0.0 }))
+        };
+        (0..count).map(make).collect()
+    }
+
+    fn turned<const N: usize, const L: usize>(subs: &[([f32; N], [f32; N])]) -> (Turned<N, L>, Turned<N, L>) {
+        let (mut x, mut w) = (Turned::ZERO, Turned::ZERO);
+        turn(&subs.iter().flat_map(|sub| sub.0).collect::<Vec<f32>>(), &mut x);
+        turn(&subs.iter().flat_map(|sub| sub.1).collect::<Vec<f32>>(), &mut w);
+        (x, w)
+    }
+
+    fn check<const N: usize, const L: usize>() {
+        let grids = [
+            Grid { top: 15.0, first: -1.0, step: 0.1, steps: 20, absolute: false },
+            Grid { top: 31.0, first: -0.9, step: 0.05, steps: 36, absolute: false },
+            Grid { top: 3.0, first: -0.5, step: 0.1, steps: 15, absolute: true },
+        ];
+        let same = |a: f32, b: f32| a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan();
+        let mut sound = 0;
+        for subs in subs::<N>(420).chunks(L - 1) {
+            let (x, w) = turned::<N, L>(subs);
+            for (l, (numbers, _)) in subs.iter().enumerate() {
+                assert!(numbers.iter().zip(&x.0).all(|(&n, row)| same(n, row[l])));
+            }
+            assert!(x.0.iter().all(|row| row[L - 1] == 0.0), "a lane without numbers holds zeros");
+            for grid in &grids {
+                let fits: [Affine; L] = if grid.absolute {
+                    affine::<N, L, true>(&x, &w, grid)
+                } else {
+                    affine::<N, L, false>(&x, &w, grid)
+                };
+                for ((numbers, weights), fit) in subs.iter().zip(fits) {
+                    if fit.factor.is_nan() {
+                        continue;
+                    }
+                    let mut codes = [0; N];
+                    let (scale, minimum) = one::affine(numbers, weights, grid, &mut codes);
+                    assert!(same(scale, fit.scale) && same(minimum, fit.minimum), "{numbers:?}");
+                    let ours =
+                        numbers.map(|x| nearest(fit.factor * (x - fit.from)).clamp(0, grid.top as i32) as u8);
+                    assert_eq!(ours, codes, "{numbers:?}");
+                    sound += 1;
+                }
+            }
+            for top in [4, 8, 16, 32] {
+                for ((numbers, weights), fit) in subs.iter().zip(even::<N, L>(&x, &w, top as f32)) {
+                    if fit.factor.is_nan() {
+                        continue;
+                    }
+                    let mut codes = [0; N];
+                    let scale = one::even(numbers, weights, top, &mut codes);
+                    assert!(same(scale, fit.scale), "{numbers:?}: {scale} {}", fit.scale);
+                    let ours = numbers.map(|x| (nearest(fit.factor * x).clamp(-top, top - 1) + top) as u8);
+                    assert_eq!(ours, codes, "{numbers:?}");
+                    sound += 1;
+                }
+            }
+            for ((numbers, _), scale) in subs.iter().zip(refined::<N, L>(&x)) {
+                let theirs = one::refined(numbers, &mut [0; N]);
+                assert!(same(scale, theirs), "{numbers:?}: {scale} {theirs}");
+            }
+        }
+        assert!(sound > 1500, "{sound}: lanes did hardly anything");
+    }
+
+    #[test]
+    fn a_lane_does_as_the_sequential_twin() {
+        check::<32, 8>();
+        check::<32, 16>();
+        check::<32, 32>();
+        check::<16, 8>();
+        check::<16, 16>();
+        check::<16, 32>();
+    }
+}

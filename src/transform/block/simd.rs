@@ -10,16 +10,21 @@
 pub(super) trait Kernel {
     /// What it gives back.
     type Made;
-    /// Does the work with `L` lanes, a multiple of 8 up to [`LANES_MAX`].
+    /// Does the work with `L` lanes: 8, 16 or 32.
     fn run<const L: usize>(self) -> Self::Made;
 }
-
-/// The most lanes that a kernel is asked to work with.
-pub(super) const LANES_MAX: usize = 32;
 
 /// Runs the kernel with the widest vectors that the machine has, two of them at a time so that one's additions need not
 /// wait for the last.
 pub(super) fn run<K: Kernel>(kernel: K) -> K::Made {
+    #[cfg(test)]
+    if let Some(lanes) = tests::lanes() {
+        return match lanes {
+            8 => kernel.run::<8>(),
+            16 => kernel.run::<16>(),
+            _ => kernel.run::<32>(),
+        };
+    }
     #[cfg(target_arch = "x86_64")]
     {
         if is_x86_feature_detected!("avx512f")
@@ -58,4 +63,42 @@ pub(super) fn truncated(x: f32, top: f32) -> u8 {
     let x = if x < 255.0 { x } else { 255.0 };
     // SAFETY: it is between 0 and 255, and no NaN: a comparison with one would have been false, twice.
     unsafe { x.to_int_unchecked::<i32>() as u8 }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use std::cell::Cell;
+
+    thread_local! {
+        static LANES: Cell<Option<usize>> = const { Cell::new(None) };
+    }
+
+    pub(super) fn lanes() -> Option<usize> {
+        LANES.get()
+    }
+
+    /// Has kernels work with so many lanes, compiled for the oldest machines.
+    pub fn with_lanes<T>(lanes: usize, work: impl FnOnce() -> T) -> T {
+        LANES.set(Some(lanes));
+        let made = work();
+        LANES.set(None);
+        made
+    }
+
+    #[test]
+    fn what_is_cut_stays_within_bounds() {
+        for (x, top, expected) in [
+            (0.0, 15.0, 0),
+            (-3.5, 15.0, 0),
+            (7.99, 15.0, 7),
+            (16.5, 15.0, 15),
+            (300.0, 1e9, 255),
+            (f32::NAN, 15.0, 0),
+            (f32::INFINITY, 31.0, 31),
+            (f32::NEG_INFINITY, 31.0, 0),
+            (9.0, f32::NAN, 255),
+        ] {
+            assert_eq!(super::truncated(x, top), expected, "{x} {top}");
+        }
+    }
 }
