@@ -141,12 +141,17 @@ enum Sound {
     Never,
 }
 
-/// Whether the block of these numbers, with these f16 for scales, holds them.
+/// The largest magnitude; not finite if a number is not.
 #[inline(always)]
-fn sound(numbers: &[f32], scales: &[u16]) -> Sound {
+fn farthest(numbers: &[f32]) -> f32 {
     // Magnitudes are ordered as their bits are; a NaN is above all.
     let far = numbers.iter().fold(0, |max: i32, &x| max.max((x.to_bits() & 0x7fff_ffff) as i32));
-    let far = f32::from_bits(far as u32);
+    f32::from_bits(far as u32)
+}
+
+/// Whether a block whose numbers reach so far holds them with these f16 for scales.
+#[inline(always)]
+fn sound(far: f32, scales: &[u16]) -> Sound {
     if !far.is_finite() {
         return Sound::Never;
     }

@@ -1,7 +1,7 @@
 //! One, two and three values a number: TQ1_0 and TQ2_0 (ternary), Q1_0 (signs), Q2_0. No zero points but fixed ones, one
 //! f16 scale a block.
 
-use super::{NAN, Plain, Sound, half, sound};
+use super::{NAN, Plain, Sound, farthest, half, sound};
 use crate::transform::cast;
 
 /// 48 bytes of five ternary digits, 4 bytes of four, f16 `d`: `(digit − 1) · d`. The first 32 bytes give their first
@@ -85,7 +85,7 @@ fn ternary(numbers: &[f32; 256]) -> (u16, [u8; 256]) {
 /// The scale where all numbers are finite, and how many are lost if it does not fit.
 #[inline(always)]
 fn ternary_scale(numbers: &[f32], d: u16) -> (u16, u64) {
-    match sound(numbers, &[d]) {
+    match sound(farthest(numbers), &[d]) {
         Sound::Kept => (d, 0),
         Sound::Lost => (d, numbers.len() as u64),
         Sound::Never => (NAN, 0),

@@ -5,7 +5,7 @@
 use super::fit::{self, Affine, Even, Grid, Turned, nearest, one};
 use super::simd::{self, Kernel, truncated};
 use super::weighing::Importance;
-use super::{NAN, Sound, sound};
+use super::{NAN, Sound, farthest, sound};
 use crate::transform::cast::f32_to_f16;
 use std::marker::PhantomData;
 
@@ -14,9 +14,11 @@ pub(super) const N: usize = 32;
 
 /// What a block is made of: f16 scale and minimum, codes from zero.
 pub(super) struct Codes {
-    pub d: f32,
-    pub m: f32,
-    pub codes: [u8; N],
+    /// The largest magnitude of the numbers; not finite if one of them is not.
+    far: f32,
+    d: f32,
+    m: f32,
+    codes: [u8; N],
 }
 
 /// A type with blocks of `B` bytes. Methods are called from [`Kernel::run`], and must be inlined as it is.
@@ -42,9 +44,11 @@ pub(super) fn encode<T: Type<B>, const B: usize>(
     }
 }
 
-/// The farthest number becomes the code 0 of `2 · half` codes: d = x / −half. Of two that are as far, the first counts.
+/// The farthest number becomes the code 0 of `TOP + 1` codes: d = −x / (half of them). Of two that are as far, the first
+/// counts.
 #[inline(always)]
-pub(super) fn by_farthest(x: &[f32; N], half: f32) -> Codes {
+pub(super) fn by_farthest<const TOP: u8>(x: &[f32; N]) -> Codes {
+    let half = f32::from(TOP / 2 + 1);
     // As integers, the bits of positive numbers are ordered as they are, and those of negative ones lie below.
     let (mut above, mut below) = (i32::MIN, i32::MIN);
     for x in x {
@@ -60,12 +64,12 @@ pub(super) fn by_farthest(x: &[f32; N], half: f32) -> Codes {
         std::cmp::Ordering::Equal => x.iter().copied().find(|x| x.abs() == far).unwrap_or(far),
     };
     let d = signed / -half;
-    Codes { d, m: 0.0, codes: truncate(x, 0.0, d, half + 0.5, 2.0 * half - 1.0) }
+    Codes { far, d, m: 0.0, codes: truncate::<TOP>(x, 0.0, d, half + 0.5) }
 }
 
-/// The smallest number becomes the code 0, the largest `top`.
+/// The smallest number becomes the code 0, the largest `TOP`.
 #[inline(always)]
-pub(super) fn by_range(x: &[f32; N], top: f32) -> Codes {
+pub(super) fn by_range<const TOP: u8>(x: &[f32; N]) -> Codes {
     // Negative numbers are ordered the other way round.
     let ordered = |bits: i32| bits ^ ((bits >> 31) as u32 >> 1) as i32;
     let (mut low, mut high) = (i32::MAX, i32::MIN);
@@ -81,20 +85,22 @@ pub(super) fn by_range(x: &[f32; N], top: f32) -> Codes {
             *end = x.iter().copied().find(|&x| x == 0.0).unwrap_or(*end);
         }
     }
-    let d = (high - low) / top;
-    Codes { d, m: low, codes: truncate(x, low, d, 0.5, top) }
+    let d = (high - low) / f32::from(TOP);
+    let far = if high.is_finite() { low.abs().max(high.abs()) } else { high };
+    let far = if low.is_finite() { far } else { low };
+    Codes { far, d, m: low, codes: truncate::<TOP>(x, low, d, 0.5) }
 }
 
-/// `(x − from) / d + above` cut to an integer, up to `top`. Zeros where 1 / d overflows, as x86 has it.
+/// `(x − from) / d + above` cut to an integer, up to `TOP`. Zeros where 1 / d overflows, as x86 has it.
 #[inline(always)]
-fn truncate(x: &[f32; N], from: f32, d: f32, above: f32, top: f32) -> [u8; N] {
+fn truncate<const TOP: u8>(x: &[f32; N], from: f32, d: f32, above: f32) -> [u8; N] {
     let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
     if inverse.is_infinite() {
         return [0; N];
     }
     let mut codes = [0; N];
     for (&x, code) in x.iter().zip(&mut codes) {
-        *code = truncated((x - from) * inverse + above, top);
+        *code = truncated::<TOP>((x - from) * inverse + above);
     }
     codes
 }
@@ -112,23 +118,17 @@ impl<T: Type<B>, const B: usize> Kernel for ByEnds<'_, T, B> {
     fn run<const L: usize>(self) -> u64 {
         let mut lost = 0;
         for (x, block) in self.numbers.as_chunks::<N>().0.iter().zip(self.out.as_chunks_mut::<B>().0) {
-            let Codes { d, m, codes } = T::codes(x);
-            lost += write::<T, B>(x, f32_to_f16(d), f32_to_f16(m), &codes, block);
+            let Codes { far, d, m, codes } = T::codes(x);
+            lost += write::<T, B>(far, f32_to_f16(d), f32_to_f16(m), &codes, block);
         }
         lost
     }
 }
 
 #[inline(always)]
-fn write<T: Type<B>, const B: usize>(
-    x: &[f32; N],
-    d: u16,
-    m: u16,
-    codes: &[u8; N],
-    block: &mut [u8; B],
-) -> u64 {
+fn write<T: Type<B>, const B: usize>(far: f32, d: u16, m: u16, codes: &[u8; N], block: &mut [u8; B]) -> u64 {
     T::write(d, m, codes, block);
-    match sound(x, &[d, m]) {
+    match sound(far, &[d, m]) {
         Sound::Kept => 0,
         Sound::Lost => N as u64,
         Sound::Never => {
@@ -209,7 +209,7 @@ fn even<T: Type<B>, const L: usize, const B: usize>(x: &[f32], w: &[f32], top: i
                     *code = (nearest(fit.factor * x).min(top - 1).max(-top).wrapping_add(top)) as u8;
                 }
             }
-            lost += write::<T, B>(x, f32_to_f16(scale), 0, &codes, block);
+            lost += write::<T, B>(farthest(x), f32_to_f16(scale), 0, &codes, block);
         }
     }
     lost
@@ -239,7 +239,7 @@ fn with_minimum<T: Type<B>, const L: usize, const B: usize>(
                     *code = nearest(fit.factor * (x - fit.from)).min(top).max(0) as u8;
                 }
             }
-            lost += write::<T, B>(x, f32_to_f16(scale), f32_to_f16(-minimum), &codes, block);
+            lost += write::<T, B>(farthest(x), f32_to_f16(scale), f32_to_f16(-minimum), &codes, block);
         }
     }
     lost

@@ -4,7 +4,7 @@ use super::fit::{self, Table, Turned, nearest};
 use super::q4;
 use super::simd::{self, Kernel};
 use super::weighing::{Importance, Own};
-use super::{NAN, Sound, half, half_to, sound};
+use super::{NAN, Sound, farthest, half, half_to, sound};
 use crate::transform::cast::f32_to_f16;
 use std::marker::PhantomData;
 
@@ -108,7 +108,7 @@ impl<T: Type<SUBS, B>, const SUBS: usize, const B: usize> Kernel for Searched<'_
             for ((x, scales), block) in rows.zip(out.as_chunks_mut::<B>().0) {
                 let d = T::finish(x, scales, block);
                 half_to(block, 0, d);
-                match sound(x, &[d]) {
+                match sound(farthest(x), &[d]) {
                     Sound::Kept => {}
                     Sound::Lost => lost += x.len() as u64,
                     Sound::Never => half_to(block, 0, NAN),

@@ -34,7 +34,7 @@ impl ends::Type<18> for Type0 {
 
     #[inline(always)]
     fn codes(x: &[f32; 32]) -> Codes {
-        ends::by_farthest(x, 8.0)
+        ends::by_farthest::<15>(x)
     }
 
     #[inline(always)]
@@ -52,7 +52,7 @@ impl ends::Type<20> for Type1 {
 
     #[inline(always)]
     fn codes(x: &[f32; 32]) -> Codes {
-        ends::by_range(x, 15.0)
+        ends::by_range::<15>(x)
     }
 
     #[inline(always)]

@@ -60,7 +60,7 @@ impl ends::Type<22> for Type0 {
 
     #[inline(always)]
     fn codes(x: &[f32; 32]) -> Codes {
-        ends::by_farthest(x, 16.0)
+        ends::by_farthest::<31>(x)
     }
 
     #[inline(always)]
@@ -79,7 +79,7 @@ impl ends::Type<24> for Type1 {
 
     #[inline(always)]
     fn codes(x: &[f32; 32]) -> Codes {
-        ends::by_range(x, 31.0)
+        ends::by_range::<31>(x)
     }
 
     #[inline(always)]
@@ -94,6 +94,9 @@ impl ends::Type<24> for Type1 {
 /// The fifth bits of the codes.
 #[inline(always)]
 fn fifths(codes: &[u8; 32], to: &mut [u8]) {
-    let bits = codes.iter().enumerate().fold(0u32, |bits, (j, &code)| bits | u32::from(code >> 4 & 1) << j);
-    to.copy_from_slice(&bits.to_le_bytes());
+    for (codes, to) in codes.as_chunks::<8>().0.iter().zip(to) {
+        // Byte `j` is a bit at place 8 j, and times 2^(56 − 7 j) at place 56 + j.
+        let bits = u64::from_le_bytes(*codes) >> 4 & 0x0101_0101_0101_0101;
+        *to = (bits.wrapping_mul(0x0102_0408_1020_4080) >> 56) as u8;
+    }
 }

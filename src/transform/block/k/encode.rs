@@ -5,7 +5,7 @@ use super::N;
 use crate::transform::block::fit::{self, Affine, Even, Grid, Turned, nearest, one};
 use crate::transform::block::simd::{self, Kernel};
 use crate::transform::block::weighing::{Importance, Own};
-use crate::transform::block::{NAN, Sound, sound};
+use crate::transform::block::{NAN, Sound, farthest, sound};
 use crate::transform::cast::{f16_to_f32, f32_to_f16};
 
 /// Blocks whose sub-blocks are searched together, so that all lanes have work.
@@ -316,7 +316,7 @@ impl<T: Minima<S, SUBS, B>, const S: usize, const SUBS: usize, const B: usize> K
                     }
                 }
                 T::codes(block, &codes);
-                match sound(x, &[d, dmin]) {
+                match sound(farthest(x), &[d, dmin]) {
                     Sound::Kept => {}
                     Sound::Lost => lost += N as u64,
                     Sound::Never => {
@@ -459,7 +459,7 @@ impl Kernel for Six<'_> {
                     six_bit_codes(block, &codes);
                     block[208..].copy_from_slice(&d.to_le_bytes());
                 }
-                match sound(x, &[d]) {
+                match sound(farthest(x), &[d]) {
                     Sound::Kept => {}
                     Sound::Lost => lost += N as u64,
                     Sound::Never => block[208..].copy_from_slice(&NAN.to_le_bytes()),

@@ -5,7 +5,7 @@ use super::encode::{BATCH, Weights, even, searched_even, two_bits, weigh};
 use crate::transform::block::fit::{self, Even, Turned, nearest, one};
 use crate::transform::block::simd::{self, Kernel};
 use crate::transform::block::weighing::{Importance, Own};
-use crate::transform::block::{NAN, Sound, half_to, sound};
+use crate::transform::block::{NAN, Sound, farthest, half_to, sound};
 use crate::transform::cast::{f16_to_f32, f32_to_f16};
 
 /// Codes lie between −4 and 3, scales between −32 and 31.
@@ -80,7 +80,7 @@ impl Kernel for Three<'_> {
                     }
                 }
                 pack_codes(&codes, block);
-                match sound(x, &[d]) {
+                match sound(farthest(x), &[d]) {
                     Sound::Kept => {}
                     Sound::Lost => lost += N as u64,
                     Sound::Never => half_to(block, 108, NAN),
