@@ -293,7 +293,7 @@ pub(super) fn refined<const N: usize, const L: usize>(x: &Turned<N, L>) -> [f32;
     let (mut sum_lx, mut sum_l2) = ([0.0f32; L], [0.0f32; L]);
     for (x, codes) in x.iter().zip(&mut codes.0) {
         for l in 0..L {
-            let code = nearest(factor[l] * x[l]).min(TOP - 1).max(-TOP) as f32;
+            let code = nearest(factor[l] * x[l]).clamp(-TOP, TOP - 1) as f32;
             codes[l] = code;
             let w = x[l] * x[l];
             sum_lx[l] += w * x[l] * code;
@@ -308,7 +308,7 @@ pub(super) fn refined<const N: usize, const L: usize>(x: &Turned<N, L>) -> [f32;
                 let w = x * x;
                 let lx = sum_lx[l] - w * x * old;
                 let l2 = sum_l2[l] - w * old * old;
-                let code = nearest(x * l2 / lx).min(TOP - 1).max(-TOP) as f32;
+                let code = nearest(x * l2 / lx).clamp(-TOP, TOP - 1) as f32;
                 let new_lx = lx + w * x * code;
                 let new_l2 = l2 + w * code * code;
                 let better = mask(lx > 0.0)

@@ -167,7 +167,7 @@ impl Type<8, 136> for Xs {
         let factor = inverse(d);
         block[2..8].fill(0);
         for (sub, x) in x.as_chunks().0.iter().take(8).enumerate() {
-            let level = nearest(factor * scales[sub]).min(31).max(-32);
+            let level = nearest(factor * scales[sub]).clamp(-32, 31);
             codes(x, inverse(d * level as f32), &mut block[8 + sub * 16..][..16]);
             let level = level.wrapping_add(32) as u8;
             block[4 + sub / 2] |= (level & 15) << (sub % 2 * 4);

@@ -453,7 +453,7 @@ impl Kernel for Six<'_> {
                             continue;
                         }
                         for (&x, code) in x.iter().zip(codes) {
-                            *code = (nearest(x / scale).min(TOP - 1).max(-TOP) + TOP) as u8;
+                            *code = (nearest(x / scale).clamp(-TOP, TOP - 1) + TOP) as u8;
                         }
                     }
                     six_bit_codes(block, &codes);

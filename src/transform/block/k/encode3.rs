@@ -71,7 +71,7 @@ impl Kernel for Three<'_> {
                     let scale = d32 * (f32::from(levels[sub]) - SCALE_TOP as f32);
                     if scale != 0.0 {
                         for (&x, code) in x.iter().zip(codes) {
-                            *code = nearest(x / scale).min(TOP - 1).max(-TOP).wrapping_add(TOP) as u8;
+                            *code = nearest(x / scale).clamp(-TOP, TOP - 1).wrapping_add(TOP) as u8;
                         }
                     } else if weights.given.is_some() {
                         searched_even(x, weights.one(at * 16 + sub, x), TOP, &fits[sub], codes);
@@ -117,7 +117,7 @@ fn levels(scales: &[f32; 16]) -> (u16, [u8; 16]) {
     let inverse = -(SCALE_TOP as f32) / signed;
     let codes = scales.map(|scale| {
         let code = i32::from(nearest(inverse * scale) as i8);
-        (code.min(SCALE_TOP - 1).max(-SCALE_TOP).wrapping_add(SCALE_TOP)) as u8
+        code.clamp(-SCALE_TOP, SCALE_TOP - 1).wrapping_add(SCALE_TOP) as u8
     });
     (f32_to_f16(1.0 / inverse), codes)
 }
