@@ -18,7 +18,8 @@ const NUMBERS: usize = 8192;
 fn main() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/golden/ggml/input.f32");
     let bytes = std::fs::read(path).unwrap();
-    let numbers: Vec<f32> = bytes.as_chunks().0.iter().take(NUMBERS).map(|&b| f32::from_le_bytes(b)).collect();
+    let numbers: Vec<f32> =
+        bytes.as_chunks().0.iter().take(NUMBERS).map(|&b| f32::from_le_bytes(b)).collect();
     let importance: Vec<f32> = (0..COLUMNS).map(|i| 0.1 + (i * 7919 % 1000) as f32 / 300.0).collect();
     let wanted: Vec<String> = std::env::args().skip(1).filter(|name| !name.starts_with('-')).collect();
     println!("{:8} {:>8} {:>10}", "type", "plain", "importance");
