@@ -125,6 +125,20 @@ fn most(a: f32, b: f32) -> f32 {
     if a > b { a } else { b }
 }
 
+/// The largest magnitude in each lane, and the first number that has it.
+#[inline(always)]
+fn farthest<const N: usize, const L: usize>(x: &[[f32; L]; N]) -> ([f32; L], [f32; L]) {
+    let (mut far, mut signed) = ([0.0f32; L], [0.0f32; L]);
+    for x in x {
+        for l in 0..L {
+            let farther = mask(x[l].abs() > far[l]);
+            far[l] = choose(farther, x[l].abs(), far[l]);
+            signed[l] = choose(farther, x[l], signed[l]);
+        }
+    }
+    (far, signed)
+}
+
 /// The code of `x` as a float, between 0 and `top`.
 #[inline(always)]
 fn code(x: f32, top: f32) -> f32 {
@@ -223,14 +237,7 @@ pub(super) fn even<const N: usize, const L: usize>(
     top: f32,
 ) -> [Even; L] {
     let (x, w) = (&x.0, &w.0);
-    let (mut far, mut signed) = ([0.0f32; L], [0.0f32; L]);
-    for x in x {
-        for l in 0..L {
-            let farther = mask(x[l].abs() > far[l]);
-            far[l] = choose(farther, x[l].abs(), far[l]);
-            signed[l] = choose(farther, x[l], signed[l]);
-        }
-    }
+    let (far, signed) = farthest(x);
     let mut weighed = Turned::<N, L>::ZERO;
     for ((x, w), weighed) in x.iter().zip(w).zip(&mut weighed.0) {
         for l in 0..L {
@@ -280,14 +287,7 @@ pub(super) fn even<const N: usize, const L: usize>(
 pub(super) fn refined<const N: usize, const L: usize>(x: &Turned<N, L>) -> [f32; L] {
     const TOP: i32 = 4;
     let x = &x.0;
-    let (mut far, mut signed) = ([0.0f32; L], [0.0f32; L]);
-    for x in x {
-        for l in 0..L {
-            let farther = mask(x[l].abs() > far[l]);
-            far[l] = choose(farther, x[l].abs(), far[l]);
-            signed[l] = choose(farther, x[l], signed[l]);
-        }
-    }
+    let (far, signed) = farthest(x);
     let factor = lanes!(l => -(TOP as f32) / signed[l]);
     let mut codes = Turned::<N, L>::ZERO;
     let (mut sum_lx, mut sum_l2) = ([0.0f32; L], [0.0f32; L]);
@@ -349,14 +349,7 @@ pub(super) fn table<const N: usize, const L: usize>(
 ) -> [f32; L] {
     const TRIES: i8 = 7;
     let (x, w) = (&x.0, &w.0);
-    let (mut far, mut signed) = ([0.0f32; L], [0.0f32; L]);
-    for x in x {
-        for l in 0..L {
-            let farther = mask(x[l].abs() > far[l]);
-            far[l] = choose(farther, x[l].abs(), far[l]);
-            signed[l] = choose(farther, x[l], signed[l]);
-        }
-    }
+    let (far, signed) = farthest(x);
     let (mut scale, mut best) = ([0.0f32; L], [0.0f32; L]);
     let plain = std::iter::once(None);
     for step in plain.chain((-TRIES..=TRIES).map(Some)) {
