@@ -59,7 +59,15 @@ const WORDS: &[(&[&str], &[&str], &str)] = &[
     ),
     (
         &["unsafe"],
-        &["buf", "source/local", "sink/cuda", "cli/signals", "transform/simd", "verify/device"],
+        &[
+            "buf",
+            "source/local",
+            "sink/cuda",
+            "cli/signals",
+            "verify/device",
+            "transform/simd",
+            "transform/block/simd",
+        ],
         "unsafe code has named rooms",
     ),
     (

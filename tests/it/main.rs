@@ -20,6 +20,7 @@ mod diff;
 mod doctor;
 mod families;
 mod forward;
+mod ggml_blocks;
 mod gguf;
 mod hash;
 mod hostile;

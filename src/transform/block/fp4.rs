@@ -5,6 +5,8 @@
 //! Hugging Face checkpoints have (gpt-oss) keeps scales and codes in tensors of their own, code `2 j` beside `2 j + 1`.
 //! Both hold the same numbers, so that one is made of the other by moving nibbles.
 
+use super::{Plain, q4};
+
 /// Twice what the codes stand for, as ggml has it: without a negative zero.
 const DOUBLED: [f32; 16] =
     [0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 0.0, -1.0, -2.0, -3.0, -4.0, -6.0, -8.0, -12.0];
@@ -35,6 +37,53 @@ pub(super) fn decode_mxfp4(block: &[u8; 17], out: &mut [f32; 32]) {
         *low = half_scale * DOUBLED[usize::from(code & 15)];
         *high = half_scale * DOUBLED[usize::from(code >> 4)];
     }
+}
+
+/// The scale is the power of two that brings the largest magnitude between 4 and 8; a number takes the nearest value, of
+/// two as near the one nearer zero, which is never the negative one. No finite number is too large.
+pub(super) struct MxFp4;
+
+impl Plain<32, 17> for MxFp4 {
+    #[inline(always)]
+    fn encode(numbers: &[f32; 32], block: &mut [u8; 17]) -> u64 {
+        let far = numbers.iter().fold(0, |max: i32, &x| max.max((x.to_bits() & 0x7fff_ffff) as i32)) as u32;
+        if far >= 0x7f80_0000 {
+            // The largest scale and code: infinite.
+            *block = [0x77; 17];
+            block[0] = 255;
+            return 0;
+        }
+        let e = if far == 0 { 0 } else { floor_log2(far).wrapping_add(125) as u8 };
+        let half_scale = if e < 2 { f32::from_bits(1 << 21 << e) } else { power(e - 1) };
+        block[0] = e;
+        // Values that overflow are never the nearest.
+        let limit = |i: usize| match DOUBLED[i + 1] * half_scale {
+            f32::INFINITY => f32::INFINITY,
+            _ => (DOUBLED[i] + DOUBLED[i + 1]) / 2.0 * half_scale,
+        };
+        let limits: [f32; 7] = std::array::from_fn(limit);
+        let mut codes = [0u8; 32];
+        for limit in limits {
+            for (&x, code) in numbers.iter().zip(&mut codes) {
+                *code = code.wrapping_add(u8::from(x.abs() > limit));
+            }
+        }
+        for (&x, code) in numbers.iter().zip(&mut codes) {
+            *code |= u8::from((x < 0.0) & (*code > 0)) << 3;
+        }
+        q4::nibbles(&codes, &mut block[1..]);
+        0
+    }
+}
+
+/// The logarithm of a positive number of these bits, in f32, rounded down. It is the exponent, but that the logarithm of
+/// a number just below a power of two is rounded up to the next integer.
+#[inline(always)]
+fn floor_log2(bits: u32) -> i32 {
+    if bits < 1 << 23 || bits & 0x7f_f000 == 0x7f_f000 {
+        return (f64::from(f32::from_bits(bits)).log2() as f32).floor() as i32;
+    }
+    (bits >> 23) as i32 - 127
 }
 
 /// Four scales, then for each 8 bytes of codes: low nibbles, then high ones. A scale is an E4M3 float whose sign is not

@@ -1,6 +1,12 @@
 //! IQ4_NL and IQ4_XS: codes of four bits that stand for sixteen values, closer together near zero.
 
-use super::half;
+use super::fit::{self, Table, Turned, nearest};
+use super::q4;
+use super::simd::{self, Kernel};
+use super::weighing::{Importance, Own};
+use super::{NAN, Sound, farthest, half, half_to, sound};
+use crate::transform::cast::f32_to_f16;
+use std::marker::PhantomData;
 
 /// What the codes stand for.
 const VALUES: [f32; 16] = [
@@ -33,4 +39,148 @@ fn nibbles(codes: &[u8], scale: f32, out: &mut [f32; 32]) {
         *low = scale * VALUES[usize::from(code & 15)];
         *high = scale * VALUES[usize::from(code >> 4)];
     }
+}
+
+/// The values, the second and each next with half the way to it from the one before: exact, and what is just there
+/// goes up, as in the reference.
+const TABLE: Table = {
+    let mut steps = [(0.0, 0.0); 15];
+    let mut i = 0;
+    while i < 15 {
+        steps[i] = ((VALUES[i] + VALUES[i + 1]) / 2.0, VALUES[i + 1] - VALUES[i]);
+        i += 1;
+    }
+    Table { least: VALUES[0], steps }
+};
+
+/// Numbers of a sub-block.
+const N: usize = 32;
+/// Sub-blocks whose scales are searched together: eight blocks of IQ4_XS.
+const BATCH: usize = 64;
+
+/// A type whose blocks are `SUBS` sub-blocks.
+trait Type<const SUBS: usize, const B: usize> {
+    /// Makes all of a block but its scale, which it returns, of its numbers and the scales that were found.
+    fn finish(x: &[f32], scales: &[f32; SUBS], block: &mut [u8; B]) -> u16;
+}
+
+/// Makes blocks of one type.
+struct Searched<'a, T, const SUBS: usize, const B: usize> {
+    numbers: &'a [f32],
+    out: &'a mut [u8],
+    importance: Option<Importance<'a>>,
+    of: PhantomData<T>,
+}
+
+impl<T: Type<SUBS, B>, const SUBS: usize, const B: usize> Kernel for Searched<'_, T, SUBS, B> {
+    type Made = u64;
+
+    #[inline(always)]
+    fn run<const L: usize>(self) -> u64 {
+        let (mut x, mut w) = (Turned::<N, L>::ZERO, Turned::<N, L>::ZERO);
+        let mut given = [0.0; BATCH * N];
+        let mut scales = [0.0; BATCH];
+        let mut lost = 0;
+        let batches = self.numbers.chunks(BATCH * N).zip(self.out.chunks_mut(BATCH / SUBS * B));
+        for (batch, (numbers, out)) in batches.enumerate() {
+            if let Some(importance) = self.importance {
+                let given = &mut given[..numbers.len()];
+                importance.of(batch * BATCH * N, given);
+                for (x, w) in numbers.chunks(SUBS * N).zip(given.chunks_mut(SUBS * N)) {
+                    let square = x.iter().fold(0.0f32, |sum, &x| sum + x * x);
+                    let mean = square * (2.0 / (SUBS * N) as f32);
+                    for (&x, w) in x.iter().zip(w) {
+                        *w *= (mean + x * x).sqrt();
+                    }
+                }
+            }
+            let groups = numbers.chunks(L * N).zip(given.chunks(L * N)).zip(scales.chunks_mut(L));
+            for ((numbers, given), scales) in groups {
+                fit::turn(numbers, &mut x);
+                match self.importance {
+                    Some(_) => fit::turn(given, &mut w),
+                    None => Own::Square.lanes(&x, &mut w),
+                }
+                let found = fit::table(&x, &w, &TABLE);
+                scales.copy_from_slice(&found[..scales.len()]);
+            }
+            let rows = numbers.chunks_exact(SUBS * N).zip(scales.as_chunks::<SUBS>().0);
+            for ((x, scales), block) in rows.zip(out.as_chunks_mut::<B>().0) {
+                let d = T::finish(x, scales, block);
+                half_to(block, 0, d);
+                match sound(farthest(x), &[d]) {
+                    Sound::Kept => {}
+                    Sound::Lost => lost += x.len() as u64,
+                    Sound::Never => half_to(block, 0, NAN),
+                }
+            }
+        }
+        lost
+    }
+}
+
+/// The codes of 32 numbers times a factor, in the order of Q4_0.
+#[inline(always)]
+fn codes(x: &[f32; N], factor: f32, to: &mut [u8]) {
+    let mut codes = [0u8; N];
+    if factor.is_nan() {
+        // Nothing is less than what is not a number.
+        codes = [15; N];
+    }
+    for &(begins, _) in &TABLE.steps {
+        for (&x, code) in x.iter().zip(&mut codes) {
+            *code = code.wrapping_add(u8::from(x * factor >= begins));
+        }
+    }
+    q4::nibbles(&codes, to);
+}
+
+#[inline(always)]
+fn inverse(x: f32) -> f32 {
+    if x == 0.0 { 0.0 } else { 1.0 / x }
+}
+
+struct Nl;
+
+impl Type<1, 18> for Nl {
+    #[inline(always)]
+    fn finish(x: &[f32], &[scale]: &[f32; 1], block: &mut [u8; 18]) -> u16 {
+        for x in x.as_chunks().0 {
+            codes(x, inverse(scale), &mut block[2..]);
+        }
+        f32_to_f16(scale)
+    }
+}
+
+struct Xs;
+
+impl Type<8, 136> for Xs {
+    #[inline(always)]
+    fn finish(x: &[f32], scales: &[f32; 8], block: &mut [u8; 136]) -> u16 {
+        let (mut far, mut signed) = (0.0, 0.0);
+        for scale in scales {
+            if scale.abs() > far {
+                (far, signed) = (scale.abs(), *scale);
+            }
+        }
+        let d = -signed / 32.0;
+        let factor = inverse(d);
+        block[2..8].fill(0);
+        for (sub, x) in x.as_chunks().0.iter().take(8).enumerate() {
+            let level = nearest(factor * scales[sub]).clamp(-32, 31);
+            codes(x, inverse(d * level as f32), &mut block[8 + sub * 16..][..16]);
+            let level = level.wrapping_add(32) as u8;
+            block[4 + sub / 2] |= (level & 15) << (sub % 2 * 4);
+            block[2 + sub / 4] |= level >> 4 << (sub % 4 * 2);
+        }
+        f32_to_f16(d)
+    }
+}
+
+pub(super) fn encode_nl(numbers: &[f32], out: &mut [u8], importance: Option<Importance>) -> u64 {
+    simd::run(Searched { numbers, out, importance, of: PhantomData::<Nl> })
+}
+
+pub(super) fn encode_xs(numbers: &[f32], out: &mut [u8], importance: Option<Importance>) -> u64 {
+    simd::run(Searched { numbers, out, importance, of: PhantomData::<Xs> })
 }

@@ -1,6 +1,12 @@
 //! The K types: 256 numbers in sub-blocks of 16 or 32, whose scales (and minima) are themselves codes of few bits with
 //! an f16 scale for the whole block.
 
+mod encode;
+mod encode3;
+
+pub(super) use encode::{encode_2, encode_4, encode_5, encode_6};
+pub(super) use encode3::encode_3;
+
 use super::half;
 
 /// Numbers of a block.
