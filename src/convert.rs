@@ -34,7 +34,7 @@ use crate::error::{Error, Result};
 use crate::machine;
 use crate::open::Model;
 use crate::plan::weave::{self, Limits};
-use crate::run::job::Job;
+use crate::run::job::{Control, Job};
 use crate::sink::file::free_bytes;
 use crate::sink::output::{self, Begin, Identity};
 use crate::transform::method;
@@ -426,6 +426,11 @@ pub fn convert(model: Model, options: Options) -> Job<Summary> {
 /// Carries a plan out.
 pub fn carry_out(model: Model, options: Options, plan: Plan, trace: bool) -> Job<Summary> {
     Job::start("convert", trace, move |control| write::write(&model, &options, plan, control))
+}
+
+/// Carries a plan out within another job.
+pub(crate) fn carry(model: &Model, options: &Options, plan: Plan, control: &Control) -> Result<Summary> {
+    write::write(model, options, plan, control)
 }
 
 /// What is said of numbers that a narrow type rounds: those of quantised blocks and of codes times scales have more bits

@@ -141,7 +141,7 @@ pub(super) fn pack(model: &Model, options: &Options, asked: &Quantize, draft: &m
     draft.config = ConfigEdit { quantization: Some(said.clone()), ..std::mem::take(&mut draft.config) };
     if let Some((_, bytes)) = draft.texts.iter_mut().find(|(name, _)| name == "config.json") {
         let mut config = config;
-        config::insert(&mut config, &said);
+        insert(&mut config, &said);
         *bytes = config::text(&config)?;
     }
     if decided.settled.scheme.config == Config::Gptq {
