@@ -33,6 +33,7 @@ mod open;
 mod output;
 mod parallel;
 mod plan;
+mod quantize;
 mod safetensors;
 mod synth;
 mod torch;
