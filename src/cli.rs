@@ -14,6 +14,7 @@ mod inspect;
 mod load;
 mod output;
 mod progress;
+mod quantize;
 mod signals;
 mod synth;
 #[cfg(feature = "verify")]
@@ -50,6 +51,8 @@ enum Command {
     Load(load::Args),
     /// Any of safetensors, PyTorch .bin and GGUF into any other, with configs and tokenizers
     Convert(convert::Args),
+    /// A model into fewer bits: int4 and other schemes that vLLM, transformers and MLX open, with the error it costs
+    Quantize(Box<quantize::Args>),
     /// What differs between two models: names, types, shapes and values, whatever they are written in
     Diff(diff::Args),
     /// Whether a model computes what it should: a forward pass, alone or against another; also prompts and embeddings
@@ -74,6 +77,7 @@ impl Command {
             Command::Inspect(args) => inspect::run(args, common),
             Command::Load(args) => load::run(args, common),
             Command::Convert(args) => convert::run(args, common),
+            Command::Quantize(args) => quantize::run(*args, common),
             Command::Diff(args) => diff::run(args, common),
             #[cfg(feature = "verify")]
             Command::Verify(args) => verify::run(*args, common),

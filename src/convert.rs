@@ -17,6 +17,7 @@ mod companions;
 mod draft;
 mod examine;
 mod files;
+mod pack;
 mod same;
 pub mod tensors;
 mod to_gguf;
@@ -25,6 +26,7 @@ mod write;
 
 pub use draft::Renaming;
 pub use files::FilePlan;
+pub use pack::{Decided, Quantize, Why};
 
 use crate::checkpoint::{Container, MetaValue};
 use crate::dtype::DType;
@@ -32,9 +34,10 @@ use crate::error::{Error, Result};
 use crate::machine;
 use crate::open::Model;
 use crate::plan::weave::{self, Limits};
-use crate::run::job::Job;
+use crate::run::job::{Control, Job};
 use crate::sink::file::free_bytes;
 use crate::sink::output::{self, Begin, Identity};
+use crate::transform::method;
 use crate::transform::recipe::{LeftOut, Recipe, Source};
 use companions::{Companion, Companions};
 use draft::Draft;
@@ -99,6 +102,8 @@ pub struct Options {
     pub memory_bytes: u64,
     /// Workers; as many as pay off where it is not said.
     pub threads: Option<usize>,
+    /// Quantise the linear layers.
+    pub quantize: Option<Quantize>,
 }
 
 impl Options {
@@ -126,6 +131,7 @@ impl Options {
             tokenizer_from: None,
             memory_bytes: MEMORY_BYTES,
             threads: None,
+            quantize: None,
         }
     }
 
@@ -154,6 +160,10 @@ impl Options {
                 "a conversion needs at least {} of memory",
                 crate::text::bytes(MEMORY_BYTES_MIN)
             )));
+        }
+        if self.quantize.is_some() && self.container() != Container::Safetensors {
+            return Err(Error::usage(format!("schemes of matrices are not written as {}", self.container()))
+                .hint("--to safetensors"));
         }
         if self.shard_bytes == Some(0) || self.split_bytes == Some(0) || self.split_tensors == Some(0) {
             return Err(Error::usage("files of nothing hold nothing"));
@@ -232,6 +242,8 @@ pub struct Plan {
     pub notes: Vec<String>,
     /// Files beside the weights that do not travel: a line for each reason.
     pub files_left_out: Vec<String>,
+    /// What is quantised, and how.
+    pub quantized: Option<Decided>,
     companions: Vec<Companion>,
     hash: String,
 }
@@ -257,7 +269,7 @@ impl Plan {
         options.check()?;
         let container = options.container();
         let directory = options.makes_directory();
-        let draft = draft(model, options, container)?;
+        let (draft, quantized) = draft(model, options, container)?;
         let source_bytes = model.table.totals().size_bytes;
         let files = files::lay_out(model, &draft, options, container, directory)?;
         let companions = match directory {
@@ -279,6 +291,7 @@ impl Plan {
             chat_template: draft.chat_template,
             notes: draft.notes,
             files_left_out: companions.left_out,
+            quantized,
             companions: companions.files,
             recipe: draft.recipe,
             files,
@@ -390,6 +403,8 @@ pub struct Summary {
     pub saturated: Vec<(String, u64)>,
     /// Numbers of offset norms that do not come back exactly, by tensor.
     pub inexact: Vec<(String, u64)>,
+    /// How far each quantised matrix is from what it was; without those of files that an earlier run had finished.
+    pub errors: Vec<(String, method::Error)>,
     /// What a person should know.
     pub notes: Vec<String>,
 }
@@ -411,6 +426,11 @@ pub fn convert(model: Model, options: Options) -> Job<Summary> {
 /// Carries a plan out.
 pub fn carry_out(model: Model, options: Options, plan: Plan, trace: bool) -> Job<Summary> {
     Job::start("convert", trace, move |control| write::write(&model, &options, plan, control))
+}
+
+/// Carries a plan out within another job.
+pub(crate) fn carry(model: &Model, options: &Options, plan: Plan, control: &Control) -> Result<Summary> {
+    write::write(model, options, plan, control)
 }
 
 /// What is said of numbers that a narrow type rounds: those of quantised blocks and of codes times scales have more bits
@@ -444,7 +464,7 @@ fn rounded(recipe: &Recipe) -> Option<String> {
 }
 
 /// Chooses the way and goes it.
-fn draft(model: &Model, options: &Options, to: Container) -> Result<Draft> {
+fn draft(model: &Model, options: &Options, to: Container) -> Result<(Draft, Option<Decided>)> {
     if model.table.tensors.is_empty() {
         return Err(Error::bad_input("holds no tensors"));
     }
@@ -462,11 +482,15 @@ fn draft(model: &Model, options: &Options, to: Container) -> Result<Draft> {
     if to == Container::Gguf {
         to_gguf::edit_keys(&mut draft, options)?;
     }
+    let quantized = match &options.quantize {
+        Some(asked) => Some(pack::pack(model, options, asked, &mut draft)?),
+        None => None,
+    };
     draft.rename(options)?;
     if draft.firsts.is_empty() {
         draft.firsts = (0..draft.recipe.outputs.len()).collect();
     }
-    Ok(draft)
+    Ok((draft, quantized))
 }
 
 /// The directory that an output stands in: where its link leads to, if it is one.

@@ -23,7 +23,7 @@
 //! | 4 | [open]: the only place that joins a source to a format; [plan] |
 //! | 5 | [sink]: host memory, GPU memory, files |
 //! | 6 | [run]: threads, jobs, events |
-//! | 7 | [load], [convert], [diff], [inspect], [doctor], [synth]: what the library offers, one call each |
+//! | 7 | [load], [convert], [quantize], [diff], [inspect], [doctor], [synth]: what the library offers, one call each |
 //! | 8 | `verify` (a cargo feature): the forward pass, and what is measured on it |
 //! | 9 | `cli`, in the binary: arguments, output, signals |
 //!
@@ -61,6 +61,7 @@ pub mod load;
 pub mod machine;
 pub mod open;
 pub mod plan;
+pub mod quantize;
 pub mod run;
 pub mod sink;
 pub mod source;

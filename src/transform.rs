@@ -9,6 +9,7 @@ pub mod gather;
 pub mod method;
 pub mod packing;
 pub mod recipe;
+pub mod scheme;
 pub mod select;
 pub mod simd;
 pub mod task;

@@ -72,6 +72,10 @@ pub(super) fn travelling(
     if draft.config.dequantised {
         written.push("hf_quant_config.json".into());
     }
+    if draft.config.quantization.is_some() {
+        // They say how it was quantised before.
+        written.extend(["quantize_config.json", "quant_config.json", "hf_quant_config.json"].map(String::from));
+    }
     let modules = match model.companion("modules.json", JSON_BYTES_MAX)? {
         Some(bytes) => serde_json::from_slice(&bytes).map_or(Vec::new(), |m| module_folders(&m)),
         None => Vec::new(),
@@ -90,9 +94,9 @@ pub(super) fn travelling(
 
 /// A config that names the weights' type, where they have got another one.
 fn edited(model: &Model, draft: &Draft, name: &str) -> Result<Option<Vec<u8>>> {
-    let edit = draft.config;
+    let edit = &draft.config;
     let is_config = name == "config.json" || name.ends_with("/config.json") && !name.contains("_");
-    if !is_config || edit == draft::ConfigEdit::default() {
+    if !is_config || *edit == draft::ConfigEdit::default() {
         return Ok(None);
     }
     let Some(bytes) = model.companion(name, JSON_BYTES_MAX)? else { return Ok(None) };
@@ -115,6 +119,10 @@ fn edited(model: &Model, draft: &Draft, name: &str) -> Result<Option<Vec<u8>>> {
                 changed |= place.shift_remove(key).is_some();
             }
         }
+    }
+    if let Some(said) = edit.quantization.as_ref().filter(|_| name == "config.json") {
+        super::pack::insert(&mut config, said);
+        changed = true;
     }
     if !changed {
         return Ok(None);

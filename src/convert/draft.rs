@@ -77,12 +77,14 @@ pub(super) struct Draft {
 }
 
 /// What a config must be told of the new weights.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct ConfigEdit {
     /// The weights' new type.
     pub(super) dtype: Option<DType>,
     /// They are no longer quantised.
     pub(super) dequantised: bool,
+    /// How they are quantised now.
+    pub(super) quantization: Option<serde_json::Value>,
 }
 
 impl Draft {

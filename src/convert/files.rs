@@ -117,8 +117,8 @@ pub(super) fn lay_out(
         let shards: Vec<Range<usize>> = match container {
             Container::Gguf => gguf::split(&sizes, options.split_bytes, options.split_tensors),
             _ => match options.shard_bytes {
-                Some(shard_bytes) => layout::split_by_size(&sizes, shard_bytes),
-                None if model.is_gguf() => layout::split_by_size(&sizes, SHARD_BYTES),
+                Some(shard_bytes) => split_together(draft, &members, &sizes, shard_bytes),
+                None if model.is_gguf() => split_together(draft, &members, &sizes, SHARD_BYTES),
                 None => split_as_source(model, draft, &members),
             },
         };
@@ -158,6 +158,23 @@ pub(super) fn lay_out(
         }
     }
     Ok(files)
+}
+
+/// Shards of at most so many bytes, in which tensors that hold a matrix together stay together.
+fn split_together(draft: &Draft, members: &[usize], sizes: &[u64], shard_bytes: u64) -> Vec<Range<usize>> {
+    let matrix = |at: usize| match draft.recipe.outputs.get(members[at]).map(|o| &o.form) {
+        Some(Form::Face { packed, .. }) => Some(*packed),
+        _ => None,
+    };
+    // Where each piece that is not to be parted begins.
+    let starts: Vec<usize> =
+        (0..members.len()).filter(|&at| at == 0 || matrix(at).is_none() || matrix(at) != matrix(at - 1)).collect();
+    let end = |n: usize| starts.get(n).copied().unwrap_or(members.len());
+    let whole: Vec<u64> = (0..starts.len())
+        .map(|n| sizes[end(n)..end(n + 1)].iter().fold(0u64, |sum, &size| sum.saturating_add(size)))
+        .collect();
+    let shards = layout::split_by_size(&whole, shard_bytes);
+    shards.into_iter().map(|shard| end(shard.start)..end(shard.end)).collect()
 }
 
 /// A shard for each file of the source: outputs are in its order.
@@ -311,6 +328,12 @@ pub(super) fn hash(
     for output in &draft.recipe.outputs {
         add(format_args!("{output:?}"));
     }
+    for packed in &draft.recipe.packed {
+        let p = &packed.packing;
+        add(format_args!("{:?} {} {} {} {}", packed.matrix, p.layout.name, p.bits, p.group_columns, p.dtype));
+        add(format_args!("{:?} {:?}", packed.quantiser, packed.outputs));
+    }
+    add(format_args!("{:?}", options.quantize.as_ref().map(|q| q.zero_odd)));
     for value in &draft.recipe.values {
         add(format_args!("{value:?}"));
     }

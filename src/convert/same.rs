@@ -19,7 +19,7 @@ pub(super) fn draft(model: &Model, options: &Options, to: Container) -> Result<D
     let config = model.json("config.json")?;
     // Without a cast, and where the container can hold what there is, nothing is interpreted: codes and scales of any
     // scheme are tensors like others.
-    let interpret = options.dtype.is_some() || table.tensors.iter().any(|t| !holds(to, t.dtype));
+    let interpret = options.dtype.is_some() || options.quantize.is_some() || table.tensors.iter().any(|t| !holds(to, t.dtype));
     let all = match interpret {
         true => {
             let all = model.values(config.as_ref())?;
@@ -75,7 +75,8 @@ pub(super) fn draft(model: &Model, options: &Options, to: Container) -> Result<D
         draft.recipe.outputs.push(output);
     }
     draft.recipe.values = all;
-    draft.config = ConfigEdit { dtype: options.dtype.filter(|d| d.is_float()), dequantised };
+    draft.config =
+        ConfigEdit { dtype: options.dtype.filter(|d| d.is_float()), dequantised, quantization: None };
     match to {
         Container::Safetensors => draft.add_metadata(model),
         Container::Gguf => draft.keys = to_gguf::keys_of(model, options, &draft.recipe)?,

@@ -117,9 +117,10 @@ pub(super) fn write(model: &Model, options: &Options, plan: Plan, control: &Cont
         memory_bytes,
         threads,
         saturate: options.saturate,
+        zero_odd: options.quantize.as_ref().is_some_and(|q| q.zero_odd),
     };
     let writing = Writing { plan: &plan, out: &out, kept: AtomicUsize::new(0), single: Default::default() };
-    let losses = weave::weave(&run, &targets, &writing, control)?;
+    let weave::Made { losses, errors } = weave::weave(&run, &targets, &writing, control)?;
     let Writing { kept, single, .. } = writing;
     for file in &model.files {
         if let Some(local) = file.as_local() {
@@ -168,6 +169,10 @@ pub(super) fn write(model: &Model, options: &Options, plan: Plan, control: &Cont
         threads,
         saturated: of(|l| l.overflows),
         inexact: of(|l| l.inexact),
+        errors: {
+            let named = plan.recipe.packed.iter().map(|p| p.matrix.name.clone()).zip(errors);
+            named.filter(|(_, error)| error.count > 0).collect()
+        },
         notes,
     })
 }

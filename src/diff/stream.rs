@@ -68,6 +68,7 @@ impl<'a> Stream<'a> {
                 self.bytes.extend_from_slice(made);
                 Ok(())
             }
+            Work::Pack(_) => Err(Error::bug("codes are compared")),
         }
     }
 
@@ -75,6 +76,7 @@ impl<'a> Stream<'a> {
         let file = match &task.work {
             Work::Copy { file, .. } => Some(*file),
             Work::Make(make) => make.reads.first().map(|r| r.file),
+            Work::Pack(_) => None,
         };
         let error = error.tensor(&self.output.name);
         match file.and_then(|f| self.model.table.files.get(f.index())) {

@@ -92,6 +92,7 @@ impl Work<'_> {
         Ok(first.is_none_or(|task| match task.work {
             Way::Copy { .. } => true,
             Way::Make(make) => make.memory_bytes() <= LIGHT_BYTES,
+            Way::Pack(_) => false,
         }))
     }
 

@@ -10,6 +10,7 @@
 //! matrix to be transposed, codes whose scales lie in another tensor) is decoded as the stretch of the source that holds
 //! it, and gathered then.
 
+mod pack;
 mod strand;
 
 use crate::checkpoint::{ByteOrder, Checkpoint, FileId, row_major_strides};
@@ -18,8 +19,9 @@ use crate::error::{Error, Result};
 use crate::transform::block;
 use crate::transform::cast::{self, Fix};
 use crate::transform::packing::PackedTensors;
-use crate::transform::recipe::{Output, Part, Recipe, Source, Value};
+use crate::transform::recipe::{Form, Output, Part, Recipe, Source, Value};
 use crate::transform::view::View;
+pub use pack::{Pack, writes};
 use std::ops::Range;
 use std::sync::Arc;
 use strand::{Feed, Flags, Strand, packed_rows, whole_matrix};
@@ -66,6 +68,9 @@ pub enum Work {
     },
     /// They are made of others.
     Make(Box<Make>),
+    /// They are the codes of some rows of a matrix; what else these rows have is written with them, into other tensors of
+    /// the same file. The task's offset is zero, and its size that of all of it.
+    Pack(Pack),
 }
 
 /// Bytes to be read.
@@ -156,6 +161,20 @@ impl Rows {
 }
 
 impl Make {
+    /// f32 of a file as they are.
+    fn copied(file: FileId, offset_bytes: u64, size_bytes: u64) -> Make {
+        Make {
+            reads: vec![Read { file, offset_bytes, size_bytes }],
+            made: None,
+            fix: None,
+            decode: Decode::As(DType::F32),
+            pick: None,
+            add: 0.0,
+            to: DType::F32,
+            count: size_bytes / 4,
+        }
+    }
+
     /// Memory it needs while it is worked on, at most: what is read, gathered, decoded and written.
     pub fn memory_bytes(&self) -> u64 {
         let read: u64 = self.reads.iter().map(|r| r.size_bytes).sum();
@@ -176,7 +195,8 @@ impl Make {
     }
 }
 
-/// What the bytes of an output are made of, in tasks.
+/// What the bytes of an output are made of, in tasks. Of the tensors that hold a matrix together the first has tasks, which
+/// write them all.
 ///
 /// # Errors
 /// `BadInput`: a view leaves its value. `Unsupported`: a type that cannot become the one asked for; a matrix that must
@@ -187,7 +207,12 @@ pub fn tasks<'a>(
     output: &'a Output,
     limits: &Limits,
 ) -> Result<impl Iterator<Item = Task> + use<'a>> {
-    output.check()?;
+    let mut packs = None;
+    match output.form {
+        Form::Face { packed, face: 0 } => packs = Some(pack::Packs::new(table, recipe, packed, limits)?),
+        Form::Face { .. } => {}
+        Form::Plain | Form::Weighed(_) => output.check()?,
+    }
     let mut strands = Vec::with_capacity(output.parts.len());
     let mut first = 0;
     for part in &output.parts {
@@ -207,15 +232,17 @@ pub fn tasks<'a>(
         return Err(Error::unsupported(format!("has parts that do not fill whole blocks of `{to}`"))
             .tensor(&output.name));
     }
-    Ok(strands.into_iter().flat_map(move |(strand, first)| {
+    let plain = strands.into_iter().flat_map(move |(strand, first)| {
         let offset_bytes = to.size_bytes(first).unwrap_or(0);
         strand.tasks().map(move |task| Task { offset_bytes: task.offset_bytes + offset_bytes, ..task })
-    }))
+    });
+    Ok(packs.into_iter().flatten().chain(plain))
 }
 
 /// Whether an output's bytes are bytes of the source, in runs worth a range copy.
 pub fn copies(table: &Checkpoint, recipe: &Recipe, output: &Output) -> bool {
-    output.parts.iter().all(|part| {
+    output.form == Form::Plain
+        && output.parts.iter().all(|part| {
         let value = recipe.values.get(part.value);
         let tensor = value.and_then(|v| match v.source {
             Source::Tensor(index) => table.tensors.get(index),

@@ -2,7 +2,7 @@
 //! numbers there are.
 
 use super::make::Hands;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::open::Model;
 use crate::plan::weave::{Limits, Work, tasks};
 use crate::transform::recipe::{Output, Part, Recipe};
@@ -28,6 +28,7 @@ pub fn pieces(
                 each(&buffer)
             }
             Work::Make(make) => each(hands.make(make, &model.files, true)?.0),
+            Work::Pack(_) => return Err(Error::bug("codes are looked at")),
         };
         if !go_on {
             break;

@@ -125,6 +125,7 @@ pub fn fill(fill: &Fill<'_>, target: &dyn Target, control: &Control) -> Result<(
                     drop(held);
                     control.span(worker, "make", output as u32, task.offset_bytes, task.size_bytes, started);
                 }
+                Work::Pack(_) => return Err(Error::bug("codes are made in memory")),
             }
             control.moved(task.size_bytes);
         }

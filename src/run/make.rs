@@ -8,8 +8,9 @@ use crate::source::ReadAt;
 use crate::transform::block;
 use crate::transform::cast;
 use crate::transform::gather::{gather, gather_bytes};
-use crate::transform::packing::Band;
+use crate::transform::method::{self, Quantiser};
 use crate::transform::packing::faces::round_to;
+use crate::transform::packing::{Band, Packing};
 use std::sync::Arc;
 
 /// What happened to numbers on their way.
@@ -38,6 +39,7 @@ pub struct Hands {
     picked: Vec<f32>,
     made: Vec<u8>,
     band: Band,
+    rows: Vec<f32>,
 }
 
 /// Grown on demand and never cleared: every byte that is used was written before.
@@ -144,6 +146,50 @@ impl Hands {
         Ok((made, losses))
     }
 
+    /// Makes the numbers of some rows, one piece after the other, and quantises them. The band, and how far it is from the
+    /// numbers as a reader will see it. `zero_odd`: what is NaN or infinite becomes zero, instead of an error.
+    ///
+    /// # Errors
+    /// As [`Hands::make`]. `BadInput`: NaN or infinity.
+    pub fn quantise(
+        &mut self,
+        makes: &[Make],
+        files: &[Arc<dyn ReadAt>],
+        quantiser: &Quantiser,
+        packing: &Packing,
+        zero_odd: bool,
+    ) -> Result<(&Band, method::Error)> {
+        let mut rows = std::mem::take(&mut self.rows);
+        rows.clear();
+        for make in makes {
+            let (bytes, _) = self.make(make, files, false)?;
+            let (numbers, _) = bytes.as_chunks::<4>();
+            rows.extend(numbers.iter().map(|b| f32::from_le_bytes(*b)));
+        }
+        self.rows = rows;
+        let odd = method::odd(&self.rows);
+        if odd > 0 && !zero_odd {
+            return Err(Error::bad_input(format!(
+                "has {} NaN or infinite, which no scale fits",
+                match odd {
+                    1 => "a number that is".to_owned(),
+                    n => format!("{} numbers that are", crate::text::grouped(n)),
+                }
+            ))
+            .hint("--nan zero takes them for zeros"));
+        }
+        if odd > 0 {
+            self.rows.iter_mut().filter(|x| !x.is_finite()).for_each(|x| *x = 0.0);
+        }
+        quantiser.quantise(&self.rows, packing.columns as usize, &mut self.band);
+        let numbers = sized(&mut self.numbers, self.rows.len());
+        packing.numbers(&self.band, numbers);
+        round_to(packing.dtype, numbers);
+        let mut error = method::error(&self.rows, numbers);
+        error.odd = odd;
+        Ok((&self.band, error))
+    }
+
     /// Gives back what only a large matrix needed. To be called when a task's bytes are written, before its memory counts
     /// as free.
     pub fn forget(&mut self) {
@@ -152,7 +198,7 @@ impl Hands {
                 *memory = Vec::new();
             }
         }
-        for memory in [&mut self.numbers, &mut self.picked] {
+        for memory in [&mut self.numbers, &mut self.picked, &mut self.rows] {
             if memory.len() * 4 > KEPT_BYTES {
                 *memory = Vec::new();
             }

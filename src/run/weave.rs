@@ -12,11 +12,12 @@ use super::job::Control;
 use super::make::{Hands, Losses, too_large};
 use crate::error::{Error, Result};
 use crate::open::Model;
-use crate::plan::weave::{Limits, Task, Work, tasks};
+use crate::plan::weave::{Limits, Pack, Task, Work, tasks, writes};
 use crate::sink::file::FileSink;
 use crate::sink::output::hash::{BLOCK_BYTES as HASH_BLOCK_BYTES, BlockHash};
-use crate::transform::recipe::Recipe;
-use std::collections::{BTreeMap, VecDeque};
+use crate::transform::method;
+use crate::transform::recipe::{Form, Recipe};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -46,6 +47,17 @@ pub struct Weave<'a> {
     pub threads: usize,
     /// Whether a number too large becomes the largest there is, instead of an error.
     pub saturate: bool,
+    /// Whether what is NaN or infinite is quantised as zero, instead of an error.
+    pub zero_odd: bool,
+}
+
+/// What happened to numbers.
+#[derive(Debug, Clone, Default)]
+pub struct Made {
+    /// What was lost in each of the recipe's outputs.
+    pub losses: Vec<Losses>,
+    /// How far each of the recipe's packed matrices is from what it was. Nothing of those in files that were there already.
+    pub errors: Vec<method::Error>,
 }
 
 /// One file to be written.
@@ -125,6 +137,10 @@ struct Shared<'a> {
     changed: Condvar,
     budget: Budget,
     losses: Vec<Mutex<Losses>>,
+    /// Bands of a matrix come in any order and sums of floats hang on it: by the first row, until all are there.
+    errors: Vec<Mutex<BTreeMap<u64, method::Error>>>,
+    /// For each target where those of its tensors begin that hold matrices together, by the recipe's outputs.
+    faces: Vec<HashMap<usize, u64>>,
     control: &'a Control,
 }
 
@@ -132,13 +148,20 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Makes and writes all targets. Returns what was lost in each of the recipe's outputs.
+/// Makes and writes all targets. Returns what happened to their numbers.
 pub fn weave(
     weave: &Weave<'_>,
     targets: &[Target],
     files: &dyn Files,
     control: &Control,
-) -> Result<Vec<Losses>> {
+) -> Result<Made> {
+    let faces = targets.iter().map(|target| {
+        let is_face = |&(&output, _): &(&usize, &u64)| {
+            weave.recipe.outputs.get(output).is_some_and(|o| matches!(o.form, Form::Face { .. }))
+        };
+        let places = target.outputs.iter().zip(&target.offsets_bytes).filter(is_face);
+        places.map(|(&output, &at)| (output, at)).collect()
+    });
     let shared = Shared {
         weave,
         targets,
@@ -152,6 +175,8 @@ pub fn weave(
         changed: Condvar::new(),
         budget: Budget::new(weave.memory_bytes),
         losses: weave.recipe.outputs.iter().map(|_| Mutex::default()).collect(),
+        errors: weave.recipe.packed.iter().map(|_| Mutex::default()).collect(),
+        faces: faces.collect(),
         control,
     };
     super::parallel("convert", weave.threads, control, |index| {
@@ -170,7 +195,12 @@ pub fn weave(
         }
         Ok(())
     })?;
-    Ok(shared.losses.into_iter().map(|l| l.into_inner().unwrap_or_else(PoisonError::into_inner)).collect())
+    let sum = |bands: &Mutex<BTreeMap<u64, method::Error>>| {
+        lock(bands).values().fold(method::Error::default(), |sum, &one| sum.and(one))
+    };
+    let errors = shared.errors.iter().map(sum).collect();
+    let losses = shared.losses.into_iter().map(|l| l.into_inner().unwrap_or_else(PoisonError::into_inner));
+    Ok(Made { losses: losses.collect(), errors })
 }
 
 impl<'a> Shared<'a> {
@@ -257,8 +287,8 @@ impl<'a> Shared<'a> {
     fn follow(&self, buffer: &mut Vec<u8>, file: &File, number: u64, start: u64, made: &[u8]) -> Result<()> {
         let ready = lock(&file.front).written(number);
         let target = &self.targets[file.target];
-        // Checksums are written among the data when all of it is known.
-        if target.checksums || !target.hashes {
+        // Checksums are written among the data when all of it is known; bands of a matrix write into several places at once.
+        if target.checksums || !target.hashes || !self.faces[file.target].is_empty() {
             return Ok(());
         }
         // Who finds somebody at it leaves the rest to them.
@@ -392,8 +422,61 @@ impl<'a> Shared<'a> {
                 drop(held);
                 self.control.span(worker, "make", file.target as u32, at, task.size_bytes, started);
             }
+            Work::Pack(pack) => {
+                self.pack(hands, buffer, file, pack)?;
+                self.follow(buffer, file, number, at, &[])?;
+                self.control.span(worker, "pack", file.target as u32, at, task.size_bytes, started);
+            }
         }
         self.control.moved(task.size_bytes);
+        Ok(())
+    }
+
+    /// Some rows of a matrix, from the source to all the tensors that hold them.
+    fn pack(&self, hands: &mut Hands, buffer: &mut Vec<u8>, file: &File, pack: &Pack) -> Result<()> {
+        let Weave { model, recipe, limits, .. } = self.weave;
+        let of = recipe.packed.get(pack.packed).ok_or_else(|| Error::bug("a band of no matrix"))?;
+        let packing = &of.packing;
+        let makes = pack.makes(&model.table, recipe, limits).map_err(|e| e.tensor(&of.matrix.name))?;
+        let held = self.budget.take(pack.memory_bytes(packing, &makes), self.control)?;
+        let quantised = hands.quantise(&makes, &model.files, &of.quantiser, packing, self.weave.zero_odd);
+        let (band, error) = quantised.map_err(|e| {
+            let source = makes.first().and_then(|m| m.reads.first());
+            let source = source.and_then(|r| model.table.files.get(r.file.index()));
+            let e = e.tensor(&of.matrix.name);
+            match source {
+                Some(from) if e.file_name().is_none() => e.file(&from.name),
+                _ => e,
+            }
+        })?;
+        for (face, output) in of.outputs.iter().enumerate() {
+            let Some(output) = output.filter(|_| writes(packing, face, &pack.rows)) else { continue };
+            let at = self.faces[file.target].get(&output);
+            let &at = at.ok_or_else(|| Error::bug("a matrix whose tensors are in several files"))?;
+            let strip = packing.strip(face, pack.rows.clone());
+            let bytes = sized(buffer, strip.size_bytes() as usize);
+            bytes.fill(0);
+            packing.write(face, band, pack.rows.clone(), bytes);
+            for (n, run) in bytes.chunks_exact((strip.run_bytes as usize).max(1)).enumerate() {
+                let place = at + strip.offset_bytes + n as u64 * strip.pitch_bytes;
+                match strip.run_count {
+                    1 => file.write(run, place)?,
+                    _ => file.with(|sink| sink.write_all_at(run, place))?,
+                }
+            }
+        }
+        if buffer.len() > COPY_BUFFER_BYTES {
+            *buffer = Vec::new();
+        }
+        hands.forget();
+        drop(held);
+        let mut bands = lock(&self.errors[pack.packed]);
+        bands.insert(pack.rows.start, error);
+        // All are there: only their sum is kept.
+        let sum = bands.values().fold(method::Error::default(), |sum, &one| sum.and(one));
+        if sum.count >= packing.rows.saturating_mul(packing.columns) {
+            *bands = BTreeMap::from([(0, sum)]);
+        }
         Ok(())
     }
 

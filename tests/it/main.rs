@@ -36,6 +36,7 @@ mod output;
 mod packings;
 mod parallel;
 mod plan;
+mod quantize;
 mod safetensors;
 mod synth;
 mod torch;

@@ -154,6 +154,7 @@ fn carried_out(table: &Checkpoint, bytes: Bytes, recipe: &Recipe, limits: &Limit
                 out.extend(piece);
             }
             Work::Make(make) => out.extend(hands.make(make, &files, false)?.0),
+            Work::Pack(_) => panic!("no output here is packed"),
         }
         assert_eq!(task.offset_bytes + task.size_bytes, out.len() as u64);
     }

@@ -1,0 +1,421 @@
+//! Quantising as it is converted: which outputs of a draft become codes and scales, under which names, and what the config
+//! says of it.
+//!
+//! A draft arrives with plain matrices under Hugging Face's names. Experts that lie in one tensor are taken apart first, into
+//! the names that engines read (`pack/experts.rs`); then each matrix is either a linear layer of the decoder that fits the
+//! scheme, and becomes the tensors of its layout, or stays as it is. What an engine fuses when it loads stays or goes
+//! together.
+
+mod config;
+mod experts;
+
+pub(super) use config::insert;
+
+use super::draft::Draft;
+use super::{Options, draft::ConfigEdit};
+use crate::dtype::{Class, DType};
+use crate::error::{Error, Result};
+use crate::open::Model;
+use crate::text::{Shown, grouped};
+use crate::transform::arch::{self, Cut, Form as Laid, Group, Part as Of};
+use crate::transform::config::Description;
+use crate::transform::recipe::{Form, Output, Packed, Source};
+use crate::transform::scheme::{Asked, Config, Scheme, Settled};
+use crate::transform::select::Selection;
+use serde_json::Value as Json;
+use std::collections::HashMap;
+
+/// How a model is to be quantised.
+#[derive(Debug, Clone)]
+pub struct Quantize {
+    /// Into what.
+    pub scheme: &'static Scheme,
+    /// What was asked for within it.
+    pub asked: Asked,
+    /// Patterns of names that stay.
+    pub keep: Vec<String>,
+    /// Patterns of names that are quantised too.
+    pub also: Vec<String>,
+    /// Refuse what does not fit instead of keeping it.
+    pub strict: bool,
+    /// Take NaN and infinity for zero.
+    pub zero_odd: bool,
+    /// Dequantise what is quantised already.
+    pub requantize: bool,
+}
+
+/// What was decided.
+#[derive(Debug, Clone)]
+pub struct Decided {
+    /// The scheme, every choice made.
+    pub settled: Settled,
+    /// Whether the model has experts.
+    pub experts: bool,
+    /// Numbers of the matrices that are quantised.
+    pub numbers: u64,
+    /// Bytes that those numbers had.
+    pub before_bytes: u64,
+    /// Bytes of the tensors that hold them now.
+    pub after_bytes: u64,
+    /// Matrices that stay, and why.
+    pub kept: Vec<(String, Why)>,
+    /// Whether NaN and infinity are taken for zero.
+    pub zero_odd: bool,
+}
+
+/// Why a matrix stays.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Why {
+    /// It is of a kind that stays: embeddings, head, router …
+    Kind(&'static str),
+    /// A person said so.
+    Asked,
+    /// Its sizes do not fit the scheme.
+    Misfit(String),
+    /// An engine fuses it with one that stays.
+    Fused(String),
+}
+
+/// Projections that engines read as one: the last parts of their names.
+const FUSED: &[&[&str]] = &[
+    &["q_proj", "k_proj", "v_proj"],
+    &["gate_proj", "up_proj"],
+    &["w1", "w3"],
+    &["wq", "wk", "wv"],
+    &["query", "key", "value"],
+    &["q_a_proj", "kv_a_proj_with_mqa"],
+];
+
+/// Changes the draft.
+///
+/// # Errors
+/// `Usage`: what the scheme does not have; patterns for what is never quantised; with `strict` sizes that do not fit.
+/// `Unsupported`: a model that is quantised already; experts of an unknown family. `NotFound`: no config; a pattern that
+/// matches nothing. `BadInput`: nothing to quantise.
+pub(super) fn pack(model: &Model, options: &Options, asked: &Quantize, draft: &mut Draft) -> Result<Decided> {
+    if !options.makes_directory() {
+        return Err(Error::usage("a quantised model is a directory: its config says how it is to be read")
+            .hint("an OUT without an extension"));
+    }
+    let made = draft.texts.iter().find(|(name, _)| name == "config.json");
+    let config: Json = match made {
+        Some((_, bytes)) => serde_json::from_slice(bytes).ok(),
+        None => model.json("config.json")?,
+    }
+    .filter(Json::is_object)
+    .ok_or_else(|| {
+        Error::not_found("there is no config.json, in which it would be said how the weights are quantised")
+            .hint("name the model's directory")
+    })?;
+    refuse_quantised(draft, asked)?;
+    let about = Description::from_config(&config);
+    experts::take_apart(draft, &config, about.layers)?;
+    let chosen = choose(draft, asked, &about)?;
+    let experts = chosen.iter().any(|&i| is_expert(&draft.recipe.outputs[i].name));
+    let dtype = main_dtype(draft, &chosen, &about);
+    let settled = asked.scheme.settle(&asked.asked, dtype, experts)?;
+    let kept = fit(draft, &settled, asked, &chosen)?;
+    let mut decided = Decided {
+        settled,
+        experts,
+        numbers: 0,
+        before_bytes: 0,
+        after_bytes: 0,
+        kept: Vec::new(),
+        zero_odd: asked.zero_odd,
+    };
+    write_faces(draft, &mut decided, &chosen, &kept)?;
+    if draft.recipe.packed.is_empty() {
+        let why = decided.kept.iter().find_map(|(name, why)| match why {
+            Why::Misfit(why) => Some(format!("`{}`: {why}", Shown(name))),
+            _ => None,
+        });
+        return Err(match why {
+            Some(why) => Error::usage("the group size fits no tensor of the model").detail(why),
+            None => Error::unsupported("holds no linear layers that hoist knows to quantise")
+                .hint("--also 'GLOB' names them; hoist inspect MODEL --tree shows the names"),
+        });
+    }
+    let ignored = ignored(draft, &config);
+    let said = config::of(&decided.settled, &ignored);
+    draft.config = ConfigEdit { quantization: Some(said.clone()), ..std::mem::take(&mut draft.config) };
+    if let Some((_, bytes)) = draft.texts.iter_mut().find(|(name, _)| name == "config.json") {
+        let mut config = config;
+        insert(&mut config, &said);
+        *bytes = config::text(&config)?;
+    }
+    if decided.settled.scheme.config == Config::Gptq {
+        draft.texts.push(("quantize_config.json".into(), config::text(&said)?));
+    }
+    Ok(decided)
+}
+
+/// Codes are never quantised again unless a person says so; floats of eight bits with their scales are what their makers
+/// publish, and are only widened.
+fn refuse_quantised(draft: &Draft, asked: &Quantize) -> Result<()> {
+    if asked.requantize {
+        return Ok(());
+    }
+    let parts = draft.recipe.outputs.iter().flat_map(|o| &o.parts);
+    for value in parts.filter_map(|p| draft.recipe.values.get(p.value)) {
+        let scheme = match &value.source {
+            Source::Packed(packed) => packed.packing.layout.name.to_owned(),
+            Source::Mxfp4 { .. } => "MXFP4".to_owned(),
+            Source::Scaled { .. } => continue,
+            _ if value.dtype.facts().class == Class::Block => value.dtype.to_string(),
+            _ => continue,
+        };
+        return Err(Error::unsupported(format!("is quantised already, as {scheme}"))
+            .tensor(&value.name)
+            .hint("the unquantised original gives a better model; --requantize dequantises this one first"));
+    }
+    Ok(())
+}
+
+/// The number after `layers.` (or what it is called) in a name.
+fn layer(name: &str) -> Option<u64> {
+    let mut segments = name.split('.');
+    segments.find(|s| matches!(*s, "layers" | "h" | "layer"))?;
+    segments.next()?.parse().ok()
+}
+
+/// Whether it is part of one of several experts.
+fn is_expert(name: &str) -> bool {
+    name.split('.').any(|segment| segment == "experts")
+}
+
+/// Why a matrix stays, by its name and sizes; `None` for a linear layer of the decoder.
+fn stays(name: &str, shape: &[u64], layers: Option<u64>) -> Option<&'static str> {
+    let Some((row, part)) = arch::find(name) else { return Some("of no known kind") };
+    if part != Of::Weight || shape.len() != 2 {
+        return Some("no matrix of a linear layer");
+    }
+    if layer(name).zip(layers).is_some_and(|(layer, layers)| layer >= layers) {
+        return Some("multi-token prediction");
+    }
+    match (row.group, row.cut, row.form) {
+        (Group::Embedding, ..) => Some("embedding"),
+        (Group::Head, ..) => Some("head"),
+        (Group::Norms, ..) => Some("norm"),
+        (Group::Other, ..) => Some("of no known kind"),
+        // Of what belongs to experts only what chooses among them is whole on every rank.
+        (Group::Experts, Cut::Whole, _) => Some("router"),
+        (_, Cut::Refused(_), _) => Some("linear attention"),
+        (_, _, Laid::Linear) => None,
+        _ => Some("not a linear layer"),
+    }
+}
+
+/// The outputs that are to be quantised, in their order.
+fn choose(draft: &Draft, asked: &Quantize, about: &Description) -> Result<Vec<usize>> {
+    let outputs = &draft.recipe.outputs;
+    let names = || outputs.iter().map(|o| o.name.as_str());
+    let pick = |globs: &[String]| match globs {
+        [] => Ok(Vec::new()),
+        globs => Selection::new(globs, &[])?.pick_names(names()),
+    };
+    let also = pick(&asked.also)?;
+    // A pattern to keep that matches nothing is a typing mistake too.
+    pick(&asked.keep)?;
+    for &index in &also {
+        let output = &outputs[index];
+        let is_matrix = output.shape.len() == 2 && output.name.ends_with(".weight");
+        let is_float = output.dtype.is_float();
+        if !is_matrix || !is_float || arch::group(&output.name) == Group::Embedding {
+            return Err(Error::usage("is no linear layer, and cannot be quantised as one")
+                .tensor(&output.name)
+                .hint("a narrower pattern for --also"));
+        }
+    }
+    let linear = |index: &usize| {
+        let output = &outputs[*index];
+        output.dtype.is_float() && stays(&output.name, &output.shape, about.layers).is_none()
+    };
+    Ok((0..outputs.len()).filter(|i| linear(i) || also.binary_search(i).is_ok()).collect())
+}
+
+/// The type of the model: what its config says, else what most of the numbers are.
+fn main_dtype(draft: &Draft, chosen: &[usize], about: &Description) -> DType {
+    let is_model = |d: &DType| matches!(d, DType::F32 | DType::F16 | DType::BF16);
+    about.dtype.filter(is_model).unwrap_or_else(|| {
+        let mut sums: HashMap<DType, u64> = HashMap::new();
+        for &index in chosen {
+            let output = &draft.recipe.outputs[index];
+            let sum = sums.entry(output.dtype).or_default();
+            *sum = sum.saturating_add(output.size_bytes().unwrap_or(0));
+        }
+        let most = sums.into_iter().filter(|(d, _)| is_model(d)).max_by_key(|&(dtype, sum)| (sum, dtype));
+        most.map_or(DType::BF16, |(dtype, _)| dtype)
+    })
+}
+
+/// What an engine reads as one: the same text for all of its members.
+fn fused_key(name: &str) -> Option<String> {
+    let module = name.strip_suffix(".weight").unwrap_or(name);
+    if let Some((layer, _)) = module.split_once(".experts.") {
+        return Some(format!("{layer}.experts"));
+    }
+    let (parent, last) = module.rsplit_once('.')?;
+    let set = FUSED.iter().position(|set| set.contains(&last))?;
+    Some(format!("{parent} {set}"))
+}
+
+/// Of the chosen those that stay after all, and why.
+fn fit(
+    draft: &Draft,
+    settled: &Settled,
+    asked: &Quantize,
+    chosen: &[usize],
+) -> Result<HashMap<usize, Why>> {
+    let keep = Selection::new(&[], &asked.keep)?;
+    let mut kept: HashMap<usize, Why> = HashMap::new();
+    let mut sets: HashMap<String, usize> = HashMap::new();
+    for &index in chosen {
+        let output = &draft.recipe.outputs[index];
+        let (rows, columns) = match output.shape[..] {
+            [rows, columns] => (rows, columns),
+            _ => continue,
+        };
+        let why = match settled.misfit(rows, columns) {
+            _ if keep.excludes(&output.name) => Why::Asked,
+            Some(why) if asked.strict => {
+                return Err(Error::usage(format!(
+                    "does not fit `{}`, {}: {why}",
+                    settled.scheme.name,
+                    crate::transform::scheme::group_text(settled.group)
+                ))
+                .tensor(&output.name)
+                .hint("without --strict it is kept as it is"));
+            }
+            Some(why) => Why::Misfit(why),
+            None => continue,
+        };
+        if let Some(key) = fused_key(&output.name) {
+            sets.entry(key).or_insert(index);
+        }
+        kept.insert(index, why);
+    }
+    for &index in chosen {
+        if kept.contains_key(&index) {
+            continue;
+        }
+        let with = fused_key(&draft.recipe.outputs[index].name).and_then(|key| sets.get(&key));
+        if let Some(&with) = with {
+            kept.insert(index, Why::Fused(draft.recipe.outputs[with].name.clone()));
+        }
+    }
+    Ok(kept)
+}
+
+/// Puts the tensors of the layout where each matrix was.
+fn write_faces(
+    draft: &mut Draft,
+    decided: &mut Decided,
+    chosen: &[usize],
+    kept: &HashMap<usize, Why>,
+) -> Result<()> {
+    let outputs = std::mem::take(&mut draft.recipe.outputs);
+    for (index, matrix) in outputs.into_iter().enumerate() {
+        let is_chosen = chosen.binary_search(&index).is_ok();
+        if !is_chosen || kept.contains_key(&index) {
+            if matrix.shape.len() == 2 && matrix.dtype.is_float() {
+                let why = kept.get(&index).cloned();
+                let why = why.unwrap_or_else(|| {
+                    Why::Kind(stays(&matrix.name, &matrix.shape, None).unwrap_or("multi-token prediction"))
+                });
+                decided.kept.push((matrix.name.clone(), why));
+            }
+            draft.recipe.outputs.push(matrix);
+            continue;
+        }
+        let (rows, columns) = match matrix.shape[..] {
+            [rows, columns] => (rows, columns),
+            _ => return Err(Error::bug("a matrix of other than two dimensions").tensor(&matrix.name)),
+        };
+        let numbers = rows.saturating_mul(columns);
+        decided.numbers = decided.numbers.saturating_add(numbers);
+        decided.before_bytes = decided.before_bytes.saturating_add(matrix.size_bytes()?);
+        let packing = decided.settled.packing(rows, columns);
+        let quantiser = decided.settled.quantiser(columns, None);
+        let base = matrix.name.strip_suffix(".weight").unwrap_or(&matrix.name).to_owned();
+        let number = draft.recipe.packed.len();
+        let mut places = Vec::with_capacity(packing.layout.faces.len());
+        for (face, facts) in packing.layout.faces.iter().enumerate() {
+            if !decided.settled.writes(face) {
+                places.push(None);
+                continue;
+            }
+            let output = Output {
+                name: format!("{base}{}", facts.suffix),
+                dtype: packing.face_dtype(face),
+                shape: packing.face_shape(face),
+                parts: Vec::new(),
+                narrow: None,
+                form: Form::Face { packed: number, face },
+            };
+            decided.after_bytes = decided.after_bytes.saturating_add(output.size_bytes()?);
+            places.push(Some(draft.recipe.outputs.len()));
+            draft.recipe.outputs.push(output);
+        }
+        draft.recipe.packed.push(Packed { matrix, packing, quantiser, outputs: places });
+    }
+    draft.firsts = (0..draft.recipe.outputs.len()).collect();
+    Ok(())
+}
+
+/// The modules that engines must know to be as they were: every linear layer that is not quantised, by its full name.
+fn ignored(draft: &Draft, config: &Json) -> Vec<String> {
+    let mut modules = Vec::new();
+    for output in &draft.recipe.outputs {
+        if output.form != Form::Plain || arch::group(&output.name) == Group::Embedding {
+            continue;
+        }
+        match (output.name.strip_suffix(".weight"), output.shape.len()) {
+            (Some(module), 2) => modules.push(module.to_owned()),
+            // Experts in one tensor that stay so: engines see a module for each.
+            (None, 3) if is_expert(&output.name) => {
+                if let Some((layer, _)) = output.name.split_once(".experts") {
+                    modules.push(format!("re:{}\\.experts\\..*", layer.replace('.', "\\.")));
+                }
+            }
+            _ => {}
+        }
+    }
+    // A head that is the embedding is a module all the same.
+    let generates = Description::from_config(config).generates();
+    if generates && !modules.iter().any(|m| m == "lm_head" || m.ends_with(".lm_head")) {
+        modules.push("lm_head".to_owned());
+    }
+    let mut seen = std::collections::HashSet::new();
+    modules.retain(|m| seen.insert(m.clone()));
+    modules
+}
+
+impl Decided {
+    /// Bits of a quantised number, with everything that belongs to it.
+    pub fn bits_per_weight(&self) -> f64 {
+        self.after_bytes as f64 * 8.0 / (self.numbers as f64).max(1.0)
+    }
+
+    /// What stays, by reason: the reason in words, and how many.
+    pub fn kept_lines(&self) -> Vec<String> {
+        let mut groups: Vec<(String, Vec<&str>)> = Vec::new();
+        for (name, why) in &self.kept {
+            let why = match why {
+                Why::Kind(kind) => (*kind).to_owned(),
+                Why::Asked => "asked for".to_owned(),
+                Why::Misfit(why) => why.clone(),
+                Why::Fused(_) => "engines fuse it with one that stays".to_owned(),
+            };
+            match groups.iter_mut().find(|(w, _)| *w == why) {
+                Some((_, names)) => names.push(name),
+                None => groups.push((why, vec![name])),
+            }
+        }
+        let line = |(why, names): &(String, Vec<&str>)| match names[..] {
+            [name] => format!("{} ({why})", Shown(name)),
+            _ => format!("{} tensors ({why})", grouped(names.len() as u64)),
+        };
+        groups.iter().map(line).collect()
+    }
+}

@@ -1,0 +1,356 @@
+//! Quantising: what is read back is the quantiser's own numbers, whatever the cut; the same bytes in every run; what is
+//! refused, and with which code.
+
+use crate::cli::{code, hoist, text};
+use crate::families::model;
+use crate::naive::testdata;
+use hoist::open::Model;
+use hoist::quantize::{Options, Plan, quantize};
+use hoist::run::examine::pieces;
+use hoist::transform::packing::Band;
+use hoist::transform::packing::faces::round_to;
+use hoist::transform::recipe::{Output, Part, Recipe};
+use hoist::transform::scheme::{self, Asked, CHANNEL};
+use hoist::{dtype::DType, transform::method::Method};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+const SMALL: &str = "rustdoc-llama-6m";
+
+fn open(path: &Path) -> Model {
+    let options = hoist::open::Options { follow_links: false, hub_cache: None };
+    hoist::open::open(path.to_str().unwrap(), &options).unwrap()
+}
+
+/// Shape and numbers of everything in a model.
+fn numbers(path: &Path) -> BTreeMap<String, (Vec<u64>, Vec<f32>)> {
+    let model = open(path);
+    let config = model.json("config.json").unwrap();
+    let values = model.values(config.as_ref()).unwrap().values;
+    let outputs = values.iter().enumerate().map(|(i, value)| Output {
+        name: value.name.clone(),
+        dtype: DType::F32,
+        shape: value.shape.clone(),
+        parts: vec![Part::new(i, value.view().unwrap())],
+        narrow: None,
+        form: Default::default(),
+    });
+    let recipe = Recipe { outputs: outputs.collect(), values: values.clone(), ..Recipe::default() };
+    let read = |output: &Output| {
+        let mut all = Vec::new();
+        pieces(&model, &recipe, output, |bytes| {
+            all.extend(bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())));
+            true
+        })
+        .unwrap();
+        (output.name.clone(), (output.shape.clone(), all))
+    };
+    recipe.outputs.iter().map(read).collect()
+}
+
+/// Files by name.
+fn tree(root: &Path) -> BTreeMap<String, Vec<u8>> {
+    let entries = std::fs::read_dir(root).unwrap().map(|e| e.unwrap().path());
+    entries
+        .filter(|p| p.is_file())
+        .map(|p| (p.file_name().unwrap().to_str().unwrap().to_owned(), std::fs::read(p).unwrap()))
+        .collect()
+}
+
+/// The matrices of fused experts under the names of single ones: turned `[in, out]` or not, gate and up in turn or not.
+fn apart(
+    all: &BTreeMap<String, (Vec<u64>, Vec<f32>)>,
+    turned: bool,
+    paired: bool,
+) -> BTreeMap<String, (Vec<u64>, Vec<f32>)> {
+    let mut out = BTreeMap::new();
+    for (name, (shape, numbers)) in all {
+        let [experts, a, b] = shape[..] else {
+            out.insert(name.clone(), (shape.clone(), numbers.clone()));
+            continue;
+        };
+        let (rows, columns) = if turned { (b, a) } else { (a, b) };
+        let at = |e: u64, r: u64, c: u64| {
+            let inner = if turned { c * b + r } else { r * b + c };
+            numbers[(e * a * b + inner) as usize]
+        };
+        let (layer, kind) = name.split_once(".experts.").unwrap();
+        for e in 0..experts {
+            let mut put = |which: &str, rows: Vec<u64>| {
+                let matrix = rows.iter().flat_map(|&r| (0..columns).map(move |c| at(e, r, c))).collect();
+                let name = format!("{layer}.experts.{e}.{which}.weight");
+                out.insert(name, (vec![rows.len() as u64, columns], matrix));
+            };
+            let half = rows / 2;
+            match (kind, paired) {
+                ("gate_up_proj", true) => {
+                    put("gate_proj", (0..half).map(|r| 2 * r).collect());
+                    put("up_proj", (0..half).map(|r| 2 * r + 1).collect());
+                }
+                ("gate_up_proj", false) => {
+                    put("gate_proj", (0..half).collect());
+                    put("up_proj", (half..rows).collect());
+                }
+                _ => put(kind, (0..rows).collect()),
+            }
+        }
+    }
+    out
+}
+
+/// Quantises, reads back, and holds every number against the quantiser's own, made of whole matrices.
+fn check(
+    source: &Path,
+    name: &str,
+    asked: Asked,
+    memory_mib: u64,
+    fused: Option<(bool, bool)>,
+) -> (usize, PathBuf, tempfile::TempDir) {
+    let place = tempfile::tempdir().unwrap();
+    let out = place.path().join("out");
+    let mut options = Options::new(&out, name).unwrap();
+    options.quantize.asked = asked.clone();
+    options.memory_bytes = memory_mib << 20;
+    let summary = quantize(open(source), options).wait().unwrap_or_else(|e| panic!("{name} {asked:?}: {e}"));
+    let before = numbers(source);
+    let before = match fused {
+        Some((turned, paired)) => apart(&before, turned, paired),
+        None => before,
+    };
+    let after = numbers(&out);
+    let settled = &summary.decided.settled;
+    let quantised: BTreeMap<&str, f64> =
+        summary.errors.iter().map(|(name, error)| (name.as_str(), error.relative())).collect();
+    assert_eq!(
+        before.keys().collect::<Vec<_>>(),
+        after.keys().collect::<Vec<_>>(),
+        "{name}: every tensor is there, under its name"
+    );
+    for (tensor, (shape, expected)) in &before {
+        let (found_shape, found) = &after[tensor];
+        assert_eq!(shape, found_shape, "{name} {tensor}");
+        let Some(&error) = quantised.get(tensor.as_str()) else {
+            assert_eq!(expected, found, "{name} {tensor} stays as it is");
+            continue;
+        };
+        let packing = settled.packing(shape[0], shape[1]);
+        let mut band = Band::default();
+        settled.quantiser(shape[1], None).quantise(expected, shape[1] as usize, &mut band);
+        let mut own = vec![0.0; expected.len()];
+        packing.numbers(&band, &mut own);
+        round_to(packing.dtype, &mut own);
+        let wrong = own.iter().zip(found).filter(|(a, b)| a.to_bits() != b.to_bits()).count();
+        assert_eq!(wrong, 0, "{name} {asked:?} {tensor} {shape:?}: numbers that differ");
+        assert!(error > 0.0 && error < 0.3, "{name} {tensor}: an error of {error}");
+    }
+    (quantised.len(), out, place)
+}
+
+#[test]
+fn every_scheme_reads_back_as_it_was_quantised() {
+    let channel = Asked { group: Some(CHANNEL), ..Asked::default() };
+    let rtn = Asked { method: Some(Method::Rtn), ..Asked::default() };
+    let asked: &[(&str, Asked)] = &[
+        ("int4", Asked::default()),
+        ("int4", Asked { symmetric: Some(true), group: Some(32), ..rtn.clone() }),
+        ("int4", Asked { signed_scales: true, group: Some(64), ..Asked::default() }),
+        ("int4", Asked { method: Some(Method::Rtn), ..channel.clone() }),
+        ("gptq", Asked::default()),
+        ("gptq", Asked { gptq_v2: true, symmetric: Some(false), ..rtn.clone() }),
+        ("awq", rtn.clone()),
+        ("mlx", Asked { method: Some(Method::Hqq), ..Asked::default() }),
+        ("nf4", rtn.clone()),
+        ("mxfp4", rtn.clone()),
+        ("fp8", rtn.clone()),
+        ("fp8-block", rtn.clone()),
+    ];
+    for (name, asked) in asked {
+        // Small memory makes many bands of each matrix.
+        let (count, _, _) = check(&testdata(SMALL), name, asked.clone(), 64, None);
+        assert_eq!(count, 35, "{name}: five layers of seven linears");
+    }
+}
+
+#[test]
+fn experts_are_quantised_in_both_forms() {
+    let rtn = Asked { method: Some(Method::Rtn), group: Some(32), ..Asked::default() };
+    for (family, fused, count) in [
+        ("qwen3_moe", None, 2 * (4 + 6 * 3)),
+        ("qwen3_moe-fused", Some((false, false)), 2 * (4 + 6 * 3)),
+        ("llama4", Some((true, false)), 4 * 4 + 2 * 3 + 2 * (4 + 1) * 3),
+    ] {
+        let place = tempfile::tempdir().unwrap();
+        let source = model::write(&model::spec(family), place.path());
+        let (found, out, _out) = check(&source, "int4", rtn.clone(), 64, fused);
+        assert_eq!(found, count, "{family}");
+        let config: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(out.join("config.json")).unwrap()).unwrap();
+        let said = &config["quantization_config"];
+        let weights = &said["config_groups"]["group_0"]["weights"];
+        assert_eq!(weights["symmetric"], true, "{family}: symmetric for experts");
+        let ignored: Vec<&str> =
+            said["ignore"].as_array().unwrap().iter().map(|m| m.as_str().unwrap()).collect();
+        assert!(ignored.contains(&"lm_head"), "{family}: {ignored:?}");
+        let routers = ignored.iter().filter(|m| m.ends_with(".gate") || m.ends_with(".router")).count();
+        assert_eq!(routers, 2, "{family}: {ignored:?}");
+    }
+}
+
+#[test]
+fn the_same_bytes_whatever_the_cut() {
+    let place = tempfile::tempdir().unwrap();
+    let mut trees = Vec::new();
+    for (number, (memory, threads)) in [(64, 1), (512, 3), (100, 8)].into_iter().enumerate() {
+        let mut options = Options::new(place.path().join(number.to_string()), "int4").unwrap();
+        options.memory_bytes = memory << 20;
+        options.threads = Some(threads);
+        options.quantize.asked.group = Some(64);
+        let out = options.out.clone();
+        quantize(open(&testdata(SMALL)), options).wait().unwrap();
+        trees.push(tree(&out));
+    }
+    assert!(trees[0] == trees[1] && trees[0] == trees[2], "a run differs");
+    assert!(trees[0].contains_key("tokenizer.json") && trees[0].contains_key("config.json"));
+}
+
+#[test]
+fn shards_never_part_a_matrix() {
+    let place = tempfile::tempdir().unwrap();
+    let mut options = Options::new(place.path().join("out"), "gptq").unwrap();
+    options.shard_bytes = Some(200_000);
+    options.quantize.asked.method = Some(Method::Rtn);
+    let plan = Plan::new(&open(&testdata(SMALL)), &options).unwrap();
+    assert!(plan.conversion.files.len() > 5);
+    for packed in &plan.conversion.recipe.packed {
+        let holds = |file: &&hoist::convert::FilePlan| {
+            packed.outputs.iter().flatten().any(|output| file.outputs.contains(output))
+        };
+        assert_eq!(plan.conversion.files.iter().filter(holds).count(), 1, "{}", packed.matrix.name);
+    }
+    let out = options.out.clone();
+    quantize(open(&testdata(SMALL)), options).wait().unwrap();
+    assert_eq!(numbers(&out).len(), numbers(&testdata(SMALL)).len());
+    assert!(out.join("quantize_config.json").is_file());
+}
+
+#[test]
+fn what_is_refused_and_how() {
+    let place = tempfile::tempdir().unwrap();
+    let model = testdata(SMALL);
+    let model = model.to_str().unwrap();
+    let out = place.path().join("out");
+    let out_text = out.to_str().unwrap();
+    let done = place.path().join("done");
+    let done = done.to_str().unwrap();
+    assert_eq!(code(&hoist(&["quantize", model, "-o", done, "--method", "rtn", "-q"]).output().unwrap()), 0);
+    let gguf = place.path().join("m.gguf");
+    let gguf = gguf.to_str().unwrap();
+    assert_eq!(
+        code(&hoist(&["convert", model, "-o", gguf, "--dtype", "q8_0", "-q"]).output().unwrap()),
+        0
+    );
+    let bad = place.path().join("bad");
+    damage(Path::new(model), &bad);
+    let bad = bad.to_str().unwrap();
+    for (arguments, expected, part) in [
+        (vec![model, "--scheme", "int5"], 2, "no scheme `int5`"),
+        (vec![model, "--group-size", "48"], 2, "no group size 48"),
+        (vec![model, "--scheme", "awq", "--symmetric"], 2, "never symmetric"),
+        (vec![model, "--scheme", "gptq", "--asymmetric"], 2, "cannot hold a zero"),
+        (vec![model, "--gptq-v2"], 2, "no second version"),
+        (vec![model, "--method", "hqq"], 2, "no method `hqq`"),
+        (vec![model, "--symmetric", "--asymmetric"], 2, "cannot be used with"),
+        (vec![model, "--keep", "nothing*"], 3, "matches none"),
+        (vec![model, "--also", "*embed_tokens*"], 2, "cannot be quantised"),
+        (vec![done], 9, "is quantised already"),
+        (vec![gguf], 9, "is quantised already"),
+        (vec![bad], 1, "self_attn.q_proj.weight"),
+    ] {
+        let mut all = vec!["quantize", "-o", out_text, "-q"];
+        all.extend(&arguments);
+        let output = hoist(&all).output().unwrap();
+        let error = text(&output.stderr);
+        assert!(code(&output) == expected && error.contains(part), "{arguments:?}: {} {error}", code(&output));
+        assert!(!out.exists(), "{arguments:?} leaves something");
+    }
+    // What may be had after all.
+    for arguments in [vec![done, "--requantize"], vec![gguf, "--requantize"], vec![bad, "--nan", "zero"]] {
+        let mut all = vec!["quantize", "-o", out_text, "--method", "rtn", "--force", "-q"];
+        all.extend(&arguments);
+        let output = hoist(&all).output().unwrap();
+        assert_eq!(code(&output), 0, "{arguments:?}: {}", text(&output.stderr));
+    }
+}
+
+/// A copy of a model with a NaN in one of its matrices.
+fn damage(from: &Path, to: &Path) {
+    std::fs::create_dir(to).unwrap();
+    for (name, mut bytes) in tree(from) {
+        let mark = b"model.layers.0.self_attn.q_proj.weight";
+        if name.ends_with(".safetensors") && bytes.windows(mark.len()).any(|w| w == mark) {
+            let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+            let json: serde_json::Value = serde_json::from_slice(&bytes[8..8 + header]).unwrap();
+            let tensor = &json[std::str::from_utf8(mark).unwrap()];
+            let at = 8 + header + tensor["data_offsets"][0].as_u64().unwrap() as usize;
+            bytes[at..at + 2].copy_from_slice(&half::bf16::NAN.to_le_bytes());
+        }
+        std::fs::write(to.join(name), bytes).unwrap();
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_kept_and_told() {
+    let place = tempfile::tempdir().unwrap();
+    // Its experts are 96 wide.
+    let source = model::write(&model::spec("llama4"), place.path());
+    let (count, out, _out) = check(
+        &source,
+        "int4",
+        Asked { method: Some(Method::Rtn), group: Some(64), ..Asked::default() },
+        64,
+        Some((true, false)),
+    );
+    assert!(count > 0);
+    let config: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(out.join("config.json")).unwrap()).unwrap();
+    let ignored = config["quantization_config"]["ignore"].to_string();
+    // Down does not fit, so that gate and up of the same experts stay too.
+    for module in ["experts.0.down_proj", "experts.3.gate_proj", "shared_expert.down_proj"] {
+        assert!(ignored.contains(module), "{module}: {ignored}");
+    }
+    let mut options = Options::new(place.path().join("strict"), "int4").unwrap();
+    options.quantize.strict = true;
+    let refused = Plan::new(&open(&source), &options).unwrap_err();
+    assert_eq!(refused.kind().exit_code(), 2, "{refused}");
+}
+
+#[test]
+fn a_dry_run_says_what_a_run_writes() {
+    let place = tempfile::tempdir().unwrap();
+    let out = place.path().join("out");
+    let model = testdata(SMALL);
+    let arguments = ["quantize", model.to_str().unwrap(), "-o", out.to_str().unwrap(), "--json", "-q"];
+    let dry = hoist(&[&arguments[..], &["--dry-run"]].concat()).output().unwrap();
+    assert!(!out.exists());
+    let run = hoist(&arguments).output().unwrap();
+    let read = |bytes: &[u8]| serde_json::from_slice::<serde_json::Value>(bytes).unwrap();
+    let (dry, run) = (read(&dry.stdout), read(&run.stdout));
+    for key in ["scheme", "group_size", "quantized", "tensors", "file_bytes", "bits_per_weight", "kept"] {
+        assert_eq!(dry[key], run[key], "{key}");
+    }
+    let on_disk: u64 = tree(&out).values().map(|b| b.len() as u64).sum();
+    assert_eq!(run["file_bytes"].as_u64().unwrap(), on_disk);
+    assert!(run["peak_rss_bytes"].as_u64().unwrap() < 600 << 20);
+    assert_eq!(run["matrices"].as_array().unwrap().len(), 35);
+    // 4 bits, a scale of 16 and a zero point of 4 for each 128, and the shapes.
+    let bits = run["bits_per_weight"].as_f64().unwrap();
+    assert!((4.15..4.17).contains(&bits), "{bits}");
+}
+
+#[test]
+fn schemes_are_found_by_name() {
+    for scheme in scheme::SCHEMES {
+        assert_eq!(scheme::find(scheme.name).unwrap().name, scheme.name);
+        assert!(!scheme.groups.is_empty() && !scheme.methods.is_empty(), "{}", scheme.name);
+    }
+}
