@@ -57,6 +57,19 @@ pub enum Source {
     Made(Arc<[u8]>),
 }
 
+impl Source {
+    /// Its tensors, by their place in the table; that of the numbers or codes first.
+    pub fn tensors(&self) -> Vec<usize> {
+        match self {
+            Source::Tensor(tensor) => vec![*tensor],
+            Source::Scaled { codes, scales, .. } => vec![*codes, *scales],
+            Source::Mxfp4 { blocks, scales } => vec![*blocks, *scales],
+            Source::Joined(tensors) => tensors.clone(),
+            Source::Made(_) => Vec::new(),
+        }
+    }
+}
+
 impl Value {
     /// A tensor of the table as it is.
     pub fn of(table: &Checkpoint, tensor: usize) -> Value {

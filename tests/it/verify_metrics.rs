@@ -212,7 +212,8 @@ fn what_is_not_finite_is_counted_and_kept_apart() {
         let found = compare.finish();
         assert_eq!((found.not_finite, found.positions), (expected, 4 - expected.either));
         assert!(found.kl.mean == 0.0 && found.top1 == 1.0 && found.max_abs == 0.0, "{found:?}");
-        let failed = report::logits(&found, None, &Limits::of_file(Computed::F32, &Gate::default()));
+        let failed =
+            report::logits(&found, None, &Limits::of_file(Computed::F32, &Gate::default()), &|_| None);
         assert_eq!(failed.has_failed(), expected.either > 0, "{failed:?}");
         let mut score = Score::new(&[1, 2, 3, 4]);
         score.band(0, &b).unwrap();
@@ -223,7 +224,10 @@ fn what_is_not_finite_is_counted_and_kept_apart() {
     assert!(vectors(&[], &[]).cosine().is_nan(), "of nothing");
     let nothing = Compare::new(0).finish();
     assert!(nothing.positions == 0 && nothing.kl.mean.is_nan() && nothing.top1.is_nan());
-    assert!(report::logits(&nothing, None, &Limits::of_file(Computed::F32, &Gate::default())).has_failed());
+    assert!(
+        report::logits(&nothing, None, &Limits::of_file(Computed::F32, &Gate::default()), &|_| None)
+            .has_failed()
+    );
     assert!(Score::new(&[]).finish().unwrap().perplexity().value.is_nan());
 }
 
@@ -588,7 +592,7 @@ fn comparison(noise: i64, seed: u64) -> Comparison {
 #[test]
 fn checks_say_what_was_found_and_what_was_needed() {
     let exact = Limits::of_file(Computed::F32, &Gate::default());
-    let same = report::logits(&comparison(0, 1), Some(1.0), &exact);
+    let same = report::logits(&comparison(0, 1), Some(1.0), &exact, &|_| None);
     assert_eq!(same.outcome, Outcome::Passed);
     assert_eq!(
         same.line,
@@ -597,9 +601,9 @@ fn checks_say_what_was_found_and_what_was_needed() {
     let four =
         limits(&[("up", DType::Q4_0, 10)], &[("up", DType::BF16, 10)], Computed::F32, &Gate::default());
     let found = comparison(300_000, 1);
-    let line = report::logits(&found, None, &four).line;
+    let line = report::logits(&found, None, &four, &|_| None).line;
     assert!(line.ends_with("limits for 4-bit, group 32: 0.1, 85 %"), "{line}");
-    let broken = report::logits(&comparison(4_000_000, 1), None, &four);
+    let broken = report::logits(&comparison(4_000_000, 1), None, &four, &|_| None);
     let Outcome::Failed(why) = &broken.outcome else { panic!("{broken:?}") };
     assert!(why.starts_with("KL ") && why.contains(" is above 0.1, top-1 "), "{why}");
     assert!(why.ends_with(" % is below 85 % for 4-bit, group 32"), "{why}");
@@ -608,7 +612,7 @@ fn checks_say_what_was_found_and_what_was_needed() {
         "{broken:?}"
     );
     let far = limits(&[("up", DType::Q2K, 10)], &[("up", DType::BF16, 10)], Computed::F32, &Gate::default());
-    let reported = report::logits(&found, None, &far);
+    let reported = report::logits(&found, None, &far, &|_| None);
     assert_eq!(reported.outcome, Outcome::Reported);
     assert!(reported.line.ends_with("no limits for 2-bit, group 16"), "{reported:?}");
     let user = Gate { max_kl: Some(1e-9), min_top1: Some(0.5), ..Gate::default() };
@@ -616,6 +620,7 @@ fn checks_say_what_was_found_and_what_was_needed() {
         &found,
         None,
         &limits(&[("up", DType::Q2K, 10)], &[("up", DType::BF16, 10)], Computed::F32, &user),
+        &|_| None,
     );
     assert!(given.line.ends_with("limits: KL 0.000000001, top-1 50 %"), "{}", given.line);
     assert!(given.has_failed());
@@ -639,10 +644,10 @@ fn a_report_reads_as_it_should() {
         ["tensors    3 of 3 used", "tokenizer  not run: the model has none", "not run    layers 4..36", "ok"]
     );
     report.checks.push(report::layers(&[layer(0, 0.0), layer(1, 0.3), layer(2, 0.6)], false, &exact));
-    report.checks.push(report::logits(&comparison(1000, 5), None, &exact));
+    report.checks.push(report::logits(&comparison(1000, 5), None, &exact, &|_| None));
     assert!(report.passed());
     report.checks.pop();
-    report.checks.push(report::logits(&comparison(2_000_000, 5), None, &exact));
+    report.checks.push(report::logits(&comparison(2_000_000, 5), None, &exact, &|_| None));
     assert!(report.lines().iter().any(|l| l.contains("a file is taken to be of the same numbers")));
     assert_eq!(report.lines().last().unwrap(), "failed     logits");
     let error = report.verdict().unwrap_err();

@@ -4,7 +4,7 @@ use super::Check;
 use super::numbers::{
     change, cosine, figure, percent, perplexity as shown_perplexity, share_limit, with_error,
 };
-use crate::text::{count, grouped};
+use crate::text::{Shown, count, grouped};
 use crate::verify::limits::{Limits, Step};
 use crate::verify::metrics::{Comparison, Perplexity, Vectors};
 use serde_json::{Value, json};
@@ -94,8 +94,14 @@ fn limits_text(limits: &Limits, bounds: &[Bound]) -> String {
     format!("{word}{of}: {}", shown.join(", "))
 }
 
-/// Check `logits`. `hidden` is the cosine of the two models' mean last hidden states, where there are any.
-pub fn logits(found: &Comparison, hidden: Option<f64>, limits: &Limits) -> Check {
+/// Check `logits`. `hidden` is the cosine of the two models' mean last hidden states, where there are any; `token` gives the
+/// text of an id.
+pub fn logits(
+    found: &Comparison,
+    hidden: Option<f64>,
+    limits: &Limits,
+    token: &dyn Fn(u32) -> Option<String>,
+) -> Check {
     let gate = &limits.gate;
     let bounds = [
         Bound::most("max rel", found.max_relative, gate.max_relative),
@@ -165,19 +171,19 @@ pub fn logits(found: &Comparison, hidden: Option<f64>, limits: &Limits) -> Check
                 |d| json!({ "position": d.position, "reference": d.reference, "candidate": d.candidate }),
             ),
         );
-    if let Some(d) = found.differs
-        && check.has_failed()
-    {
+    if let Some(d) = found.differs {
+        let shown = |id: u64| match u32::try_from(id).ok().and_then(token) {
+            Some(text) => format!("{id} `{}`", Shown(&text)),
+            None => id.to_string(),
+        };
         check = check.detail(format!(
-            "the first greedy token that differs is at position {}: {}, the reference has {}",
+            "the likeliest token differs first behind token {} of the text: {}, the reference has {}",
             grouped(d.position),
-            d.candidate,
-            d.reference
+            shown(d.candidate),
+            shown(d.reference)
         ));
     }
-    if check.has_failed() {
-        check.details.extend(limits.note.clone());
-    }
+    check.details.extend(limits.note.clone());
     check
 }
 
@@ -302,8 +308,8 @@ pub fn labels(
         Some((at, candidate, reference)) => check.detail(format!(
             "the first that differs is {}: `{}`, the reference has `{}`",
             grouped(*at),
-            crate::text::Shown(candidate),
-            crate::text::Shown(reference)
+            Shown(candidate),
+            Shown(reference)
         )),
         None => check,
     };
