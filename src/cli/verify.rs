@@ -96,10 +96,10 @@ pub(crate) struct Args {
     /// The least overlap of the five likeliest tokens
     #[arg(long, value_name = "SHARE", value_parser = share, env = "HOIST_MIN_TOP5", hide_env_values = true, help_heading = LIMITS)]
     min_top5: Option<f64>,
-    /// The largest relative error of a logit
+    /// The largest relative error of logits, scores or vectors
     #[arg(long, value_name = "X", value_parser = limit, env = "HOIST_MAX_REL", hide_env_values = true, help_heading = LIMITS)]
     max_rel: Option<f64>,
-    /// The least cosine of logits or embeddings
+    /// The least cosine of logits, scores or vectors
     #[arg(long, value_name = "X", value_parser = cosine, allow_negative_numbers = true, env = "HOIST_MIN_COSINE", hide_env_values = true, help_heading = LIMITS)]
     min_cosine: Option<f64>,
     /// The most that perplexity may grow, as 0.01 or 1%

@@ -13,7 +13,7 @@ use crate::verify::limits::Limits;
 use crate::verify::metrics::Vectors;
 use crate::verify::reference::write::{Column, Writing};
 use crate::verify::reference::{Extent, Quantity, Reference, Row};
-use crate::verify::report::{self, Check, Layer, Report, Timing};
+use crate::verify::report::{self, Check, Labels, Layer, Report, Timing};
 use crate::verify::stack::Pass;
 use crate::verify::subject::Subject;
 use crate::verify::text::Tokenizer;
@@ -417,21 +417,23 @@ fn answer(run: &Run<'_>, found: &Measured, limits: &Limits) -> Result<Option<Che
             .collect();
         return Ok(Some(report::embeddings(&texts, limits)));
     };
-    let (mut same, mut of, mut first, mut scores) = (0u64, 0u64, None, Vectors::default());
+    let what = if classes.pooling.is_some() { "texts" } else { "tokens" };
+    let is_score = found.mine.iter().all(|numbers| numbers.width == 1);
+    let (same, of, first, scores) = (0, 0, None, Vectors::default());
+    let mut labels = Labels { what, is_score, same, of, first, scores };
     for (mine, theirs) in pairs() {
-        scores.add(&theirs.numbers, &mine.numbers);
+        labels.scores.add(&theirs.numbers, &mine.numbers);
         for (mine, theirs) in mine.rows().zip(theirs.rows()) {
             let (a, b) = (label(classes, mine), label(classes, theirs));
             if a == b {
-                same += 1;
-            } else if first.is_none() {
-                first = Some((of, a, b));
+                labels.same += 1;
+            } else if labels.first.is_none() {
+                labels.first = Some((labels.of, a, b));
             }
-            of += 1;
+            labels.of += 1;
         }
     }
-    let what = if classes.pooling.is_some() { "texts" } else { "tokens" };
-    Ok(Some(report::labels(what, same, of, first, &scores, limits)))
+    Ok(Some(report::labels(&labels, limits)))
 }
 
 /// The label of some scores: the likeliest; all that are more likely than not, where each is for itself.
