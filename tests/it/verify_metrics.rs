@@ -694,7 +694,7 @@ fn other_checks() {
     assert_eq!(
         check.outcome,
         Outcome::Failed(
-            "cosine 0.8944 is below 0.9999, max rel 0.5 is above 0.001 for the same numbers".into()
+            "cosine 0.8944 is below 0.9999, max rel 0.50 is above 0.001 for the same numbers".into()
         )
     );
     // A hundred times too large, and in no other direction.
