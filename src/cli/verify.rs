@@ -96,10 +96,10 @@ pub(crate) struct Args {
     /// The least overlap of the five likeliest tokens
     #[arg(long, value_name = "SHARE", allow_negative_numbers = true, value_parser = share, help_heading = LIMITS)]
     min_top5: Option<f64>,
-    /// The largest relative error of a logit
+    /// The largest relative error of logits, scores or vectors
     #[arg(long, value_name = "X", allow_negative_numbers = true, value_parser = limit, help_heading = LIMITS)]
     max_rel: Option<f64>,
-    /// The least cosine of logits or embeddings
+    /// The least cosine of logits, scores or vectors
     #[arg(long, value_name = "X", value_parser = cosine, allow_negative_numbers = true, help_heading = LIMITS)]
     min_cosine: Option<f64>,
     /// The most that perplexity may grow, as 0.01 or 1%

@@ -6,7 +6,7 @@
 mod lines;
 mod numbers;
 
-pub use lines::{Layer, embeddings, labels, layers, logits, perplexity};
+pub use lines::{Labels, Layer, embeddings, labels, layers, logits, perplexity};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::text::Shown;

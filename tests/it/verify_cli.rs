@@ -60,6 +60,8 @@ fn refusals() {
     let own = edited(&place.path().join("own"), "", |_| ());
     let own_tokenizer = own.join("tokenizer.json");
     let (own, own_tokenizer) = (own.to_str().unwrap(), own_tokenizer.to_str().unwrap());
+    let encoder = crate::verify_encoder::write(&crate::verify_encoder::spec("bert"), place.path());
+    let encoder = encoder.to_str().unwrap();
     type Row<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], i32, &'a str);
     #[rustfmt::skip]
     let rows: &[Row] = &[
@@ -110,6 +112,10 @@ fn refusals() {
         (&[model, "--dtype", "q8_0"], &[], 2, "possible values: f32, bf16, f16"),
         (&[model, "--device", "gpu"], &[], 2, "gpu"),
         (&[model, "--memory", "1MB"], &[], 8, "--memory 64MiB is the least"),
+        // An encoder has no perplexity, and nothing that is taken of next tokens.
+        (&[encoder, "--text", text_file], &[], 2, "an encoder predicts no next token, so it has no perplexity"),
+        (&[encoder, "--text", text_file, "--recipe", "llama.cpp"], &[], 2, "hint: --prompt gives a text"),
+        (&[encoder, "--against", encoder, "--max-kl", "1"], &[], 2, "so it has no KL divergence"),
         // A decoder is not for these.
         (&[model, "--embed", "x"], &[], 2, ""),
         (&[model, "--classify", "x"], &[], 2, ""),
