@@ -15,7 +15,7 @@ use crate::verify::limits::{Computed, Limits, Written};
 use crate::verify::reference::write::{Column, Writing};
 use crate::verify::reference::{Extent, Quantity, Reference, Row};
 use crate::verify::report::{self, Check, Outcome, Report, Timing};
-use crate::verify::subject::Subject;
+use crate::verify::subject::{Subject, other_fault};
 use crate::verify::text::Tokenizer;
 use crate::verify::weights::{Hold, Weights};
 use crate::verify::windows::{self, SAMPLE_WINDOW_MAX, Windows};
@@ -126,15 +126,6 @@ impl Setting {
             Computed::Half
         }
     }
-}
-
-/// A fault of what the model is compared with: never a check of the model that failed.
-pub(super) fn other_fault(error: Error, name: &str) -> Error {
-    let error = match error.kind() {
-        ErrorKind::CheckFailed => error.kind_instead(ErrorKind::BadInput),
-        _ => error,
-    };
-    if error.file_name().is_some() { error } else { error.file(name) }
 }
 
 /// Refuses limits and options that nothing would be held to: who sets one relies on it.

@@ -3,6 +3,7 @@
 use crate::dtype::{Class, DType};
 use crate::error::{Error, ErrorKind, Result};
 use crate::open::Model;
+use crate::text::Shown;
 use crate::transform::arch::families::{self, Family, Sizes};
 use crate::transform::arch::forward::{self, Forward};
 use crate::transform::arch::translate::{Origin, to_forward};
@@ -124,6 +125,20 @@ impl Subject {
     pub fn vocabulary(&self) -> u64 {
         let embedding = self.recipe.outputs.iter().find(|o| o.name == "token_embd.weight");
         embedding.and_then(|o| o.shape.first().copied()).unwrap_or(0)
+    }
+}
+
+/// A fault of what the model is compared with: never a check of the model that failed.
+pub(in crate::verify) fn other_fault(error: Error, name: &str) -> Error {
+    let error = match error.kind() {
+        ErrorKind::CheckFailed => error.kind_instead(ErrorKind::BadInput),
+        _ => error,
+    };
+    // A file of a folder beside the weights does not say which of the two models it is of.
+    if error.file_name().is_some_and(|file| file != name) {
+        error.detail(format!("a file of `{}`, with which it is compared", Shown(name)))
+    } else {
+        error.file(name)
     }
 }
 

@@ -23,7 +23,7 @@ use crate::verify::subject::Subject;
 use crate::verify::text::Tokenizer;
 use crate::verify::weights::Weights;
 use found::Compared;
-use side::{Made, Numbers, Side, other_fault};
+use side::{Made, Numbers, Side};
 use std::ops::Range;
 use std::time::Instant;
 

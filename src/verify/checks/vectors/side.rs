@@ -6,7 +6,7 @@ use crate::transform::task::Task;
 use crate::verify::candle;
 use crate::verify::encoder::{Batch, Encoder, Running};
 use crate::verify::stack::Pass;
-use crate::verify::subject::Subject;
+use crate::verify::subject::{Subject, other_fault};
 use crate::verify::weights::{Stage, Weights};
 use candle_core::{DType, Tensor};
 
@@ -38,20 +38,6 @@ pub(super) struct Side<'a> {
     /// Its name, of the model that the other is compared with.
     other: Option<&'a str>,
     running: Vec<Running>,
-}
-
-/// A fault of what the model is compared with: never a check of the model that failed.
-pub(super) fn other_fault(error: Error, name: &str) -> Error {
-    let error = match error.kind() {
-        ErrorKind::CheckFailed => error.kind_instead(ErrorKind::BadInput),
-        _ => error,
-    };
-    // A file of a folder beside the weights does not say which of the two models it is of.
-    if error.file_name().is_some_and(|file| file != name) {
-        error.detail(format!("a file of `{}`, with which it is compared", crate::text::Shown(name)))
-    } else {
-        error.file(name)
-    }
 }
 
 /// An error of one of the two: tensors that do not fit are what is looked for in the one, and make a check fail, and are a

@@ -1,13 +1,13 @@
 //! What passes the model: texts as token ids, cut to what it takes.
 
-use super::{Run, other_fault};
+use super::Run;
 use crate::error::{Error, Result};
 use crate::text::{Shown, grouped};
 use crate::transform::task;
 use crate::verify::encoder::Batch;
 use crate::verify::reference::{Reference, Row};
 use crate::verify::sample;
-use crate::verify::subject::Subject;
+use crate::verify::subject::{Subject, other_fault};
 use crate::verify::text::Tokenizer;
 
 /// Texts of the sample, or of a text that is given, at most.
