@@ -88,7 +88,7 @@ fn refusals() {
         (&[model, "--min-cosine", "1.5"], &[], 2, "a cosine is from -1 to 1"),
         (&[model, "--max-ppl-increase", "1%"], &[], 2, "needs something to compare with"),
         (&[model, "--max-ppl-increase", "1%", "--against", model], &[], 2, "--text FILE"),
-        (&[model, "--max-ppl-increase", "-1%", "--against", model], &[], 2, "it cannot be negative"),
+        (&[model, "--max-ppl-increase", "-1", "--against", model], &[], 2, "it cannot be negative"),
         // What nothing would be held to is no limit.
         (&[model, "--max-kl", "0.1"], &[], 2, "--against MODEL, or --reference FILE"),
         (&[model, "--min-cosine", "-1"], &[], 2, "needs something to compare with"),

@@ -608,7 +608,7 @@ fn checks_say_what_was_found_and_what_was_needed() {
     assert!(why.starts_with("KL ") && why.contains(" is above 0.1, top-1 "), "{why}");
     assert!(why.ends_with(" % is below 85 % for 4-bit, group 32"), "{why}");
     assert!(
-        broken.details[0].starts_with("the first greedy token that differs is at position 0: "),
+        broken.details[0].starts_with("the likeliest token differs first behind token 0 of the text: "),
         "{broken:?}"
     );
     let far = limits(&[("up", DType::Q2K, 10)], &[("up", DType::BF16, 10)], Computed::F32, &Gate::default());
