@@ -37,6 +37,7 @@ use crate::plan::weave::{self, Limits};
 use crate::run::job::{Control, Job};
 use crate::sink::file::free_bytes;
 use crate::sink::output::{self, Begin, Identity};
+use crate::source::Entry;
 use crate::transform::method;
 use crate::transform::recipe::{LeftOut, Recipe, Source};
 use companions::{Companion, Companions};
@@ -502,9 +503,16 @@ fn beside(out: &Path) -> PathBuf {
     }
 }
 
-/// Every file that is read, by its path, and the directory that was named.
+/// Every file that is read, by its path, and the directory that was named. What lies beside the weights counts: a config or a
+/// tokenizer is as much of the model as they are.
 fn inputs(model: &Model) -> Vec<PathBuf> {
     let files = model.files.iter().filter_map(|f| f.as_local().map(|l| l.path().to_owned()));
-    let directory = model.place.directory().filter(|_| !model.is_file);
-    files.chain(directory.map(Path::to_owned)).collect()
+    let named = model.place.directory().filter(|_| !model.is_file);
+    // Other weights in that folder are none of this model's.
+    let is_companion = |e: &&Entry| !e.is_directory && by_extension(Path::new(&e.name)).is_none();
+    let beside = model.place.directory().map(|directory| {
+        let names = model.entries.iter().filter(is_companion).map(|e| directory.join(&e.name));
+        names.collect::<Vec<_>>()
+    });
+    files.chain(named.map(Path::to_owned)).chain(beside.into_iter().flatten()).collect()
 }

@@ -92,9 +92,9 @@ pub struct Gate {
     pub min_top1: Option<f64>,
     /// The same for the five likeliest.
     pub min_top5: Option<f64>,
-    /// Largest relative error of a logit.
+    /// Largest relative error of a logit, of a score, of a number of a vector.
     pub max_relative: Option<f64>,
-    /// Cosine of logits or embeddings.
+    /// Cosine of logits, of scores, of vectors.
     pub min_cosine: Option<f64>,
     /// Perplexity at most this much larger, as a fraction.
     pub max_perplexity_increase: Option<f64>,

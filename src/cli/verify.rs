@@ -57,93 +57,93 @@ pub(crate) struct Args {
     model: OsString,
 
     /// Compare with this model, which is known to be right; any format, any type
-    #[arg(long, value_name = "MODEL", env = "HOIST_AGAINST", hide_env_values = true, help_heading = COMPARE)]
+    #[arg(long, value_name = "MODEL", help_heading = COMPARE)]
     against: Option<OsString>,
     /// Compare with a safetensors file that holds `input_ids` and `logits`
-    #[arg(long, value_name = "FILE", conflicts_with = "against", env = "HOIST_REFERENCE", hide_env_values = true, help_heading = COMPARE)]
+    #[arg(long, value_name = "FILE", conflicts_with = "against", help_heading = COMPARE)]
     reference: Option<OsString>,
     /// Measure on this text and give the perplexity; `-` is standard input
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["reference", "question"], env = "HOIST_TEXT", hide_env_values = true, help_heading = COMPARE)]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["reference", "question"], help_heading = COMPARE)]
     text: Option<PathBuf>,
     /// How perplexity is taken
-    #[arg(long, value_enum, default_value_t = Recipe::Windows, requires = "text", env = "HOIST_RECIPE", hide_env_values = true, help_heading = COMPARE)]
+    #[arg(long, value_enum, default_value_t = Recipe::Windows, requires = "text", help_heading = COMPARE)]
     recipe: Recipe,
     /// Tokens of a window [default: the context, at most 2048; 512 with --recipe llama.cpp]
-    #[arg(long, value_name = "N", requires = "text", value_parser = count, env = "HOIST_WINDOW", hide_env_values = true, help_heading = COMPARE)]
+    #[arg(long, value_name = "N", requires = "text", value_parser = count, help_heading = COMPARE)]
     window: Option<usize>,
     /// Tokens from one window's start to the next's [default: half a window]
-    #[arg(long, value_name = "N", requires = "text", value_parser = count, env = "HOIST_STRIDE", hide_env_values = true, help_heading = COMPARE)]
+    #[arg(long, value_name = "N", requires = "text", value_parser = count, help_heading = COMPARE)]
     stride: Option<usize>,
     /// Compare after each layer, and say where the two first part
-    #[arg(long, env = "HOIST_LAYERS", hide_env_values = true, help_heading = COMPARE, value_parser = clap::builder::FalseyValueParser::new())]
+    #[arg(long, help_heading = COMPARE, value_parser = clap::builder::FalseyValueParser::new())]
     layers: bool,
     /// Run only these layers, as in 0..4; what was not run is said
-    #[arg(long, value_name = "A..B", conflicts_with_all = ["text", "logits", "question"], value_parser = layer_range, env = "HOIST_LAYERS_ONLY", hide_env_values = true, help_heading = COMPARE)]
+    #[arg(long, value_name = "A..B", conflicts_with_all = ["text", "logits", "question"], value_parser = layer_range, help_heading = COMPARE)]
     layers_only: Option<Range<usize>>,
     /// Write `input_ids` and `logits` (of encoders the hidden states, of heads the scores) to this safetensors file
-    #[arg(long, value_name = "OUT", env = "HOIST_LOGITS", hide_env_values = true, help_heading = COMPARE)]
+    #[arg(long, value_name = "OUT", help_heading = COMPARE)]
     logits: Option<PathBuf>,
     /// Replace what is at OUT
-    #[arg(long, requires = "logits", env = "HOIST_FORCE", hide_env_values = true, help_heading = COMPARE, value_parser = clap::builder::FalseyValueParser::new())]
+    #[arg(long, requires = "logits", help_heading = COMPARE)]
     force: bool,
 
     /// The largest mean KL divergence, in nats
-    #[arg(long, value_name = "NATS", value_parser = limit, env = "HOIST_MAX_KL", hide_env_values = true, help_heading = LIMITS)]
+    #[arg(long, value_name = "NATS", allow_negative_numbers = true, value_parser = limit, help_heading = LIMITS)]
     max_kl: Option<f64>,
     /// The least share of positions whose likeliest token is the same, as 0.97 or 97%
-    #[arg(long, value_name = "SHARE", value_parser = share, env = "HOIST_MIN_TOP1", hide_env_values = true, help_heading = LIMITS)]
+    #[arg(long, value_name = "SHARE", allow_negative_numbers = true, value_parser = share, help_heading = LIMITS)]
     min_top1: Option<f64>,
     /// The least overlap of the five likeliest tokens
-    #[arg(long, value_name = "SHARE", value_parser = share, env = "HOIST_MIN_TOP5", hide_env_values = true, help_heading = LIMITS)]
+    #[arg(long, value_name = "SHARE", allow_negative_numbers = true, value_parser = share, help_heading = LIMITS)]
     min_top5: Option<f64>,
-    /// The largest relative error of a logit
-    #[arg(long, value_name = "X", value_parser = limit, env = "HOIST_MAX_REL", hide_env_values = true, help_heading = LIMITS)]
+    /// The largest relative error of logits, scores or vectors
+    #[arg(long, value_name = "X", allow_negative_numbers = true, value_parser = limit, help_heading = LIMITS)]
     max_rel: Option<f64>,
-    /// The least cosine of logits or embeddings
-    #[arg(long, value_name = "X", value_parser = cosine, allow_negative_numbers = true, env = "HOIST_MIN_COSINE", hide_env_values = true, help_heading = LIMITS)]
+    /// The least cosine of logits, scores or vectors
+    #[arg(long, value_name = "X", value_parser = cosine, allow_negative_numbers = true, help_heading = LIMITS)]
     min_cosine: Option<f64>,
     /// The most that perplexity may grow, as 0.01 or 1%
-    #[arg(long, value_name = "SHARE", value_parser = growth, requires = "text", env = "HOIST_MAX_PPL_INCREASE", hide_env_values = true, help_heading = LIMITS)]
+    #[arg(long, value_name = "SHARE", value_parser = growth, allow_negative_numbers = true, help_heading = LIMITS)]
     max_ppl_increase: Option<f64>,
     /// Fail on what is only reported otherwise: constant vectors and rows, tensors that a family may leave unused
     #[arg(long, env = "HOIST_STRICT", hide_env_values = true, help_heading = LIMITS, value_parser = clap::builder::FalseyValueParser::new())]
     strict: bool,
 
     /// Go on with this text; `-` is standard input. With something to compare with: the text that is compared on
-    #[arg(long, value_name = "TEXT", conflicts_with = "reference", env = "HOIST_PROMPT", hide_env_values = true, help_heading = USE)]
+    #[arg(long, value_name = "TEXT", conflicts_with = "reference", help_heading = USE)]
     prompt: Option<String>,
     /// Put the prompt into the model's chat template
-    #[arg(long, requires = "prompt", env = "HOIST_CHAT", hide_env_values = true, help_heading = USE, value_parser = clap::builder::FalseyValueParser::new())]
+    #[arg(long, requires = "prompt", help_heading = USE, value_parser = clap::builder::FalseyValueParser::new())]
     chat: bool,
     /// Which of the model's templates, or a file with one
-    #[arg(long, value_name = "NAME", requires = "chat", env = "HOIST_CHAT_TEMPLATE", hide_env_values = true, help_heading = USE)]
+    #[arg(long, value_name = "NAME", requires = "chat", help_heading = USE)]
     chat_template: Option<String>,
     /// What the system says before the prompt
-    #[arg(long, value_name = "TEXT", requires = "chat", env = "HOIST_SYSTEM", hide_env_values = true, help_heading = USE)]
+    #[arg(long, value_name = "TEXT", requires = "chat", help_heading = USE)]
     system: Option<String>,
     /// The most new tokens
-    #[arg(long, value_name = "N", default_value_t = 128, value_parser = count, requires = "prompt", env = "HOIST_MAX_TOKENS", hide_env_values = true, help_heading = USE)]
+    #[arg(long, value_name = "N", default_value_t = 128, value_parser = count, requires = "prompt", help_heading = USE)]
     max_tokens: usize,
     /// Draw tokens at this temperature; 0 takes the likeliest
-    #[arg(long, value_name = "T", default_value = "0", value_parser = limit, requires = "prompt", env = "HOIST_TEMPERATURE", hide_env_values = true, help_heading = USE)]
+    #[arg(long, value_name = "T", default_value = "0", allow_negative_numbers = true, value_parser = limit, requires = "prompt", help_heading = USE)]
     temperature: f64,
     /// Draw from the likeliest tokens that together have this probability
-    #[arg(long, value_name = "P", default_value = "1", value_parser = top_p, requires = "temperature", env = "HOIST_TOP_P", hide_env_values = true, help_heading = USE)]
+    #[arg(long, value_name = "P", default_value = "1", allow_negative_numbers = true, value_parser = top_p, requires = "temperature", help_heading = USE)]
     top_p: f64,
     /// Another seed draws other tokens
-    #[arg(long, value_name = "N", default_value_t = 0, requires = "temperature", env = "HOIST_SEED", hide_env_values = true, help_heading = USE)]
+    #[arg(long, value_name = "N", default_value_t = 0, requires = "temperature", help_heading = USE)]
     seed: u64,
     /// Make a vector of each text
-    #[arg(long, value_name = "TEXT", num_args = 1.., conflicts_with_all = ["against", "reference", "logits", "layers"], env = "HOIST_EMBED", hide_env_values = true, help_heading = USE)]
+    #[arg(long, value_name = "TEXT", num_args = 1.., conflicts_with_all = ["against", "reference", "logits", "layers"], help_heading = USE)]
     embed: Vec<String>,
     /// Score a document for a query; may be given several times
-    #[arg(long, value_names = ["QUERY", "DOC"], num_args = 2, conflicts_with_all = ["against", "reference", "logits", "layers"], env = "HOIST_PAIR", value_delimiter = None, hide_env_values = true, help_heading = USE)]
+    #[arg(long, value_names = ["QUERY", "DOC"], num_args = 2, conflicts_with_all = ["against", "reference", "logits", "layers"], value_delimiter = None, help_heading = USE)]
     pair: Vec<String>,
     /// Say which of its classes each text belongs to
-    #[arg(long, value_name = "TEXT", num_args = 1.., conflicts_with_all = ["against", "reference", "logits", "layers"], env = "HOIST_CLASSIFY", hide_env_values = true, help_heading = USE)]
+    #[arg(long, value_name = "TEXT", num_args = 1.., conflicts_with_all = ["against", "reference", "logits", "layers"], help_heading = USE)]
     classify: Vec<String>,
     /// Find what each text names
-    #[arg(long, value_name = "TEXT", num_args = 1.., conflicts_with_all = ["against", "reference", "logits", "layers"], env = "HOIST_NER", hide_env_values = true, help_heading = USE)]
+    #[arg(long, value_name = "TEXT", num_args = 1.., conflicts_with_all = ["against", "reference", "logits", "layers"], help_heading = USE)]
     ner: Vec<String>,
 
     /// The type that weights are held in, and multiplied; what passes through the layers is f32 [default: f32]
@@ -277,6 +277,23 @@ fn agree(args: &Args) -> Result<()> {
         let message = format!("a stride of {stride} leaves out tokens between windows of {window}");
         return Err(Error::usage(message).hint("a stride is at most a window"));
     }
+    if let (Some(text), Some(logits)) = (&args.text, &args.logits)
+        && let (Ok(text), Ok(logits)) = (text.canonicalize(), logits.canonicalize())
+        && text == logits
+    {
+        return Err(Error::usage("--logits would replace the text that --text reads").hint("write elsewhere"));
+    }
+    let limited = options_gate(args) != Gate::default();
+    if limited && answers::is_asked(args) && !measured(args) {
+        return Err(Error::usage("a limit is for a comparison, and nothing is compared")
+            .hint("--against MODEL; then the prompt is what both are given"));
+    }
+    if measured(args) && (args.temperature != 0.0 || args.top_p != 1.0 || args.seed != 0) {
+        return Err(Error::usage(
+            "--temperature, --top-p and --seed are for a text that goes on, and nothing is made",
+        )
+        .hint("leave out --against, --reference, --logits and --layers, or these"));
+    }
     if measured(args) && args.chat {
         return Err(Error::usage("what is compared on is the prompt as it is, and --chat would change it")
             .hint("leave out --chat, or --against, --logits and --layers"));
@@ -287,6 +304,17 @@ fn agree(args: &Args) -> Result<()> {
 /// Whether a report is wanted: something to compare with, or something that only a measured pass gives.
 fn measured(args: &Args) -> bool {
     args.against.is_some() || args.reference.is_some() || args.logits.is_some() || args.layers
+}
+
+fn options_gate(args: &Args) -> Gate {
+    Gate {
+        max_kl: args.max_kl,
+        min_top1: args.min_top1,
+        min_top5: args.min_top5,
+        max_relative: args.max_rel,
+        min_cosine: args.min_cosine,
+        max_perplexity_increase: args.max_ppl_increase,
+    }
 }
 
 fn options(args: &Args, common: &Common) -> Options {
@@ -304,14 +332,7 @@ fn options(args: &Args, common: &Common) -> Options {
         layers: args.layers,
         layers_only: args.layers_only.clone(),
         strict: args.strict,
-        gate: Gate {
-            max_kl: args.max_kl,
-            min_top1: args.min_top1,
-            min_top5: args.min_top5,
-            max_relative: args.max_rel,
-            min_cosine: args.min_cosine,
-            max_perplexity_increase: args.max_ppl_increase,
-        },
+        gate: options_gate(args),
         logits: args.logits.clone(),
         force: args.force,
         ..Options::default()

@@ -33,6 +33,19 @@ impl View {
         self.shape.iter().product()
     }
 
+    /// The number in the value of the view's `index`-th element, counted row-major; `None` beyond its end.
+    pub fn element(&self, index: u64) -> Option<u64> {
+        if index >= self.element_count() {
+            return None;
+        }
+        let (mut rest, mut at) = (index, self.offset);
+        for (n, stride) in self.shape.iter().zip(&self.strides).rev() {
+            at += rest % n * stride;
+            rest /= n;
+        }
+        Some(at)
+    }
+
     /// Dimension `dim` as several, outermost first, whose product it must be.
     pub fn split(mut self, dim: usize, sizes: &[u64]) -> Result<View> {
         let (size, stride) = self.dim(dim)?;

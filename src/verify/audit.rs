@@ -28,8 +28,10 @@ pub struct Finding {
     pub tensor: String,
     /// What it is.
     pub fault: Fault,
-    /// A predicate of the tensor, for a person: "has 3 NaN, the first in row 17".
+    /// A predicate of the tensor, for a person: "has 3 NaN".
     pub detail: String,
+    /// The first row that it is about, counted over all matrices of a stack, where it is about some rows of many.
+    pub row: Option<u64>,
     /// Whether it fails by itself; else it is only told, unless everything is to fail.
     pub fatal: bool,
 }
@@ -244,22 +246,16 @@ impl Seen {
             .tensor(name));
         }
         let mut out = Vec::new();
-        let mut say = |fault: Fault, detail: String, fatal: bool| {
-            out.push(Finding { tensor: name.to_owned(), fault, detail, fatal });
-        };
-        let place = |row: u64| {
-            if how.is_matrix { format!(", the first in row {}", grouped(row)) } else { String::new() }
+        let mut say = |fault: Fault, detail: String, row: Option<u64>, fatal: bool| {
+            let row = row.filter(|_| how.is_matrix);
+            out.push(Finding { tensor: name.to_owned(), fault, detail, row, fatal });
         };
         if all.nan > 0 {
-            say(
-                Fault::NotANumber,
-                format!("has {} NaN{}", grouped(all.nan), place(self.nan_rows.first)),
-                true,
-            );
+            say(Fault::NotANumber, format!("has {} NaN", grouped(all.nan)), Some(self.nan_rows.first), true);
         }
         if all.infinite > 0 {
-            let first = place(self.infinite_rows.first);
-            say(Fault::Infinite, format!("has {} Inf{first}", grouped(all.infinite)), true);
+            let detail = format!("has {} Inf", grouped(all.infinite));
+            say(Fault::Infinite, detail, Some(self.infinite_rows.first), true);
         }
         // A stack's matrices are each by itself: an expert of zeros among sound ones is as broken as a layer of zeros.
         let (mut zero, mut constant) = (Noted::default(), Noted::default());
@@ -286,12 +282,12 @@ impl Seen {
             ),
         };
         if zero.count > 0 {
-            say(Fault::Zero, of_stack(zero, "is all zero"), how.is_matrix);
+            say(Fault::Zero, of_stack(zero, "is all zero"), None, how.is_matrix);
         }
         if constant.count > 0 {
             let what =
                 if constant.count == 1 { format!("is {value} everywhere") } else { "is constant".into() };
-            say(Fault::Constant, of_stack(constant, &what), how.is_matrix);
+            say(Fault::Constant, of_stack(constant, &what), None, how.is_matrix);
         }
         if how.is_matrix && zero.count == 0 && constant.count == 0 {
             let rows = how.elements / how.columns;
@@ -300,10 +296,8 @@ impl Seen {
                 (self.constant_rows, Fault::ConstantRows, "are constant"),
             ] {
                 if some.count > 0 {
-                    let (n, first) = (grouped(some.count), grouped(some.first));
-                    let detail =
-                        format!("has {n} of {} rows that {what}, the first of them {first}", grouped(rows));
-                    say(fault, detail, false);
+                    let detail = format!("has {} of {} rows that {what}", grouped(some.count), grouped(rows));
+                    say(fault, detail, Some(some.first), false);
                 }
             }
         }

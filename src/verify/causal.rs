@@ -4,7 +4,7 @@
 //! known for nothing and no more than a layer of each must be in memory. Behind the last layer logits are made in tiles of
 //! positions × tokens of the vocabulary, of which every figure is taken at once: the matrix of all of them is never there.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::run::job::Control;
 use crate::transform::arch::forward::Mlp;
 use crate::verify::candle;
@@ -13,7 +13,7 @@ use crate::verify::metrics::{Compare, Comparison, Means, Score, Scored, Vectors}
 use crate::verify::reference::{Answer, Extent, Quantity, Reference};
 use crate::verify::report::Layer;
 use crate::verify::stack::Pass;
-use crate::verify::subject::Subject;
+use crate::verify::subject::{Subject, other_fault};
 use crate::verify::weights::{Stage, Weights};
 use crate::verify::windows::Window;
 use candle_core::{DType, Tensor};
@@ -63,6 +63,8 @@ pub(super) struct Measured {
     /// Scored tokens of the model, and of the other.
     pub(super) scored: Scored,
     pub(super) other_scored: Option<Scored>,
+    /// Tokens of the vocabulary that both have.
+    pub(super) vocabulary_common: u64,
     /// Tokens of the vocabulary that only one of the two has.
     pub(super) vocabulary_left_out: u64,
     /// Tokens that passed.
@@ -89,6 +91,8 @@ pub(super) struct Measure<'a> {
 /// One of the two models on its way through a group of windows.
 struct Side<'a> {
     decoder: Decoder<'a>,
+    /// The name of the model that it is compared with, of that one.
+    other: Option<&'a str>,
     weights: &'a Weights,
     /// The same for all windows and layers, but not for two models: it holds the tables of this one's rotary embeddings.
     pass: Pass<'static>,
@@ -99,19 +103,45 @@ struct Side<'a> {
 }
 
 impl<'a> Side<'a> {
-    fn new(subject: &'a Subject, weights: &'a Weights, tokens_at_once: usize) -> Side<'a> {
+    fn new(subject: &'a Subject, weights: &'a Weights, tokens_at_once: usize, is_other: bool) -> Side<'a> {
         let decoder = Decoder { forward: &subject.forward, weights };
         // An expert that is not in memory is loaded once for each batch. What passes it is many times wider than the stream.
         let together = if weights.is_resident() { 0 } else { tokens_at_once / BATCH_SHARE };
-        Side { decoder, weights, pass: Pass::new(0, None), states: Vec::new(), together }
+        let other = is_other.then_some(subject.name.as_str());
+        Side { decoder, other, weights, pass: Pass::new(0, None), states: Vec::new(), together }
+    }
+
+    /// An error, as this side's: tensors that do not fit are what is looked for in the one model, and a broken reference in
+    /// the other.
+    fn fault(&self, error: Error) -> Error {
+        match (self.other, error.kind()) {
+            (Some(name), _) => other_fault(error, name),
+            (None, ErrorKind::BadInput) if error.tensor_name().is_some() => {
+                error.kind_instead(ErrorKind::CheckFailed)
+            }
+            (None, _) => error,
+        }
     }
 
     fn embed(&mut self, windows: &[Window]) -> Result<()> {
-        self.states = windows.iter().map(|w| self.decoder.embed(&w.ids, 0)).collect::<Result<_>>()?;
+        let states = windows.iter().map(|w| self.decoder.embed(&w.ids, 0)).collect::<Result<_>>();
+        self.states = states.map_err(|e| self.fault(e))?;
         Ok(())
     }
 
+    fn vocabulary(&self) -> Result<u64> {
+        self.decoder.vocabulary().map_err(|e| self.fault(e))
+    }
+
     fn layer(&mut self, index: usize, control: &Control) -> Result<()> {
+        self.pass_layer(index, control).map_err(|e| self.fault(e))
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        self.pass_back().map_err(|e| self.fault(e))
+    }
+
+    fn pass_layer(&mut self, index: usize, control: &Control) -> Result<()> {
         let tensors = self.weights.stage(Stage::Layer(index))?;
         let has_experts =
             self.decoder.forward.layers.get(index).is_some_and(|layer| matches!(layer.mlp, Mlp::Experts(_)));
@@ -132,7 +162,7 @@ impl<'a> Side<'a> {
     }
 
     /// From streams `[1, n, hidden]` to last hidden states `[n, hidden]`.
-    fn finish(&mut self) -> Result<()> {
+    fn pass_back(&mut self) -> Result<()> {
         let back = self.weights.stage(Stage::Back)?;
         for state in &mut self.states {
             *state = self.decoder.finish(&back, state)?.squeeze(0).map_err(candle)?;
@@ -162,9 +192,9 @@ fn numbers(tensor: &Tensor) -> Result<Vec<f32>> {
 
 /// Measures. `sink` is told of the model's own logits.
 pub(super) fn measure(of: &Measure<'_>, mut sink: Option<&mut dyn Sink>) -> Result<Measured> {
-    let mut a = Side::new(of.subject, of.weights, of.tokens_at_once);
+    let mut a = Side::new(of.subject, of.weights, of.tokens_at_once, false);
     let mut b = match of.other {
-        Other::Model(subject, weights) => Some(Side::new(subject, weights, of.tokens_at_once)),
+        Other::Model(subject, weights) => Some(Side::new(subject, weights, of.tokens_at_once, true)),
         _ => None,
     };
     let layer_count = of.subject.forward.layers.len();
@@ -172,9 +202,9 @@ pub(super) fn measure(of: &Measure<'_>, mut sink: Option<&mut dyn Sink>) -> Resu
         comparable(of.subject, other)?;
     }
     let layers = of.layers_only.clone().unwrap_or(0..layer_count);
-    let vocabulary = a.decoder.vocabulary()?;
+    let vocabulary = a.vocabulary()?;
     let other_vocabulary = match (of.other, &b) {
-        (_, Some(b)) => b.decoder.vocabulary()?,
+        (_, Some(b)) => b.vocabulary()?,
         (Other::File(_, answer), _) => answer.width,
         _ => vocabulary,
     };
@@ -191,7 +221,8 @@ pub(super) fn measure(of: &Measure<'_>, mut sink: Option<&mut dyn Sink>) -> Resu
     let mut tokens = 0u64;
     let started = Instant::now();
     let groups = groups(of.windows, of.tokens_at_once);
-    for range in groups {
+    let batch_count = groups.len();
+    for (batch, range) in groups.into_iter().enumerate() {
         let (first, group) = (range.start, &of.windows[range]);
         let count: usize = group.iter().map(|w| w.ids.len()).sum();
         tokens += count as u64;
@@ -199,11 +230,17 @@ pub(super) fn measure(of: &Measure<'_>, mut sink: Option<&mut dyn Sink>) -> Resu
         found.look(None, &a.states)?;
         if let Some(b) = &mut b {
             b.embed(group)?;
+            if let Some(odd) = not_finite(&b.states)? {
+                return Err(odd_reference(b, &format!("{odd} numbers of the embedding")));
+            }
         }
         for (at, index) in layers.clone().enumerate() {
             a.layer(index, of.control)?;
             if let Some(b) = &mut b {
                 b.layer(index, of.control)?;
+                if let Some(odd) = not_finite(&b.states)? {
+                    return Err(odd_reference(b, &format!("{odd} numbers behind layer {index}")));
+                }
                 let apart = &mut found.apart[at].states;
                 for (a, b) in a.states.iter().zip(&b.states) {
                     apart.add(&numbers(b)?, &numbers(a)?);
@@ -212,7 +249,7 @@ pub(super) fn measure(of: &Measure<'_>, mut sink: Option<&mut dyn Sink>) -> Resu
             found.look(Some(index), &a.states)?;
             let done = (tokens - count as u64) * (layers.len() as u64 + 1) + count as u64 * (at as u64 + 1);
             of.control.step(
-                || label(index, layer_count, count as u64, tokens, all_tokens),
+                || label(index, layer_count, batch, batch_count),
                 done,
                 all_tokens * (layers.len() as u64 + 1),
             );
@@ -236,6 +273,7 @@ pub(super) fn measure(of: &Measure<'_>, mut sink: Option<&mut dyn Sink>) -> Resu
         hidden_cosine: b.as_ref().filter(|_| is_compared).map(|_| other_mean.cosine(mean)),
         scored: found.scored,
         other_scored: b.is_some().then_some(found.other_scored),
+        vocabulary_common: vocabulary.min(other_vocabulary),
         vocabulary_left_out: vocabulary.abs_diff(other_vocabulary),
         tokens,
         seconds,
@@ -261,10 +299,10 @@ fn groups(windows: &[Window], tokens_at_once: usize) -> Vec<Range<usize>> {
     groups
 }
 
-/// Where a pass is; `group` tokens pass together.
-fn label(index: usize, layer_count: usize, group: u64, tokens: u64, all_tokens: u64) -> String {
+/// Where a pass is: a layer, and which batch of windows.
+fn label(index: usize, layer_count: usize, batch: usize, batch_count: usize) -> String {
     let layer = format!("layer {}/{layer_count}", index + 1);
-    if group == all_tokens { layer } else { format!("{layer} of token {tokens}/{all_tokens}") }
+    if batch_count == 1 { layer } else { format!("{layer}, batch {}/{batch_count}", batch + 1) }
 }
 
 /// Two models that have nothing in common layer by layer cannot be compared so.
@@ -283,6 +321,22 @@ pub(super) fn comparable(a: &Subject, b: &Subject) -> Result<()> {
     )))
 }
 
+/// How many numbers of some streams are not finite, where any are.
+fn not_finite(states: &[Tensor]) -> Result<Option<u64>> {
+    let mut odd = 0u64;
+    for state in states {
+        odd += numbers(state)?.iter().filter(|x| !x.is_finite()).count() as u64;
+    }
+    Ok((odd > 0).then_some(odd))
+}
+
+/// A reference that computes nothing says nothing of the model.
+fn odd_reference(side: &Side<'_>, what: &str) -> Error {
+    let error = Error::bad_input(format!("is the reference, and {what} are not finite"));
+    other_fault(error, side.other.unwrap_or_default())
+        .hint("hoist verify of it by itself says which tensors are broken")
+}
+
 /// What is gathered over groups.
 struct Found {
     apart: Vec<Layer>,
@@ -299,13 +353,7 @@ impl Found {
     /// Notes the first place behind which something is not finite.
     fn look(&mut self, place: Option<usize>, states: &[Tensor]) -> Result<()> {
         if self.broken.is_none() {
-            let mut odd = 0u64;
-            for state in states {
-                odd += numbers(state)?.iter().filter(|x| !x.is_finite()).count() as u64;
-            }
-            if odd > 0 {
-                self.broken = Some((place, odd));
-            }
+            self.broken = not_finite(states)?.map(|odd| (place, odd));
         }
         Ok(())
     }
@@ -371,8 +419,8 @@ fn head(
             start = positions.end;
         }
     }
-    let vocabulary = a.decoder.vocabulary()?;
-    let other_vocabulary = b.map(|b| b.decoder.vocabulary()).transpose()?.unwrap_or(0);
+    let vocabulary = a.vocabulary()?;
+    let other_vocabulary = b.map(Side::vocabulary).transpose()?.unwrap_or(0);
     let name = |side: &Side<'_>| {
         if side.weights.has("output.weight") { "output.weight" } else { "token_embd.weight" }
     };
@@ -396,7 +444,7 @@ fn head(
                     return Ok(Vec::new());
                 }
                 let hidden = side.states[tile.window].narrow(0, row.start, row.len()).map_err(candle)?;
-                numbers(&side.decoder.logits(&hidden, band.clone())?)
+                numbers(&side.decoder.logits(&hidden, band.clone()).map_err(|e| side.fault(e))?)
             };
             let x = logits(a, &mine)?;
             let y = b.map(|b| logits(b, &others)).transpose()?;
@@ -423,7 +471,8 @@ fn head(
                     }
                     (Other::File(file, answer), _) => {
                         let positions = if answer.extent == Extent::One { 0..1 } else { part.clone() };
-                        let y = file.numbers(answer, first_window + tile.window, positions, common)?;
+                        let y = file.numbers(answer, first_window + tile.window, positions, common);
+                        let y = y.map_err(|e| other_fault(e, &file.name))?;
                         compare.band(start, &y, &x)?;
                     }
                     _ => {}

@@ -14,12 +14,12 @@ use crate::verify::causal::{self, Measure, Measured, Other, Sink};
 use crate::verify::limits::{Computed, Limits, Written};
 use crate::verify::reference::write::{Column, Writing};
 use crate::verify::reference::{Extent, Quantity, Reference, Row};
-use crate::verify::report::{self, Check, Report, Timing};
-use crate::verify::subject::Subject;
+use crate::verify::report::{self, Check, Outcome, Report, Timing};
+use crate::verify::subject::{Subject, other_fault};
 use crate::verify::text::Tokenizer;
 use crate::verify::weights::{Hold, Weights};
 use crate::verify::windows::{self, SAMPLE_WINDOW_MAX, Windows};
-use crate::verify::{Options, device, sample};
+use crate::verify::{Gate, Options, device, sample};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
@@ -36,6 +36,8 @@ const LOAD_BYTES_MIN: u64 = 4 << 20;
 const FALLBACK_TOKENS: usize = 1024;
 /// Tokens that pass the layers together where all weights are in memory: more would win nothing.
 const TOKENS_AT_ONCE: usize = 4096;
+/// Tokens that one of two models may have beyond the other: vocabularies are padded to suit a device.
+const VOCABULARY_PADDING_MAX: u64 = 1024;
 /// Findings that are told one by one.
 const SHOWN_MAX: usize = 10;
 
@@ -59,11 +61,15 @@ impl Setting {
         let available = machine::available_memory_bytes().unwrap_or(4 << 30);
         let memory_bytes = options.memory_bytes.unwrap_or((available as f64 * MEMORY_SHARE) as u64);
         if memory_bytes < MEMORY_BYTES_MIN {
-            return Err(Error::usage(format!(
-                "verifying needs {} of memory at least, and {} are given",
-                bytes_text(MEMORY_BYTES_MIN),
-                bytes_text(memory_bytes)
-            )));
+            return Err(Error::new(
+                ErrorKind::NoSpace,
+                format!(
+                    "verifying needs {} of memory at least, and there are {}",
+                    bytes_text(MEMORY_BYTES_MIN),
+                    bytes_text(memory_bytes)
+                ),
+            )
+            .hint("--memory 64MiB is the least"));
         }
         let hold = Hold {
             dtype,
@@ -74,6 +80,19 @@ impl Setting {
             stop: control.stop_sign(),
         };
         Ok(Setting { dtype, memory_bytes, hold })
+    }
+
+    /// How everything is computed, for a program.
+    fn said(&self) -> serde_json::Map<String, serde_json::Value> {
+        let pairs: [(&str, serde_json::Value); 6] = [
+            ("version", env!("CARGO_PKG_VERSION").into()),
+            ("dtype", self.dtype.name().into()),
+            ("device", device::name(&self.hold.device).into()),
+            ("native", self.hold.native.into()),
+            ("memory_bytes", self.memory_bytes.into()),
+            ("threads", self.hold.threads.map_or(candle_core::utils::get_num_threads(), |n| n).into()),
+        ];
+        pairs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
     }
 
     /// The weights of one model, or of two that share the memory: what the smaller one leaves is the larger one's.
@@ -109,6 +128,39 @@ impl Setting {
     }
 }
 
+/// Refuses limits and options that nothing would be held to: who sets one relies on it.
+fn check_wishes(options: &Options) -> Result<()> {
+    let Gate { max_kl, min_top1, min_top5, max_relative, min_cosine, max_perplexity_increase } = options.gate;
+    let of_pair = [
+        ("a limit on the KL divergence", max_kl.is_some()),
+        ("a limit on top-1 agreement", min_top1.is_some()),
+        ("a limit on top-5 agreement", min_top5.is_some()),
+        ("a limit on the relative error", max_relative.is_some()),
+        ("a limit on the cosine", min_cosine.is_some()),
+        ("a limit on how perplexity grows", max_perplexity_increase.is_some()),
+        ("a comparison layer by layer", options.layers),
+    ];
+    let is_compared = options.against.is_some() || options.reference.is_some();
+    let limit = |(what, _): &(&str, bool)| Error::usage(format!("{what} needs something to compare with"));
+    if let Some(wish) = of_pair.iter().find(|(_, given)| *given && !is_compared) {
+        return Err(limit(wish).hint("--against MODEL, or --reference FILE"));
+    }
+    if max_perplexity_increase.is_some() && (options.text.is_none() || options.against.is_none()) {
+        return Err(Error::usage(
+            "a limit on how perplexity grows needs a text, and a model to compare with",
+        )
+        .hint("--text FILE --against MODEL"));
+    }
+    if options.layers && options.reference.is_some() {
+        return Err(Error::usage("a file of logits has no layers to compare").hint("--against MODEL has"));
+    }
+    let given = of_pair.iter().take(6).find(|(_, given)| *given);
+    if let (Some(_), Some((what, _))) = (&options.layers_only, given) {
+        return Err(Error::usage(format!("{what}, and only some layers are run: there are no logits")));
+    }
+    Ok(())
+}
+
 /// Says which of two models an error is of.
 fn of_model(error: Error, subject: &Subject) -> Error {
     if error.file_name().is_some() { error } else { error.file(subject.name.clone()) }
@@ -117,9 +169,15 @@ fn of_model(error: Error, subject: &Subject) -> Error {
 /// Runs all checks.
 pub(super) fn run(model: Model, mut options: Options, control: &Control) -> Result<Report> {
     let started = Instant::now();
+    check_wishes(&options)?;
     let setting = Setting::of(&options, control)?;
     let mut report = Report { model: model.name.clone(), ..Report::default() };
-    let against = options.against.take().map(Subject::of).transpose()?;
+    // What is wrong with the other model is no finding about this one.
+    let other = |model: Model| {
+        let name = model.name.clone();
+        Subject::of(model).map_err(|e| other_fault(e, &name))
+    };
+    let against = options.against.take().map(other).transpose()?;
     let reference = options.reference.take().map(|m| Reference::new(m, options.memory_bytes)).transpose()?;
     report.against =
         against.as_ref().map(|s| s.name.clone()).or_else(|| reference.as_ref().map(|r| r.name.clone()));
@@ -135,6 +193,7 @@ pub(super) fn run(model: Model, mut options: Options, control: &Control) -> Resu
         Err(e) => return Err(e),
     };
     report.notes.extend(subject.notes.iter().cloned());
+    report.run = setting.said();
     let run = Run {
         subject: &subject,
         against: against.as_ref(),
@@ -243,6 +302,7 @@ impl Run<'_> {
         let context = self.subject.forward.context;
         if let Some(reference) = self.reference {
             reference.check_vocabulary(self.subject.vocabulary())?;
+            reference.check_length(context)?;
             let mut all = Windows { windows: Vec::new(), recipe: String::new() };
             for row in &reference.rows {
                 let mut one = windows::whole(&row.ids, row.ids.len().max(1));
@@ -270,6 +330,10 @@ impl Run<'_> {
             (None, sample, Some(tokenizer)) => {
                 let text = sample.as_deref().unwrap_or(sample::TEXT);
                 let ids = tokenizer.encode(text, true)?;
+                if ids.is_empty() {
+                    let message = "the tokenizer makes no token of the text, so nothing would be computed";
+                    return Err(Error::bad_input(message).file(self.subject.name.clone()));
+                }
                 Ok(Tokens { windows: windows::whole(&ids, sample_window), scored: false, note: None })
             }
             (None, None, None) => {
@@ -285,7 +349,7 @@ impl Run<'_> {
         // A broken tokenizer is a finding; the other model's may still serve.
         let (mine, broken) = match mine {
             Ok(mine) => (mine, None),
-            Err(e) if self.against.is_some() => (None, Some(e)),
+            Err(e) if self.against.is_some() || self.reference.is_some() => (None, Some(e)),
             Err(e) => return Err(e),
         };
         let text = self.options.text.as_deref().or(self.options.sample.as_deref()).unwrap_or(sample::TEXT);
@@ -319,10 +383,10 @@ impl Run<'_> {
             control: self.control,
         };
         let measured = causal::measure(&of, writing.as_mut().map(|w| w as &mut dyn Sink));
-        // Tensors that do not fit each other are found where they meet.
+        // The model's own tensors that do not fit each other are found where they meet.
         let measured = match measured {
             Ok(measured) => Ok(measured),
-            Err(e) if e.kind() == ErrorKind::BadInput && e.tensor_name().is_some() => Err(e),
+            Err(e) if e.kind() == ErrorKind::CheckFailed => Err(e),
             Err(e) => return Err(e),
         };
         report.checks.push(self.tensors(&weights, measured.is_ok() && layers_only.is_none())?);
@@ -337,7 +401,8 @@ impl Run<'_> {
         if let Some(writing) = writing {
             writing.finish()?;
         }
-        self.measured(report, &measured, &tokens, &limits, layers_only.as_ref());
+        let reader = theirs.as_ref().or(mine.as_ref());
+        self.measured(report, &measured, &tokens, &limits, layers_only.as_ref(), reader);
         report.timing =
             Timing { tokens: measured.tokens, forward_seconds: measured.seconds, ..Timing::default() };
         Ok(())
@@ -351,11 +416,22 @@ impl Run<'_> {
         tokens: &Tokens,
         limits: &Limits,
         layers_only: Option<&Range<usize>>,
+        tokenizer: Option<&Tokenizer>,
     ) {
         report.checks.push(self.forward(found.broken, found.tokens));
         let layers =
             (!found.layers.is_empty()).then(|| report::layers(&found.layers, self.options.layers, limits));
-        let logits = found.comparison.as_ref().map(|c| report::logits(c, found.hidden_cosine, limits));
+        let token = |id: u32| tokenizer.and_then(|t| t.token(id));
+        let mut logits =
+            found.comparison.as_ref().map(|c| report::logits(c, found.hidden_cosine, limits, &token));
+        let (left_out, common) = (found.vocabulary_left_out, found.vocabulary_common);
+        if let Some(logits) = &mut logits
+            && !logits.has_failed()
+            && left_out > VOCABULARY_PADDING_MAX.max(common / 10)
+        {
+            let both = format!("{} of {}", grouped(common), grouped(common + left_out));
+            logits.outcome = Outcome::Failed(format!("only {both} tokens of the vocabulary are in both"));
+        }
         // Where they part is asked for, or else of interest only where they do.
         let has_failed = |check: &Option<Check>| check.as_ref().is_some_and(Check::has_failed);
         if self.options.layers || layers_only.is_some() || has_failed(&layers) || has_failed(&logits) {
@@ -403,6 +479,7 @@ impl Run<'_> {
         let layer_count = self.subject.forward.layers.len();
         let passed = self.options.layers_only.as_ref().map_or(layer_count, |range| range.len());
         let check = match broken {
+            None if tokens == 0 => Check::failed("forward", "", "no token passed"),
             None => {
                 let of = if passed == layer_count { String::new() } else { format!(" of {layer_count}") };
                 Check::passed("forward", format!("finite, {passed}{of} layers"))
@@ -471,7 +548,14 @@ impl Run<'_> {
         let is_fatal = |f: &&Finding| f.fatal || self.options.strict;
         let fatal: Vec<&Finding> = findings.iter().filter(is_fatal).collect();
         let told: Vec<&Finding> = findings.iter().filter(|f| !is_fatal(f)).collect();
-        let say = |f: &Finding| format!("`{}` {}", Shown(&f.tensor), f.detail);
+        let say = |f: &Finding| {
+            let place = subject.origin(&f.tensor, f.row);
+            let name = place.map_or(f.tensor.as_str(), |p| p.name);
+            let row = place.and_then(|p| p.row).map(|row| format!(", the first in row {}", grouped(row)));
+            let file = place.and_then(|p| p.file).map(|file| format!(" ({})", Shown(file)));
+            let (row, file) = (row.unwrap_or_default(), file.unwrap_or_default());
+            format!("`{}`{file} {}{row}", Shown(name), f.detail)
+        };
         faults.extend(fatal.iter().take(SHOWN_MAX).map(|f| say(f)));
         if fatal.len() > SHOWN_MAX {
             faults.push(format!("and {} more", grouped((fatal.len() - SHOWN_MAX) as u64)));
@@ -505,7 +589,18 @@ impl Run<'_> {
         if told.len() > SHOWN_MAX {
             check = check.detail(format!("and {} more like these", grouped((told.len() - SHOWN_MAX) as u64)));
         }
-        let document = |f: &Finding| serde_json::json!({ "tensor": f.tensor, "fault": f.fault.name(), "detail": f.detail, "fatal": f.fatal });
+        let document = |f: &Finding| {
+            let place = subject.origin(&f.tensor, f.row);
+            serde_json::json!({
+                "tensor": place.map_or(f.tensor.as_str(), |p| p.name),
+                "file": place.and_then(|p| p.file),
+                "row": place.and_then(|p| p.row),
+                "computed_as": f.tensor,
+                "fault": f.fault.name(),
+                "detail": f.detail,
+                "fatal": f.fatal,
+            })
+        };
         Ok(check
             .figure("tensors", all as u64)
             .figure("used", (all - extra.min(all)) as u64)

@@ -119,6 +119,12 @@ struct Row {
     min_top1: Option<f64>,
     /// Cosine of two embeddings.
     min_cosine: Option<f64>,
+    /// Largest error of a number of an embedding, of hidden states, of scores, relative to the largest of the reference's. A
+    /// cosine does not see that all of them are a hundred times too large; this does, and is no tighter than the cosine
+    /// where only the direction is off.
+    vectors: Option<f64>,
+    /// The same for heads with one score: there is no direction, nor a label, so this is all that they are judged by.
+    score: Option<f64>,
     /// Whether labels must be the same.
     labels: bool,
     /// How far apart, relative to their length, hidden states may be. Names the layer where two models part; fails nothing.
@@ -127,12 +133,12 @@ struct Row {
 
 #[rustfmt::skip]
 const ROWS: &[Row] = &[
-    Row { step: Step::Same,       name: "the same numbers", max_relative: Some(1e-3), max_kl: None,        min_top1: None,       min_cosine: Some(0.9999), labels: true,  hidden: 1e-3 },
-    Row { step: Step::Cast,       name: "16-bit",           max_relative: None,       max_kl: Some(0.001), min_top1: None,       min_cosine: Some(0.999),  labels: true,  hidden: 0.03 },
-    Row { step: Step::Eight,      name: "",                 max_relative: None,       max_kl: Some(0.005), min_top1: Some(0.97), min_cosine: Some(0.99),   labels: false, hidden: 0.1  },
-    Row { step: Step::FourFine,   name: "",                 max_relative: None,       max_kl: Some(0.10),  min_top1: Some(0.85), min_cosine: Some(0.95),   labels: false, hidden: 0.4  },
-    Row { step: Step::FourCoarse, name: "",                 max_relative: None,       max_kl: Some(0.25),  min_top1: Some(0.80), min_cosine: Some(0.95),   labels: false, hidden: 0.5  },
-    Row { step: Step::Far,        name: "",                 max_relative: None,       max_kl: None,        min_top1: None,       min_cosine: None,         labels: false, hidden: 0.7  },
+    Row { step: Step::Same,       name: "the same numbers", max_relative: Some(1e-3), max_kl: None,        min_top1: None,       min_cosine: Some(0.9999), vectors: Some(1e-3), score: Some(1e-3), labels: true,  hidden: 1e-3 },
+    Row { step: Step::Cast,       name: "16-bit",           max_relative: None,       max_kl: Some(0.001), min_top1: None,       min_cosine: Some(0.999),  vectors: Some(0.06), score: Some(0.03), labels: true,  hidden: 0.03 },
+    Row { step: Step::Eight,      name: "",                 max_relative: None,       max_kl: Some(0.005), min_top1: Some(0.97), min_cosine: Some(0.99),   vectors: Some(0.2),  score: Some(0.05), labels: false, hidden: 0.1  },
+    Row { step: Step::FourFine,   name: "",                 max_relative: None,       max_kl: Some(0.10),  min_top1: Some(0.85), min_cosine: Some(0.95),   vectors: Some(0.5),  score: Some(0.25), labels: false, hidden: 0.4  },
+    Row { step: Step::FourCoarse, name: "",                 max_relative: None,       max_kl: Some(0.25),  min_top1: Some(0.80), min_cosine: Some(0.95),   vectors: Some(0.5),  score: Some(0.25), labels: false, hidden: 0.5  },
+    Row { step: Step::Far,        name: "",                 max_relative: None,       max_kl: None,        min_top1: None,       min_cosine: None,         vectors: None,       score: None,       labels: false, hidden: 0.7  },
 ];
 
 /// The share of parameters from which on a step decides.
@@ -232,6 +238,10 @@ pub struct Limits {
     pub name: String,
     /// The limits themselves.
     pub gate: Gate,
+    /// Largest relative error of a number of an embedding, of hidden states, or of several scores.
+    pub vectors: Option<f64>,
+    /// The same of a head's only score.
+    pub score: Option<f64>,
     /// Whether labels must be the same.
     pub labels: bool,
     /// How far apart, relative to their length, hidden states may be before two models are said to part.
@@ -247,7 +257,8 @@ pub struct Limits {
 impl Limits {
     /// For two models. What the user gives replaces the default of the same figure; a limit on any figure of the logits
     /// also takes the one on their largest relative error away, which says that two models are the same and leaves no
-    /// room for another.
+    /// room for another. Of vectors and scores the cosine does so; either of the two does with labels, which nobody else
+    /// could allow to differ.
     pub fn of_models(
         candidate: &Written<'_>,
         reference: &Written<'_>,
@@ -301,7 +312,7 @@ impl Limits {
         let mut limits = Limits::at(computed.floor(), None, user);
         if !limits.given {
             limits.note = Some(
-                "a file is taken to be of the same numbers as the model; for one that was made before quantising, --max-kl and --min-top1 say what may be lost"
+                "a file is taken to be of the same numbers as the model; for one that was made before quantising, --max-kl and --min-top1 (of vectors and scores --min-cosine and --max-rel) say what may be lost"
                     .to_owned(),
             );
         }
@@ -327,7 +338,19 @@ impl Limits {
         };
         let given = *user != Gate::default();
         let cosine_given = user.min_cosine.is_some();
-        Limits { step, name, gate, labels: row.labels, hidden: row.hidden, given, cosine_given, note: None }
+        let of_vectors = |default: Option<f64>| user.max_relative.or(default.filter(|_| !cosine_given));
+        Limits {
+            step,
+            name,
+            gate,
+            vectors: of_vectors(row.vectors),
+            score: of_vectors(row.score),
+            labels: row.labels && !cosine_given && user.max_relative.is_none(),
+            hidden: row.hidden,
+            given,
+            cosine_given,
+            note: None,
+        }
     }
 }
 

@@ -232,6 +232,24 @@ impl Reference {
         Ok(())
     }
 
+    /// Refuses rows that are longer than the model takes.
+    ///
+    /// # Errors
+    /// `BadInput`, with the row.
+    pub fn check_length(&self, context: Option<usize>) -> Result<()> {
+        let most = context.unwrap_or(usize::MAX);
+        let Some(row) = self.rows.iter().position(|row| row.ids.len() > most) else { return Ok(()) };
+        let count = self.rows.get(row).map_or(0, |row| row.ids.len());
+        Err(Error::bad_input(format!(
+            "has {} tokens in row {row}, and the model was made for {}",
+            grouped(count as u64),
+            grouped(most as u64)
+        ))
+        .tensor(INPUT_IDS)
+        .file(self.name.clone())
+        .hint("the reference was made with another model"))
+    }
+
     /// The longest row.
     pub fn longest(&self) -> usize {
         self.rows.iter().map(|row| row.ids.len()).max().unwrap_or(0)

@@ -6,7 +6,7 @@
 mod lines;
 mod numbers;
 
-pub use lines::{Layer, embeddings, labels, layers, logits, perplexity};
+pub use lines::{Labels, Layer, embeddings, labels, layers, logits, perplexity};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::text::Shown;
@@ -155,6 +155,8 @@ pub struct Report {
     pub not_run: Vec<String>,
     /// What a person should know.
     pub notes: Vec<String>,
+    /// How it was run, for a program: types, device, memory.
+    pub run: Map<String, Value>,
     /// How long it took.
     pub timing: Timing,
 }
@@ -201,6 +203,7 @@ impl Report {
             "failed": self.failed().map(|check| check.name).collect::<Vec<_>>(),
             "checks": self.checks.iter().map(Check::document).collect::<Vec<_>>(),
             "not_run": self.not_run,
+            "run": self.run,
             "tokens": tokens,
             "seconds": seconds,
             "forward_seconds": forward_seconds,

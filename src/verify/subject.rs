@@ -3,6 +3,7 @@
 use crate::dtype::{Class, DType};
 use crate::error::{Error, ErrorKind, Result};
 use crate::open::Model;
+use crate::text::Shown;
 use crate::transform::arch::families::{self, Family, Sizes};
 use crate::transform::arch::forward::{self, Forward};
 use crate::transform::arch::translate::{Origin, to_forward};
@@ -55,6 +56,7 @@ impl Subject {
                     "there is no config.json beside the weights, so nobody knows how they compute",
                 )
                 .file(name.clone())
+                .hint("put the model's config.json beside them (its tokenizer.json too), or name its folder")
             })?;
             (config, model.json("generation_config.json")?)
         };
@@ -95,11 +97,59 @@ impl Subject {
         Ok(Subject { name, model, config, generation, family, forward, task, recipe, notes })
     }
 
+    /// Where a row of a tensor that is computed with comes from: the tensor's name in the model's own files, the file, and the
+    /// row there. Of a tensor that is made of several the first, where no row is asked for.
+    pub fn origin(&self, tensor: &str, row: Option<u64>) -> Option<Place<'_>> {
+        let output = self.recipe.outputs.iter().find(|o| o.name == tensor)?;
+        let columns = output.shape.last().copied().unwrap_or(1).max(1);
+        let mut element = row.unwrap_or(0).checked_mul(columns)?;
+        for part in &output.parts {
+            let count = part.view.element_count();
+            if element >= count {
+                element -= count;
+                continue;
+            }
+            let value = self.recipe.values.get(part.value)?;
+            let at = part.view.element(element)?;
+            let columns = value.shape.last().copied().unwrap_or(1).max(1);
+            let table = &self.model.table;
+            let file = value.source.tensors().first().and_then(|&t| table.tensors.get(t));
+            let file = file.and_then(|t| table.files.get(t.at.span.file.index())).map(|f| f.name.as_str());
+            return Some(Place { name: &value.name, file, row: row.map(|_| at / columns) });
+        }
+        None
+    }
+
     /// Rows of the token embedding.
     pub fn vocabulary(&self) -> u64 {
         let embedding = self.recipe.outputs.iter().find(|o| o.name == "token_embd.weight");
         embedding.and_then(|o| o.shape.first().copied()).unwrap_or(0)
     }
+}
+
+/// A fault of what the model is compared with: never a check of the model that failed.
+pub(in crate::verify) fn other_fault(error: Error, name: &str) -> Error {
+    let error = match error.kind() {
+        ErrorKind::CheckFailed => error.kind_instead(ErrorKind::BadInput),
+        _ => error,
+    };
+    // A file of a folder beside the weights does not say which of the two models it is of.
+    if error.file_name().is_some_and(|file| file != name) {
+        error.detail(format!("a file of `{}`, with which it is compared", Shown(name)))
+    } else {
+        error.file(name)
+    }
+}
+
+/// A place in a model's own files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place<'a> {
+    /// The tensor.
+    pub name: &'a str,
+    /// The file, where it is in one.
+    pub file: Option<&'a str>,
+    /// The row of the tensor, where one was asked for.
+    pub row: Option<u64>,
 }
 
 /// The family of a config. Nothing but a row makes a model known, so the hint is another than a conversion's.

@@ -27,6 +27,9 @@ use tokenizers::{AddedToken, EncodeInput, Encoding};
 /// The largest file of a tokenizer.
 pub(super) const FILE_BYTES_MAX: u64 = 64 << 20;
 
+/// How many times longer a tokenizer may make a text before it cuts it. Real ones replace spaces by marks of three bytes.
+const GROWTH_MAX: u64 = 64;
+
 /// The longest text that is encoded at once.
 const TEXT_BYTES_MAX: usize = 64 << 20;
 
@@ -186,6 +189,7 @@ impl Tokenizer {
             );
             return Err(Error::unsupported(message));
         }
+        check_growth(bytes)?;
         let mut inner = guarded("be read", || tokenizers::Tokenizer::from_bytes(bytes))?;
         // What a caller wants padded or cut, it says itself.
         guarded("be read", || {
@@ -338,6 +342,43 @@ fn encoded(encoding: &Encoding) -> Encoded {
         offsets: encoding.get_offsets().to_vec(),
         special: encoding.get_special_tokens_mask().iter().map(|&special| special != 0).collect(),
     }
+}
+
+/// Refuses a tokenizer whose replacements, one after the other, make texts of any length.
+fn check_growth(bytes: &[u8]) -> Result<()> {
+    #[derive(serde::Deserialize)]
+    struct Steps {
+        #[serde(default)]
+        normalizer: Json,
+        #[serde(default)]
+        decoder: Json,
+    }
+    // What is no JSON is refused with better words by who reads all of it.
+    let Ok(Steps { normalizer, decoder }) = serde_json::from_slice::<Steps>(bytes) else { return Ok(()) };
+    for (what, step) in [("normaliser", &normalizer), ("decoder", &decoder)] {
+        if growth(step) > GROWTH_MAX {
+            return Err(Error::unsupported(format!(
+                "has a {what} that makes a text more than {GROWTH_MAX} times as long"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// How many times longer a step makes a text, at most.
+fn growth(step: &Json) -> u64 {
+    let steps = ["normalizers", "decoders"].iter().find_map(|key| step.get(*key)?.as_array());
+    if let Some(steps) = steps {
+        return steps.iter().fold(1, |product: u64, step| product.saturating_mul(growth(step)));
+    }
+    let length = |text: Option<&Json>| text.and_then(Json::as_str).map_or(0, |text| text.len() as u64);
+    if step.get("type").and_then(Json::as_str) != Some("Replace") {
+        return 1;
+    }
+    // An expression may find a place of no length between any two bytes.
+    let pattern = length(step.get("pattern").and_then(|p| p.get("String")));
+    let content = length(step.get("content"));
+    if pattern == 0 { content.saturating_add(1) } else { content.div_ceil(pattern).max(1) }
 }
 
 fn check_length(text: &str) -> Result<()> {

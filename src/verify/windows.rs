@@ -17,6 +17,9 @@ pub const SAMPLE_WINDOW_MAX: usize = 512;
 /// The chunk of llama-perplexity where nobody says how long (its default context).
 pub const LLAMA_CPP_CONTEXT: usize = 512;
 
+/// The least chunk of which llama-perplexity scores a token.
+const LLAMA_CPP_LEAST: usize = 4;
+
 /// Tokens that pass the model together, from position 0.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Window {
@@ -85,8 +88,12 @@ pub fn cut(ids: &[u32], scoring: Scoring, context: Option<usize>, bos: Option<u3
             strided(ids, window, stride)
         }
         Scoring::LlamaCpp { context: chunk } => {
-            let most = context.unwrap_or(LLAMA_CPP_CONTEXT).max(2);
+            let most = context.unwrap_or(LLAMA_CPP_CONTEXT).max(LLAMA_CPP_LEAST);
             let chunk = chunk.unwrap_or(LLAMA_CPP_CONTEXT.min(most));
+            if chunk < LLAMA_CPP_LEAST {
+                return Err(Error::usage(format!("chunks of {chunk} tokens, of which none would be scored"))
+                    .hint(format!("--window {LLAMA_CPP_LEAST} is the least with --recipe llama.cpp")));
+            }
             check_window(chunk, context)?;
             llama_cpp(ids, chunk, bos)
         }
@@ -110,12 +117,12 @@ fn check_window(window: usize, context: Option<usize>) -> Result<()> {
             .hint("a token is scored by what stands before it in its window: two are the least"));
     }
     if let Some(context) = context.filter(|&context| window > context) {
-        return Err(Error::usage(format!(
+        let error = Error::usage(format!(
             "windows of {} tokens, and the model was made for {}",
             grouped(window as u64),
             grouped(context as u64)
-        ))
-        .hint(format!("--window {context} is the most")));
+        ));
+        return Err(if context < 2 { error } else { error.hint(format!("--window {context} is the most")) });
     }
     Ok(())
 }
@@ -142,15 +149,17 @@ fn strided(ids: &[u32], window: usize, stride: usize) -> Result<Windows> {
     Ok(Windows { windows, recipe })
 }
 
-/// As llama-perplexity cuts: chunks that do not overlap, a rest left out; the first token of each replaced by BOS for the
-/// pass, where the vocabulary asks for one; the tokens behind the first of the second half scored.
+/// As llama-perplexity cuts: the text with BOS before it, where the vocabulary asks for one, in chunks that do not overlap, a
+/// rest left out; the first token of each replaced by BOS for the pass; the tokens behind the first of the second half scored.
 ///
 /// Source: `perplexity` in tools/perplexity/perplexity.cpp of llama.cpp, with `--ppl-stride 0`.
 fn llama_cpp(ids: &[u32], chunk: usize, bos: Option<u32>) -> Result<Windows> {
+    let ids: Vec<u32> = bos.into_iter().chain(ids.iter().copied()).collect();
     let least = chunk.saturating_mul(2);
     if ids.len() < least {
         return Err(too_short(ids.len(), least));
     }
+    let left = ids.len() % chunk;
     let windows = ids
         .chunks_exact(chunk)
         .map(|ids| {
@@ -162,16 +171,29 @@ fn llama_cpp(ids: &[u32], chunk: usize, bos: Option<u32>) -> Result<Windows> {
             Window { ids, compared: scored.start - 1..scored.end - 1, scored }
         })
         .collect();
-    Ok(Windows { windows, recipe: format!("{chunk}-token chunks as llama-perplexity scores them") })
+    let mut recipe = format!("{chunk}-token chunks as llama-perplexity scores them");
+    if left > 0 {
+        recipe.push_str(&format!(
+            ", the last {} of {} tokens left out",
+            grouped(left as u64),
+            grouped(ids.len() as u64)
+        ));
+    }
+    Ok(Windows { windows, recipe })
 }
 
 fn too_short(found: usize, needed: usize) -> Error {
-    Error::bad_input(format!(
-        "the text has {} tokens, and {} are the least that can be scored so",
+    let error = Error::bad_input(format!(
+        "the text has {} tokens, and {} are the least that perplexity can be taken of so",
         grouped(found as u64),
         grouped(needed as u64)
-    ))
-    .hint("a longer text, or shorter windows")
+    ));
+    // Two chunks are the least: shorter ones would do.
+    let shorter = found / 2;
+    match needed > 2 && shorter >= LLAMA_CPP_LEAST {
+        true => error.hint(format!("a longer text, or --window {shorter}")),
+        false => error.hint("a longer text"),
+    }
 }
 
 #[cfg(test)]
@@ -222,8 +244,8 @@ mod tests {
         let scoring = Scoring::LlamaCpp { context: Some(8) };
         let cut = cut(&ids, scoring, None, Some(1)).unwrap();
         let found: Vec<_> = cut.windows.iter().map(|w| (w.ids[0], w.ids[1], w.scored.clone())).collect();
-        assert_eq!(found, [(1, 101, 5..8), (1, 109, 5..8), (1, 117, 5..8)]);
-        assert_eq!(cut.windows[0].targets(), [105, 106, 107]);
+        assert_eq!(found, [(1, 100, 5..8), (1, 108, 5..8), (1, 116, 5..8)]);
+        assert_eq!(cut.windows[0].targets(), [104, 105, 106]);
     }
 
     #[test]
@@ -249,6 +271,13 @@ mod tests {
             (9, windows(4, 5), None, "a stride of 5 with windows of 4"),
             (9, windows(4, 2), Some(3), "and the model was made for 3"),
             (9, Scoring::LlamaCpp { context: Some(5) }, None, "and 10 are the least"),
+            (
+                9,
+                Scoring::LlamaCpp { context: Some(3) },
+                None,
+                "chunks of 3 tokens, of which none would be scored",
+            ),
+            (9, windows(2, 1), Some(1), "and the model was made for 1"),
             (9, Scoring::LlamaCpp { context: Some(usize::MAX) }, None, "are the least"),
         ] {
             let error = cut(&ids[..count], scoring, context, None).unwrap_err().to_string();

@@ -56,6 +56,12 @@ fn refusals() {
         *bytes = config.replace("\"llama\"", "\"lama\"").replace("LlamaFor", "LamaFor").into_bytes();
     });
     let strange = strange.to_str().unwrap();
+    // A copy: if it were replaced, others would miss it.
+    let own = edited(&place.path().join("own"), "", |_| ());
+    let own_tokenizer = own.join("tokenizer.json");
+    let (own, own_tokenizer) = (own.to_str().unwrap(), own_tokenizer.to_str().unwrap());
+    let encoder = crate::verify_encoder::write(&crate::verify_encoder::spec("bert"), place.path());
+    let encoder = encoder.to_str().unwrap();
     type Row<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], i32, &'a str);
     #[rustfmt::skip]
     let rows: &[Row] = &[
@@ -78,10 +84,21 @@ fn refusals() {
         (&[model, "--layers-only", "0..1", "--prompt", "x"], &[], 2, "cannot be used with"),
         (&[model, "--force"], &[], 2, "--logits"),
         (&[model, "--max-kl=-1"], &[], 2, "it cannot be negative"),
-        (&[model], &[("HOIST_MAX_KL", "many")], 2, "not a number"),
         (&[model, "--min-top1", "97"], &[], 2, "a share is from 0 to 1"),
         (&[model, "--min-cosine", "1.5"], &[], 2, "a cosine is from -1 to 1"),
-        (&[model, "--max-ppl-increase", "1%"], &[], 2, "--text"),
+        (&[model, "--max-ppl-increase", "1%"], &[], 2, "needs something to compare with"),
+        (&[model, "--max-ppl-increase", "1%", "--against", model], &[], 2, "--text FILE"),
+        (&[model, "--max-ppl-increase", "-1", "--against", model], &[], 2, "it cannot be negative"),
+        // What nothing would be held to is no limit.
+        (&[model, "--max-kl", "0.1"], &[], 2, "--against MODEL, or --reference FILE"),
+        (&[model, "--min-cosine", "-1"], &[], 2, "needs something to compare with"),
+        (&[model, "--layers"], &[], 2, "needs something to compare with"),
+        (&[model, "--against", model, "--layers-only", "0..1", "--max-kl", "0.1"], &[], 2, "there are no logits"),
+        (&[model, "--prompt", "x", "--max-kl", "0.1"], &[], 2, "nothing is compared"),
+        (&[model, "--prompt", "x", "--against", model, "--temperature", "0.5"], &[], 2, "nothing is made"),
+        // What is read is never replaced.
+        (&[own, "--prompt", "x", "--force", "--logits", own_tokenizer], &[], 1, "is one of the inputs"),
+        (&[model, "--text", text_file, "--force", "--logits", text_file], &[], 2, "would replace the text"),
         (&[model, "--chat"], &[], 2, "--prompt"),
         (&[model, "--prompt", "x", "--system", "y"], &[], 2, "--chat"),
         (&[model, "--prompt", "x", "--seed", "1"], &[], 2, "--temperature"),
@@ -94,13 +111,16 @@ fn refusals() {
         (&[model, "--embed", "x", "--against", model], &[], 2, "cannot be used with"),
         (&[model, "--dtype", "q8_0"], &[], 2, "possible values: f32, bf16, f16"),
         (&[model, "--device", "gpu"], &[], 2, "gpu"),
-        (&[model, "--memory", "1MB"], &[], 2, "of memory at least"),
+        (&[model, "--memory", "1MB"], &[], 8, "--memory 64MiB is the least"),
+        // An encoder has no perplexity, and nothing that is taken of next tokens.
+        (&[encoder, "--text", text_file], &[], 2, "an encoder predicts no next token, so it has no perplexity"),
+        (&[encoder, "--text", text_file, "--recipe", "llama.cpp"], &[], 2, "hint: --prompt gives a text"),
+        (&[encoder, "--against", encoder, "--max-kl", "1"], &[], 2, "so it has no KL divergence"),
         // A decoder is not for these.
         (&[model, "--embed", "x"], &[], 2, ""),
         (&[model, "--classify", "x"], &[], 2, ""),
         (&[model, "--ner", "x"], &[], 2, ""),
         (&[model, "--pair", "x", "y"], &[], 2, ""),
-        (&[model], &[("HOIST_EMBED", "x")], 2, ""),
     ];
     let mut wrong = Vec::new();
     for (arguments, variables, expected, said) in rows {

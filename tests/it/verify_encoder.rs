@@ -1,6 +1,7 @@
 //! Encoders end to end against transformers: `testdata/encoders/` says what the models are made of, and
 //! `testdata/golden/encoders.safetensors` what `testdata/make/encoders.py` had transformers compute with them.
 
+mod compared;
 mod refused;
 
 use crate::families::model::{self, Row};

@@ -81,5 +81,5 @@ fn less_than_a_layer_is_refused() {
     assert_eq!(error.kind(), ErrorKind::NoSpace, "{error}");
     assert!(begun.elapsed().as_secs() < 5, "refused after {:?}", begun.elapsed());
     let error = run(&model, |o| o.memory_bytes = Some(4 << 20)).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Usage, "less than any run needs: {error}");
+    assert_eq!(error.kind(), ErrorKind::NoSpace, "less than any run needs: {error}");
 }

@@ -8,10 +8,10 @@ use hoist::transform::recipe::{Output, Part, Recipe, Source, Value};
 use hoist::transform::view::View;
 use hoist::verify::Gate;
 use hoist::verify::limits::{Computed, Limits, Step, Written};
-use hoist::verify::metrics::{Compare, Comparison, Means, NotFinite, Score, Scored, vectors};
+use hoist::verify::metrics::{Compare, Comparison, Means, NotFinite, Score, Scored, Vectors, vectors};
 use hoist::verify::reference::write::{Column, Writing};
 use hoist::verify::reference::{Extent, Quantity, Reference, Row};
-use hoist::verify::report::{self, Check, Layer, Outcome, Report};
+use hoist::verify::report::{self, Check, Labels, Layer, Outcome, Report};
 use serde_json::{Value as Json, json};
 use std::path::Path;
 
@@ -212,7 +212,8 @@ fn what_is_not_finite_is_counted_and_kept_apart() {
         let found = compare.finish();
         assert_eq!((found.not_finite, found.positions), (expected, 4 - expected.either));
         assert!(found.kl.mean == 0.0 && found.top1 == 1.0 && found.max_abs == 0.0, "{found:?}");
-        let failed = report::logits(&found, None, &Limits::of_file(Computed::F32, &Gate::default()));
+        let failed =
+            report::logits(&found, None, &Limits::of_file(Computed::F32, &Gate::default()), &|_| None);
         assert_eq!(failed.has_failed(), expected.either > 0, "{failed:?}");
         let mut score = Score::new(&[1, 2, 3, 4]);
         score.band(0, &b).unwrap();
@@ -223,7 +224,10 @@ fn what_is_not_finite_is_counted_and_kept_apart() {
     assert!(vectors(&[], &[]).cosine().is_nan(), "of nothing");
     let nothing = Compare::new(0).finish();
     assert!(nothing.positions == 0 && nothing.kl.mean.is_nan() && nothing.top1.is_nan());
-    assert!(report::logits(&nothing, None, &Limits::of_file(Computed::F32, &Gate::default())).has_failed());
+    assert!(
+        report::logits(&nothing, None, &Limits::of_file(Computed::F32, &Gate::default()), &|_| None)
+            .has_failed()
+    );
     assert!(Score::new(&[]).finish().unwrap().perplexity().value.is_nan());
 }
 
@@ -595,7 +599,7 @@ fn comparison(noise: i64, seed: u64) -> Comparison {
 #[test]
 fn checks_say_what_was_found_and_what_was_needed() {
     let exact = Limits::of_file(Computed::F32, &Gate::default());
-    let same = report::logits(&comparison(0, 1), Some(1.0), &exact);
+    let same = report::logits(&comparison(0, 1), Some(1.0), &exact, &|_| None);
     assert_eq!(same.outcome, Outcome::Passed);
     assert_eq!(
         same.line,
@@ -604,18 +608,18 @@ fn checks_say_what_was_found_and_what_was_needed() {
     let four =
         limits(&[("up", DType::Q4_0, 10)], &[("up", DType::BF16, 10)], Computed::F32, &Gate::default());
     let found = comparison(300_000, 1);
-    let line = report::logits(&found, None, &four).line;
+    let line = report::logits(&found, None, &four, &|_| None).line;
     assert!(line.ends_with("limits for 4-bit, group 32: 0.1, 85 %"), "{line}");
-    let broken = report::logits(&comparison(4_000_000, 1), None, &four);
+    let broken = report::logits(&comparison(4_000_000, 1), None, &four, &|_| None);
     let Outcome::Failed(why) = &broken.outcome else { panic!("{broken:?}") };
     assert!(why.starts_with("KL ") && why.contains(" is above 0.1, top-1 "), "{why}");
     assert!(why.ends_with(" % is below 85 % for 4-bit, group 32"), "{why}");
     assert!(
-        broken.details[0].starts_with("the first greedy token that differs is at position 0: "),
+        broken.details[0].starts_with("the likeliest token differs first behind token 0 of the text: "),
         "{broken:?}"
     );
     let far = limits(&[("up", DType::Q2K, 10)], &[("up", DType::BF16, 10)], Computed::F32, &Gate::default());
-    let reported = report::logits(&found, None, &far);
+    let reported = report::logits(&found, None, &far, &|_| None);
     assert_eq!(reported.outcome, Outcome::Reported);
     assert!(reported.line.ends_with("no limits for 2-bit, group 16"), "{reported:?}");
     let user = Gate { max_kl: Some(1e-9), min_top1: Some(0.5), ..Gate::default() };
@@ -623,6 +627,7 @@ fn checks_say_what_was_found_and_what_was_needed() {
         &found,
         None,
         &limits(&[("up", DType::Q2K, 10)], &[("up", DType::BF16, 10)], Computed::F32, &user),
+        &|_| None,
     );
     assert!(given.line.ends_with("limits: KL 0.000000001, top-1 50 %"), "{}", given.line);
     assert!(given.has_failed());
@@ -646,10 +651,10 @@ fn a_report_reads_as_it_should() {
         ["tensors    3 of 3 used", "tokenizer  not run: the model has none", "not run    layers 4..36", "ok"]
     );
     report.checks.push(report::layers(&[layer(0, 0.0), layer(1, 0.3), layer(2, 0.6)], false, &exact));
-    report.checks.push(report::logits(&comparison(1000, 5), None, &exact));
+    report.checks.push(report::logits(&comparison(1000, 5), None, &exact, &|_| None));
     assert!(report.passed());
     report.checks.pop();
-    report.checks.push(report::logits(&comparison(2_000_000, 5), None, &exact));
+    report.checks.push(report::logits(&comparison(2_000_000, 5), None, &exact, &|_| None));
     assert!(report.lines().iter().any(|l| l.contains("a file is taken to be of the same numbers")));
     assert_eq!(report.lines().last().unwrap(), "failed     logits");
     let error = report.verdict().unwrap_err();
@@ -694,24 +699,75 @@ fn other_checks() {
     assert!(report::perplexity(&score(&[f64::NAN]).perplexity(), None, "", None).has_failed());
     assert!(report::perplexity(&score(&[]).perplexity(), None, "", None).has_failed());
 
-    let near = vectors(&[1.0, 0.0], &[1.0, 0.001]);
+    let near = vectors(&[1.0, 0.0], &[1.0, 0.0005]);
     let far = vectors(&[1.0, 0.0], &[1.0, 0.5]);
     assert_eq!(report::embeddings(&[near, near], &exact).outcome, Outcome::Passed);
     let check = report::embeddings(&[near, far], &exact);
-    assert_eq!(check.outcome, Outcome::Failed("cosine 0.8944 is below 0.9999 for the same numbers".into()));
+    assert_eq!(
+        check.outcome,
+        Outcome::Failed(
+            "cosine 0.8944 is below 0.9999, max rel 0.50 is above 0.001 for the same numbers".into()
+        )
+    );
+    // A hundred times too large, and in no other direction.
+    let large = vectors(&[1.0, 2.0], &[100.0, 200.0]);
+    assert_eq!(
+        report::embeddings(&[large], &exact).outcome,
+        Outcome::Failed("max rel 99 is above 0.001 for the same numbers".into())
+    );
+    let odd = vectors(&[f32::INFINITY, 1.0], &[1.0, 1.0]);
+    assert_eq!(
+        report::embeddings(&[odd], &exact).outcome,
+        Outcome::Failed("1 numbers are not finite in the reference for the same numbers".into())
+    );
     assert!(report::embeddings(&[], &exact).has_failed());
     assert!(report::embeddings(&[near, vectors(&[f32::NAN], &[0.0]), near], &exact).has_failed());
 
     let eight =
         limits(&[("up", DType::Q8_0, 10)], &[("up", DType::BF16, 10)], Computed::F32, &Gate::default());
     let first = Some((3, "POS".to_owned(), "NEG\u{1b}".to_owned()));
-    assert!(report::labels("texts", 16, 16, None, &near, &exact).outcome == Outcome::Passed);
-    let check = report::labels("texts", 15, 16, first.clone(), &near, &exact);
+    let labels =
+        |same, first, scores, is_score| Labels { what: "texts", is_score, same, of: 16, first, scores };
+    let judged = |labels: &Labels, limits: &Limits| report::labels(labels, limits);
+    assert_eq!(judged(&labels(16, None, near, false), &exact).outcome, Outcome::Passed);
+    let check = judged(&labels(15, first.clone(), near, false), &exact);
     assert_eq!(
         check.outcome,
         Outcome::Failed("1 of 16 texts have another label for the same numbers".into())
     );
-    assert_eq!(check.details, ["the first that differs is 3: `POS`, the reference has `NEG\\u{1b}`"]);
-    assert_eq!(report::labels("texts", 15, 16, first, &near, &eight).outcome, Outcome::Reported);
-    assert!(report::labels("texts", 0, 0, None, &near, &exact).has_failed());
+    assert_eq!(check.details[0], "the first that differs is 3: `POS`, the reference has `NEG\\u{1b}`");
+    assert_eq!(judged(&labels(15, first.clone(), near, false), &eight).outcome, Outcome::Passed);
+    let nothing = Labels { of: 0, scores: Vectors::default(), ..labels(0, None, near, false) };
+    assert_eq!(
+        judged(&nothing, &exact).outcome,
+        Outcome::Failed("nothing was compared for the same numbers".into())
+    );
+    // Scores that no label shows: (the figure's limits, scores, whether there is one of each, what is said).
+    let of = |max_relative, min_cosine| {
+        Limits::of_file(Computed::F32, &Gate { max_relative, min_cosine, ..Gate::default() })
+    };
+    for (limits, scores, is_score, expected) in [
+        (exact.clone(), large, false, Some("max rel 99 is above 0.001 for the same numbers")),
+        (exact.clone(), large, true, Some("max rel 99 is above 0.001 for the same numbers")),
+        (exact.clone(), near, true, None),
+        (eight.clone(), large, true, Some("max rel 99 is above 0.05 for 8-bit, group 32")),
+        (eight.clone(), large, false, Some("max rel 99 is above 0.2 for 8-bit, group 32")),
+        (eight.clone(), vectors(&[1.0, -2.0], &[1.05, -2.05]), true, None),
+        (
+            eight.clone(),
+            vectors(&[1.0, -2.0], &[1.15, -2.05]),
+            true,
+            Some("max rel 0.075 is above 0.05 for 8-bit, group 32"),
+        ),
+        (of(Some(100.0), None), large, true, None),
+        (of(Some(10.0), None), large, false, Some("max rel 99 is above 10")),
+        (of(None, Some(0.5)), large, false, None),
+        (of(None, Some(0.5)), vectors(&[1.0, 2.0], &[-1.0, -2.0]), true, Some("cosine -1.0000 is below 0.5")),
+    ] {
+        let expected = expected.map_or(Outcome::Passed, |why| Outcome::Failed(why.into()));
+        assert_eq!(judged(&labels(16, None, scores, is_score), &limits).outcome, expected, "{scores:?}");
+    }
+    // A label that may differ is reported where nothing else has a limit.
+    let far = limits(&[("up", DType::Q2K, 10)], &[("up", DType::BF16, 10)], Computed::F32, &Gate::default());
+    assert_eq!(judged(&labels(15, first, near, false), &far).outcome, Outcome::Reported);
 }

@@ -278,60 +278,75 @@ fn what_is_broken_is_named() {
     let big = vec![300usize, 700];
     let stack =
         |which: usize| floats(4 * 64 * 32, move |i| if i / (64 * 32) == which { 0.0 } else { sound(i) });
-    let cases: Vec<(&str, Vec<usize>, Vec<u8>, Option<(Fault, &str, bool)>)> = vec![
+    let cases: Vec<(&str, Vec<usize>, Vec<u8>, Option<(Fault, &str, Option<u64>, bool)>)> = vec![
         ("blk.0.sound.weight", big.clone(), matrix(0, 1.0), None),
         (
             "blk.0.nan.weight",
             big.clone(),
             matrix(123_456, f32::NAN),
-            Some((Fault::NotANumber, "has 1 NaN, the first in row 176", true)),
+            Some((Fault::NotANumber, "has 1 NaN", Some(176), true)),
         ),
         (
             "blk.0.inf.weight",
             big.clone(),
             matrix(209_999, f32::NEG_INFINITY),
-            Some((Fault::Infinite, "has 1 Inf, the first in row 299", true)),
+            Some((Fault::Infinite, "has 1 Inf", Some(299), true)),
         ),
-        ("blk.0.zero.weight", big.clone(), rows(0..300, 0.0), Some((Fault::Zero, "is all zero", true))),
-        ("blk.0.minus.weight", big.clone(), rows(0..300, -0.0), Some((Fault::Zero, "is all zero", true))),
+        ("blk.0.zero.weight", big.clone(), rows(0..300, 0.0), Some((Fault::Zero, "is all zero", None, true))),
+        (
+            "blk.0.minus.weight",
+            big.clone(),
+            rows(0..300, -0.0),
+            Some((Fault::Zero, "is all zero", None, true)),
+        ),
         (
             "blk.1.constant.weight",
             big.clone(),
             rows(0..300, 0.5),
-            Some((Fault::Constant, "is 0.5 everywhere", true)),
+            Some((Fault::Constant, "is 0.5 everywhere", None, true)),
         ),
         (
             "blk.1.rows.weight",
             big.clone(),
             rows(17..20, 0.0),
-            Some((Fault::ZeroRows, "has 3 of 300 rows that are all zero, the first of them 17", false)),
+            Some((Fault::ZeroRows, "has 3 of 300 rows that are all zero", Some(17), false)),
         ),
         (
             "blk.1.same_rows.weight",
             big.clone(),
             rows(299..300, 2.0),
-            Some((Fault::ConstantRows, "has 1 of 300 rows that are constant, the first of them 299", false)),
+            Some((Fault::ConstantRows, "has 1 of 300 rows that are constant", Some(299), false)),
         ),
         (
             "blk.1.ffn_up_exps.weight",
             vec![4, 64, 32],
             stack(2),
-            Some((Fault::Zero, "is all zero in 1 of its 4 matrices, the first of them 2", true)),
+            Some((Fault::Zero, "is all zero in 1 of its 4 matrices, the first of them 2", None, true)),
         ),
         (
             "blk.1.attn_norm.weight",
             vec![700],
             floats(700, |_| 1.0),
-            Some((Fault::Constant, "is 1 everywhere", false)),
+            Some((Fault::Constant, "is 1 everywhere", None, false)),
         ),
-        ("blk.1.attn_q.bias", vec![700], floats(700, |_| 0.0), Some((Fault::Zero, "is all zero", false))),
+        (
+            "blk.1.attn_q.bias",
+            vec![700],
+            floats(700, |_| 0.0),
+            Some((Fault::Zero, "is all zero", None, false)),
+        ),
         (
             "blk.1.ffn_up_exps.bias",
             vec![4, 64],
             floats(256, |_| 0.0),
-            Some((Fault::Zero, "is all zero", false)),
+            Some((Fault::Zero, "is all zero", None, false)),
         ),
-        ("token_types.weight", vec![1, 700], floats(700, |_| 0.0), Some((Fault::Zero, "is all zero", false))),
+        (
+            "token_types.weight",
+            vec![1, 700],
+            floats(700, |_| 0.0),
+            Some((Fault::Zero, "is all zero", None, false)),
+        ),
         ("scale.weight", vec![1], floats(1, |_| 3.0), None),
     ];
     let tensors: Vec<_> = cases.iter().map(|(n, s, b, _)| (*n, s.clone(), b.clone())).collect();
@@ -347,11 +362,11 @@ fn what_is_broken_is_named() {
             let found: Vec<_> = findings.iter().filter(|f| f.tensor == *name).collect();
             match expected {
                 None => assert!(found.is_empty(), "{name}: {found:?}"),
-                Some((fault, detail, fatal)) => {
+                Some((fault, detail, row, fatal)) => {
                     let [one] = found[..] else { panic!("{name} in {dtype}: {found:?}") };
                     assert_eq!(
-                        (one.fault, one.detail.as_str(), one.fatal),
-                        (*fault, *detail, *fatal),
+                        (one.fault, one.detail.as_str(), one.row, one.fatal),
+                        (*fault, *detail, *row, *fatal),
                         "{name}"
                     );
                 }

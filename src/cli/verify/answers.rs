@@ -14,8 +14,14 @@ use serde_json::{Value, json};
 use std::io::{BufRead, Write};
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+
+/// Whether the flags ask a question.
+pub(super) fn is_asked(args: &Args) -> bool {
+    let lists = [&args.embed, &args.pair, &args.classify, &args.ner];
+    args.prompt.is_some() || lists.iter().any(|list| !list.is_empty())
+}
 
 /// The question that the flags ask, if they ask one.
 pub(super) fn question(args: &Args, prompt: Option<&str>) -> Result<Option<Question>> {
@@ -90,12 +96,14 @@ pub(super) fn run(
     let streams = matches!(question, Question::Prompt(_)) && !common.json;
     // Written by the job's thread as the text comes; what the writing met is this thread's to tell.
     let failed = Arc::new(Mutex::new(None));
+    let said = Arc::new(AtomicBool::new(false));
     let on_text = {
-        let failed = Arc::clone(&failed);
+        let (failed, said) = (Arc::clone(&failed), Arc::clone(&said));
         move |piece: &str| {
             if !streams {
                 return ControlFlow::Continue(());
             }
+            said.fetch_or(!piece.is_empty(), Ordering::Relaxed);
             match shown(piece) {
                 Ok(()) => ControlFlow::Continue(()),
                 Err(e) => {
@@ -116,7 +124,7 @@ pub(super) fn run(
         Ok(answered) => answered,
         Err(error) => {
             // What was said so far ends its line, so that the message has one of its own.
-            if streams {
+            if said.load(Ordering::Relaxed) {
                 shown("\n").ok();
             }
             return Err(error);

@@ -1,155 +1,116 @@
 //! Models that make vectors or classes of texts, measured: one by itself, or against another that is known to be right.
 //!
-//! Like models that predict tokens ([`crate::verify::causal`]) two of them pass each layer one after the other, all texts at a time.
-//! What is compared behind the last one is what the model is for: hidden states, one vector for each text, scores.
+//! As with models that predict tokens ([`crate::verify::causal`]) two of them pass each layer one after the other, and texts
+//! pass in groups, as many as memory has room for. What is compared behind the last layer is what the model is for: hidden
+//! states, one vector for each text, scores. Of a group that has passed only sums stay.
 
-use super::Run;
+mod found;
+mod side;
+mod texts;
+
+use super::{Run, of_model};
 use crate::error::{Error, ErrorKind, Result};
-use crate::run::job::Control;
+use crate::open::Model;
 use crate::text::Shown;
-use crate::transform::task::{self, Classes, Probability, Task};
-use crate::verify::encoder::{Batch, Encoder};
-use crate::verify::limits::Limits;
+use crate::transform::task::Task;
+use crate::verify::Scoring;
+use crate::verify::encoder::Batch;
 use crate::verify::metrics::Vectors;
 use crate::verify::reference::write::{Column, Writing};
-use crate::verify::reference::{Extent, Quantity, Reference, Row};
+use crate::verify::reference::{Answer, Extent, Quantity, Reference, Row};
 use crate::verify::report::{self, Check, Layer, Report, Timing};
-use crate::verify::stack::Pass;
 use crate::verify::subject::Subject;
 use crate::verify::text::Tokenizer;
-use crate::verify::weights::{Stage, Weights};
-use crate::verify::{candle, sample};
-use candle_core::{DType, Tensor};
+use crate::verify::weights::Weights;
+use found::Compared;
+use side::{Made, Numbers, Side};
 use std::ops::Range;
 use std::time::Instant;
 
 /// Texts of a batch: each is padded to the longest of them.
 const BATCH_TEXTS: usize = 8;
-/// Texts of the sample, or of a text that is given, at most.
-const TEXTS_MAX: usize = 64;
-/// Tokens of a text where the model has no limit of its own.
-const TOKENS_MAX: usize = 512;
-/// Texts of a model without a tokenizer, and their tokens.
-const FALLBACK: (usize, usize) = (8, 64);
-
-/// Numbers of one text: `rows` vectors of `width` each (one of a text, or one of each token).
-#[derive(Debug, Clone)]
-struct Numbers {
-    width: usize,
-    numbers: Vec<f32>,
-}
-
-impl Numbers {
-    fn rows(&self) -> impl Iterator<Item = &[f32]> {
-        self.numbers.chunks(self.width.max(1))
-    }
-}
 
 /// Whether a text has one vector, or one for each token, and what they are.
 fn quantity(task: &Task) -> (Quantity, Extent) {
     match task {
-        Task::Causal | Task::Hidden => (Quantity::Hidden, Extent::Each),
+        Task::Causal | Task::Hidden => HIDDEN,
         Task::Embedding(_) => (Quantity::Embeddings, Extent::One),
         Task::Sequence(_) => (Quantity::Scores, Extent::One),
         Task::Token(_) => (Quantity::Scores, Extent::Each),
     }
 }
 
-/// One of the two models, with all texts on their way.
-struct Side<'a> {
-    encoder: Encoder<'a>,
-    weights: &'a Weights,
-    running: Vec<crate::verify::encoder::Running>,
-}
+const HIDDEN: (Quantity, Extent) = (Quantity::Hidden, Extent::Each);
 
-impl<'a> Side<'a> {
-    fn new(subject: &'a Subject, weights: &'a Weights) -> Result<Side<'a>> {
-        Ok(Side { encoder: Encoder::new(subject, weights)?, weights, running: Vec::new() })
-    }
-
-    fn start(&mut self, batches: &[Batch]) -> Result<()> {
-        self.running = batches.iter().map(|batch| self.encoder.start(batch)).collect::<Result<_>>()?;
-        Ok(())
-    }
-
-    fn layer(&mut self, index: usize, control: &Control) -> Result<()> {
-        let tensors = self.weights.stage(Stage::Layer(index))?;
-        for running in &mut self.running {
-            check(control)?;
-            let pass = Pass::new(0, running.mask.as_ref());
-            running.x = self.encoder.layer(index, &tensors, &running.x, &pass)?;
-        }
-        Ok(())
-    }
-
-    /// What the model is for, text by text; and the last hidden states.
-    fn finish(&mut self, task: &Task) -> Result<(Vec<Numbers>, Vec<Numbers>)> {
-        let back = self.weights.stage(Stage::Back)?;
-        let (mut answers, mut hidden) = (Vec::new(), Vec::new());
-        for running in &mut self.running {
-            running.x = self.encoder.finish(&back, &running.x)?;
-            let own: Vec<Numbers> = (0..running.lengths.len())
-                .map(|text| states(&running.x, text, running.lengths[text]))
-                .collect::<Result<_>>()?;
-            let one =
-                |rows: Vec<Vec<f32>>| rows.into_iter().map(|row| Numbers { width: row.len(), numbers: row });
-            match task {
-                Task::Causal | Task::Hidden => answers.extend(own.iter().cloned()),
-                Task::Embedding(_) => answers.extend(one(self.encoder.embed_of(running)?)),
-                Task::Sequence(_) => answers.extend(one(self.encoder.classify_of(running, &back)?)),
-                Task::Token(_) => {
-                    answers.extend(self.encoder.tokens_of_running(running, &back)?.into_iter().map(|rows| {
-                        Numbers { width: rows.first().map_or(0, Vec::len), numbers: rows.concat() }
-                    }))
-                }
-            }
-            hidden.extend(own);
-        }
-        Ok((answers, hidden))
-    }
-}
-
-/// Hidden states of a text of a batch `[texts, tokens, hidden]`, padding left out.
-fn states(x: &Tensor, text: usize, length: usize) -> Result<Numbers> {
-    let numbers = || -> candle_core::Result<Numbers> {
-        let own = x.get(text)?.narrow(0, 0, length)?.to_dtype(DType::F32)?;
-        Ok(Numbers { width: own.dim(1)?, numbers: own.flatten_all()?.to_vec1()? })
+/// Refuses what only models that predict tokens have: who asks for it relies on it.
+fn check_wishes(run: &Run<'_>) -> Result<()> {
+    let (options, gate) = (run.options, &run.options.gate);
+    let refused = |message: String, hint: &str| {
+        Err(Error::usage(message).file(run.subject.name.clone()).hint(hint.to_owned()))
     };
-    numbers().map_err(candle)
-}
-
-fn check(control: &Control) -> Result<()> {
-    if control.is_stopped() { Err(Error::bug("stopped")) } else { Ok(()) }
-}
-
-/// What passes the model.
-struct Texts {
-    rows: Vec<Row>,
-    note: Option<String>,
+    let is_scored = options.scoring != Scoring::Windows { window: None, stride: None };
+    if options.text.is_some() || is_scored || gate.max_perplexity_increase.is_some() {
+        let message = "an encoder predicts no next token, so it has no perplexity".to_owned();
+        return refused(message, "--prompt gives a text to compare two models on");
+    }
+    let of_tokens = [
+        ("KL divergence", gate.max_kl),
+        ("top-1 agreement", gate.min_top1),
+        ("top-5 agreement", gate.min_top5),
+    ];
+    if let Some((what, _)) = of_tokens.iter().find(|(_, limit)| limit.is_some()) {
+        let message = format!("an encoder predicts no next token, so it has no {what} to be limited");
+        return refused(message, "--min-cosine and --max-rel are limits of vectors and scores");
+    }
+    Ok(())
 }
 
 /// Runs the checks of a model that makes vectors or classes of texts.
 pub(super) fn run(run: &Run<'_>, report: &mut Report) -> Result<()> {
     let subject = run.subject;
-    if let Some(against) = run.against
-        && quantity(&against.task) != quantity(&subject.task)
-    {
-        return Err(Error::bad_input(format!(
-            "`{}` and `{}` are for different tasks",
-            Shown(&subject.name),
-            Shown(&against.name)
-        )));
+    check_wishes(run)?;
+    if let Some(against) = run.against {
+        if quantity(&against.task) != quantity(&subject.task) {
+            return Err(Error::bad_input(format!(
+                "`{}` and `{}` are for different tasks",
+                Shown(&subject.name),
+                Shown(&against.name)
+            )));
+        }
+        crate::verify::causal::comparable(subject, against)?;
     }
-    let mine = Tokenizer::of(subject)?;
-    let (tokenizer, theirs) = run.tokenizer(mine.as_ref(), &text(run))?;
-    let texts = texts(run, theirs.as_ref().or(mine.as_ref()))?;
-    report.notes.extend(texts.note.clone());
+    let layers = run.layers_only(subject.forward.layers.len())?;
+    let answer = run.reference.map(|reference| of_file(reference, quantity(&subject.task))).transpose()?;
+    // A broken tokenizer is a finding; the other model's may still serve, and a file of ids needs none.
+    let (mine, broken) = match Tokenizer::of(subject).map_err(|e| of_model(e, subject)) {
+        Ok(mine) => (mine, None),
+        Err(e) if run.against.is_some() || run.reference.is_some() => (None, Some(e)),
+        Err(e) => return Err(e),
+    };
+    let (mut tokenizer, theirs) = run.tokenizer(mine.as_ref(), texts::text(run))?;
+    let is_broken = broken.is_some();
+    if let Some(e) = broken {
+        tokenizer = Check::failed("tokenizer", "", e.to_string());
+    }
+    let texts = texts::texts(run, theirs.as_ref().or(mine.as_ref()), is_broken)?;
+    report.notes.extend(texts.notes);
     let (weights, other) = run.weights()?;
     let limits = run.limits(&weights, other.as_ref());
-    let measured = measure(run, &texts.rows, &weights, other.as_ref(), report);
-    let measured = match measured {
+    let writing = run.options.logits.as_deref().map(|path| Written::create(run, path, &texts.rows));
+    let of = Measure {
+        run,
+        rows: &texts.rows,
+        layers,
+        weights: &weights,
+        other: other.as_ref(),
+        answer,
+        writing: writing.transpose()?,
+        tokens_at_once: run.tokens_at_once(&weights, other.as_ref()),
+    };
+    // The model's own tensors that do not fit each other are found where they meet.
+    let measured = match measure(of) {
         Ok(measured) => Ok(measured),
-        Err(e) if e.kind() == ErrorKind::BadInput && e.tensor_name().is_some() => Err(e),
+        Err(e) if e.kind() == ErrorKind::CheckFailed => Err(e),
         Err(e) => return Err(e),
     };
     let whole = run.options.layers_only.is_none();
@@ -165,7 +126,10 @@ pub(super) fn run(run: &Run<'_>, report: &mut Report) -> Result<()> {
     report.checks.push(run.forward(measured.broken, measured.tokens));
     let layers =
         (!measured.layers.is_empty()).then(|| report::layers(&measured.layers, run.options.layers, &limits));
-    let answer = if whole { answer(run, &measured, &limits)? } else { None };
+    let answer = whole.then(|| match &measured.compared {
+        Some(compared) => compared.check(&limits),
+        None => found::skipped(subject),
+    });
     let has_failed = |check: &Option<Check>| check.as_ref().is_some_and(Check::has_failed);
     if run.options.layers || !whole || has_failed(&layers) || has_failed(&answer) {
         report.checks.extend(layers);
@@ -177,197 +141,16 @@ pub(super) fn run(run: &Run<'_>, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// What both tokenizers are tried on.
-fn text(run: &Run<'_>) -> String {
-    let options = run.options;
-    options.text.clone().or_else(|| options.sample.clone()).unwrap_or_else(|| sample::TEXT.to_owned())
-}
-
-/// Texts as token ids: a reference's rows, or paragraphs.
-fn texts(run: &Run<'_>, tokenizer: Option<&Tokenizer>) -> Result<Texts> {
-    let subject = run.subject;
-    let plain = |ids: Vec<u32>| Row { ids, types: None };
-    if let Some(reference) = run.reference {
-        reference.check_vocabulary(subject.vocabulary())?;
-        return Ok(Texts { rows: reference.rows.clone(), note: None });
-    }
-    let length = length(subject)?;
-    let Some(tokenizer) = tokenizer else {
-        if run.options.text.is_some() || run.options.sample.is_some() {
-            return Err(Error::not_found(format!(
-                "a text needs a tokenizer, and `{}` has none",
-                Shown(&subject.name)
-            )));
-        }
-        let (count, tokens) = FALLBACK;
-        let ids = sample::fallback_ids(subject.vocabulary(), count * tokens.min(length));
-        let rows = ids.chunks(tokens.min(length).max(1)).map(|ids| plain(ids.to_vec())).collect();
-        let note = "there is no tokenizer: token ids without meaning were passed".to_owned();
-        return Ok(Texts { rows, note: Some(note) });
-    };
-    let text = text(run);
-    let paragraphs = text.split("\n\n").map(str::trim).filter(|p| !p.is_empty());
-    let mut rows = Vec::new();
-    let mut left_out = 0usize;
-    for paragraph in paragraphs {
-        if rows.len() == TEXTS_MAX {
-            left_out += 1;
-            continue;
-        }
-        let encoded = tokenizer.encode_with_offsets(paragraph)?;
-        if !encoded.ids.is_empty() {
-            rows.push(Row { ids: encoded.ids, types: Some(encoded.types) });
-        }
-    }
-    if rows.is_empty() {
-        return Err(Error::bad_input("the text has no paragraph that gives a token"));
-    }
-    let note = (left_out > 0)
-        .then(|| format!("of the text {TEXTS_MAX} paragraphs were passed, {left_out} were not"));
-    Ok(Texts { rows, note })
-}
-
-/// The most tokens of a text.
-pub(super) fn length(subject: &Subject) -> Result<usize> {
-    let file = |name: &str| subject.model.json(name);
-    let (tokenizer, sentences) = (file("tokenizer_config.json")?, file("sentence_bert_config.json")?);
-    let length = task::max_length(&subject.config, tokenizer.as_ref(), sentences.as_ref())?;
-    Ok(length.unwrap_or(TOKENS_MAX).max(1))
-}
-
-/// What was measured.
-struct Measured {
-    broken: Option<(Option<usize>, u64)>,
-    layers: Vec<Layer>,
-    /// Text by text, what the model gives, and the other one or the file.
-    mine: Vec<Numbers>,
-    theirs: Option<Vec<Numbers>>,
-    /// Which of those a file has: it may hold hidden states only.
-    quantity: (Quantity, Extent),
-    tokens: u64,
-    seconds: f64,
-}
-
-fn measure(
-    run: &Run<'_>,
-    rows: &[Row],
-    weights: &Weights,
-    other: Option<&Weights>,
-    report: &mut Report,
-) -> Result<Measured> {
-    let subject = run.subject;
-    let length = length(subject)?;
-    let causal = subject.forward.causal;
-    let batches = rows
-        .chunks(BATCH_TEXTS)
-        .map(|rows| {
-            let types = rows.iter().map(|row| row.types.clone().unwrap_or_default()).collect();
-            let batch = Batch::new(rows.iter().map(|row| row.ids.clone()).collect(), types)?;
-            // A reference's rows are what its answers belong to.
-            Ok(if run.reference.is_some() { batch } else { batch.truncated(length, !causal) })
-        })
-        .collect::<Result<Vec<_>>>()?;
-    let layer_count = subject.forward.layers.len();
-    let layers = run.layers_only(layer_count)?.unwrap_or(0..layer_count);
-    let mut a = Side::new(subject, weights)?;
-    let mut b = match (run.against, other) {
-        (Some(subject), Some(weights)) => Some(Side::new(subject, weights)?),
-        _ => None,
-    };
-    if let Some(against) = run.against {
-        crate::verify::causal::comparable(subject, against)?;
-    }
-    let started = Instant::now();
-    a.start(&batches)?;
-    if let Some(b) = &mut b {
-        b.start(&batches)?;
-    }
-    let mut broken = None;
-    look(&a, None, &mut broken)?;
-    let mut apart = Vec::new();
-    for index in layers {
-        a.layer(index, run.control)?;
-        if let Some(b) = &mut b {
-            b.layer(index, run.control)?;
-            let mut states = Vectors::default();
-            each_text(&a, |at, text, length| {
-                states.add(
-                    &self::states(&b.running[at].x, text, length)?.numbers,
-                    &self::states(&a.running[at].x, text, length)?.numbers,
-                );
-                Ok(())
-            })?;
-            apart.push(Layer { index, states });
-        }
-        look(&a, Some(index), &mut broken)?;
-        let (done, total) = (index as u64 + 1, layer_count as u64);
-        run.control.step(|| format!("layer {done}/{total}"), done, total);
-    }
-    let lengths: Vec<usize> = a.running.iter().flat_map(|r| r.lengths.clone()).collect();
-    let mut measured = Measured {
-        broken,
-        layers: apart,
-        mine: Vec::new(),
-        theirs: None,
-        quantity: quantity(&subject.task),
-        tokens: lengths.iter().map(|&n| n as u64).sum(),
-        seconds: 0.0,
-    };
-    if run.options.layers_only.is_none() {
-        let (answers, hidden) = a.finish(&subject.task)?;
-        if measured.broken.is_none() {
-            let odd = answers.iter().flat_map(|n| &n.numbers).filter(|x| !x.is_finite()).count() as u64;
-            measured.broken = (odd > 0).then_some((Some(layer_count), odd));
-        }
-        if let Some(path) = &run.options.logits {
-            write(run, path, rows, &lengths, &answers, &hidden, report)?;
-        }
-        if let Some(b) = &mut b {
-            measured.theirs = Some(b.finish(&run.subject.task)?.0);
-            measured.mine = answers;
-        } else if let Some(reference) = run.reference {
-            let (found, theirs) = of_file(reference, quantity(&subject.task), &lengths)?;
-            measured.mine = if found == quantity(&subject.task) { answers } else { hidden };
-            measured.quantity = found;
-            measured.theirs = Some(theirs);
-        }
-    }
-    measured.seconds = started.elapsed().as_secs_f64();
-    Ok(measured)
-}
-
-/// Each text of each batch: the batch, the text in it, its tokens.
-fn each_text(side: &Side<'_>, mut f: impl FnMut(usize, usize, usize) -> Result<()>) -> Result<()> {
-    for (at, running) in side.running.iter().enumerate() {
-        for (text, &length) in running.lengths.iter().enumerate() {
-            f(at, text, length)?;
-        }
-    }
-    Ok(())
-}
-
-/// Notes the first place behind which something is not finite.
-fn look(side: &Side<'_>, place: Option<usize>, broken: &mut Option<(Option<usize>, u64)>) -> Result<()> {
-    if broken.is_none() {
-        let mut odd = 0u64;
-        each_text(side, |at, text, length| {
-            let states = states(&side.running[at].x, text, length)?;
-            odd += states.numbers.iter().filter(|x| !x.is_finite()).count() as u64;
-            Ok(())
-        })?;
-        *broken = (odd > 0).then_some((place, odd));
-    }
-    Ok(())
+/// Answers of a file, and what they are.
+struct Answers<'a> {
+    reference: &'a Reference,
+    answer: Answer,
+    quantity: Quantity,
 }
 
 /// A file's answers: of the kind that the model is for, else its hidden states.
-fn of_file(
-    reference: &Reference,
-    wanted: (Quantity, Extent),
-    lengths: &[usize],
-) -> Result<((Quantity, Extent), Vec<Numbers>)> {
-    let hidden = (Quantity::Hidden, Extent::Each);
-    for (quantity, extent) in [wanted, hidden] {
+fn of_file(reference: &Reference, wanted: (Quantity, Extent)) -> Result<Answers<'_>> {
+    for (quantity, extent) in [wanted, HIDDEN] {
         let Some(answer) = reference.find(quantity)? else { continue };
         if answer.extent != extent {
             return Err(Error::bad_input(
@@ -375,113 +158,248 @@ fn of_file(
             )
             .file(reference.name.clone()));
         }
-        let numbers = lengths.iter().enumerate().map(|(row, &length)| {
-            let positions: Range<usize> = if extent == Extent::One { 0..1 } else { 0..length };
-            let numbers = reference.numbers(&answer, row, positions, 0..answer.width)?;
-            Ok(Numbers { width: usize::try_from(answer.width).unwrap_or(usize::MAX), numbers })
-        });
-        return Ok(((quantity, extent), numbers.collect::<Result<_>>()?));
+        return Ok(Answers { reference, answer, quantity });
     }
     Err(Error::bad_input("has nothing that this model gives: no embeddings, scores or hidden states")
         .file(reference.name.clone()))
 }
 
-/// Checks `embeddings` or `labels`.
-fn answer(run: &Run<'_>, found: &Measured, limits: &Limits) -> Result<Option<Check>> {
-    let (quantity, _) = found.quantity;
-    let classes = match &run.subject.task {
-        Task::Sequence(classes) | Task::Token(classes) if quantity == Quantity::Scores => Some(classes),
+impl Answers<'_> {
+    /// Those of a row of so many tokens.
+    fn of(&self, row: usize, tokens: usize) -> Result<Numbers> {
+        let Answer { extent, width, .. } = self.answer;
+        let positions = if extent == Extent::One { 0..1 } else { 0..tokens };
+        let numbers = self.reference.numbers(&self.answer, row, positions, 0..width)?;
+        Ok(Numbers { width: usize::try_from(width).unwrap_or(usize::MAX), numbers })
+    }
+}
+
+/// What is measured, and how.
+struct Measure<'a> {
+    run: &'a Run<'a>,
+    rows: &'a [Row],
+    layers: Option<Range<usize>>,
+    weights: &'a Weights,
+    other: Option<&'a Weights>,
+    answer: Option<Answers<'a>>,
+    writing: Option<Written>,
+    tokens_at_once: usize,
+}
+
+/// What was measured.
+struct Measured<'a> {
+    /// The first place behind which a number was not finite (`None`: the embedding; else the layer), and how many.
+    broken: Option<(Option<usize>, u64)>,
+    layers: Vec<Layer>,
+    compared: Option<Compared<'a>>,
+    tokens: u64,
+    seconds: f64,
+}
+
+fn measure<'a>(of: Measure<'a>) -> Result<Measured<'a>> {
+    let Measure { run, rows, weights, other, answer, mut writing, tokens_at_once, .. } = of;
+    let subject = run.subject;
+    let layer_count = subject.forward.layers.len();
+    let whole = of.layers.is_none();
+    let layers = of.layers.unwrap_or(0..layer_count);
+    let mut a = Side::new(subject, weights, false)?;
+    let mut b = match (run.against, other) {
+        (Some(subject), Some(weights)) => Some(Side::new(subject, weights, true)?),
         _ => None,
     };
-    let name = if classes.is_some() { "labels" } else { "embeddings" };
-    let Some(theirs) = &found.theirs else {
-        let why = "there is nothing to compare them with (--against, --reference)";
-        return Ok(Some(Check::skipped(name, why)));
+    let own = quantity(&subject.task).0;
+    let found = answer.as_ref().map_or(own, |answer| answer.quantity);
+    let is_compared = whole && (b.is_some() || answer.is_some());
+    // What a file has where it has nothing else, and what is written beside what the model is for.
+    let hidden = writing.is_some() || found != own;
+    let mut measured = Measured {
+        broken: None,
+        layers: layers.clone().map(|index| Layer { index, states: Vectors::default() }).collect(),
+        compared: is_compared.then(|| Compared::new(run, found)),
+        tokens: 0,
+        seconds: 0.0,
     };
-    for (mine, theirs) in found.mine.iter().zip(theirs) {
-        if mine.width != theirs.width || mine.numbers.len() != theirs.numbers.len() {
-            return Err(Error::bad_input(format!(
-                "the two give {} numbers of a text, and {}: they are not the same model",
-                mine.width, theirs.width
-            )));
+    let started = Instant::now();
+    let groups = groups(rows, tokens_at_once);
+    let steps = groups.len() as u64 * layers.len() as u64;
+    let mut done = 0;
+    let mut first = 0;
+    for group in groups {
+        let batches = group.iter().map(|range| batch(rows, range.clone())).collect::<Result<Vec<_>>>()?;
+        a.start(&batches)?;
+        if let Some(b) = &mut b {
+            b.start(&batches)?;
         }
-    }
-    let pairs = || found.mine.iter().zip(theirs);
-    let Some(classes) = classes else {
-        let texts: Vec<Vectors> = pairs()
-            .map(|(mine, theirs)| {
-                let mut vectors = Vectors::default();
-                vectors.add(&theirs.numbers, &mine.numbers);
-                vectors
-            })
-            .collect();
-        return Ok(Some(report::embeddings(&texts, limits)));
-    };
-    let (mut same, mut of, mut first, mut scores) = (0u64, 0u64, None, Vectors::default());
-    for (mine, theirs) in pairs() {
-        scores.add(&theirs.numbers, &mine.numbers);
-        for (mine, theirs) in mine.rows().zip(theirs.rows()) {
-            let (a, b) = (label(classes, mine), label(classes, theirs));
-            if a == b {
-                same += 1;
-            } else if first.is_none() {
-                first = Some((of, a, b));
+        measured.look(&a, None)?;
+        for (at, index) in layers.clone().enumerate() {
+            a.layer(index, run.control)?;
+            if let Some(b) = &mut b {
+                b.layer(index, run.control)?;
+                for (mine, theirs) in a.states().zip(b.states()) {
+                    measured.layers[at].states.add(&theirs?.numbers, &mine?.numbers);
+                }
             }
-            of += 1;
+            measured.look(&a, Some(index))?;
+            done += 1;
+            run.control.step(|| format!("layer {}/{layer_count}", index + 1), done, steps);
         }
+        let texts = group.iter().map(Range::len).sum::<usize>();
+        let own = rows.get(first..first + texts).unwrap_or_default();
+        measured.tokens += own.iter().map(|row| row.ids.len() as u64).sum::<u64>();
+        if whole {
+            let theirs = b.as_mut().map(|b| b.finish(&subject.task, false)).transpose()?;
+            let mine = a.finish(&subject.task, hidden)?;
+            if measured.broken.is_none() {
+                let numbers = mine.iter().flat_map(|made| &made.answer.numbers);
+                let odd = numbers.filter(|x| !x.is_finite()).count() as u64;
+                measured.broken = (odd > 0).then_some((Some(layer_count), odd));
+            }
+            for (at, (made, row)) in mine.iter().zip(own).enumerate() {
+                if let Some(writing) = &mut writing {
+                    writing.text(first + at, row.ids.len(), made)?;
+                }
+                let Some(compared) = &mut measured.compared else { continue };
+                if let Some(theirs) = theirs.as_ref().and_then(|theirs| theirs.get(at)) {
+                    let name = run.against.map_or("", |against| against.name.as_str());
+                    compared.add(&made.answer, &theirs.answer, name)?;
+                } else if let Some(answer) = &answer {
+                    let mine = made.hidden.as_ref().filter(|_| found != quantity(&subject.task).0);
+                    let theirs = answer.of(first + at, row.ids.len())?;
+                    compared.add(mine.unwrap_or(&made.answer), &theirs, &answer.reference.name)?;
+                }
+            }
+        }
+        first += texts;
     }
-    let what = if classes.pooling.is_some() { "texts" } else { "tokens" };
-    Ok(Some(report::labels(what, same, of, first, &scores, limits)))
+    if b.is_none() {
+        measured.layers.clear();
+    }
+    if let Some(writing) = writing {
+        writing.writing.finish()?;
+    }
+    measured.seconds = started.elapsed().as_secs_f64();
+    Ok(measured)
 }
 
-/// The label of some scores: the likeliest; all that are more likely than not, where each is for itself.
-fn label(classes: &Classes, scores: &[f32]) -> String {
-    let name = |at: usize| classes.labels.get(at).cloned().unwrap_or_else(|| format!("LABEL_{at}"));
-    if classes.probability == Probability::Softmax && scores.len() > 1 {
-        let best = scores.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1).then(b.0.cmp(&a.0)));
-        return best.map_or(String::new(), |(at, _)| name(at));
+impl Measured<'_> {
+    /// Notes the first place behind which something is not finite.
+    fn look(&mut self, side: &Side<'_>, place: Option<usize>) -> Result<()> {
+        if self.broken.is_none() {
+            let mut odd = 0u64;
+            for states in side.states() {
+                odd += states?.numbers.iter().filter(|x| !x.is_finite()).count() as u64;
+            }
+            self.broken = (odd > 0).then_some((place, odd));
+        }
+        Ok(())
     }
-    let of: Vec<String> =
-        scores.iter().enumerate().filter(|(_, x)| **x > 0.0).map(|(at, _)| name(at)).collect();
-    if of.is_empty() { "none".to_owned() } else { of.join(", ") }
 }
 
-/// Writes what the model gives, and the last hidden states.
-fn write(
-    run: &Run<'_>,
-    path: &std::path::Path,
-    rows: &[Row],
-    lengths: &[usize],
-    answers: &[Numbers],
-    hidden: &[Numbers],
-    report: &mut Report,
-) -> Result<()> {
-    let cut: Vec<Row> = rows
-        .iter()
-        .zip(lengths)
-        .map(|(row, &length)| Row {
-            ids: row.ids.iter().copied().take(length).collect(),
-            types: row.types.as_ref().map(|types| types.iter().copied().take(length).collect()),
-        })
-        .collect();
-    if rows.iter().zip(lengths).any(|(row, &length)| row.ids.len() > length) {
-        report.notes.push("texts were cut to the model's length before they were written".to_owned());
-    }
-    let own = quantity(&run.subject.task);
-    let width = |of: &[Numbers]| of.first().map_or(0, |n| n.width as u64);
-    let mut columns = vec![Column { quantity: Quantity::Hidden, extent: Extent::Each, width: width(hidden) }];
-    let mut all = vec![hidden];
-    if own.0 != Quantity::Hidden {
-        columns.push(Column { quantity: own.0, extent: own.1, width: width(answers) });
-        all.push(answers);
-    }
-    let models: Vec<_> = std::iter::once(&*run.subject.model).chain(run.against.map(|s| &*s.model)).collect();
-    let writing = Writing::create(path, &cut, &columns, &models, run.options.force)?;
-    for (column, (of, texts)) in columns.iter().zip(all).enumerate() {
-        for (row, numbers) in texts.iter().enumerate() {
-            let positions = if of.extent == Extent::One { 0..1 } else { 0..lengths[row] };
-            writing.numbers(column, row, positions, 0..of.width, &numbers.numbers)?;
+fn batch(rows: &[Row], range: Range<usize>) -> Result<Batch> {
+    let rows = rows.get(range).unwrap_or_default();
+    let types = rows.iter().map(|row| row.types.clone().unwrap_or_default()).collect();
+    Batch::new(rows.iter().map(|row| row.ids.clone()).collect(), types)
+}
+
+/// Rows that pass side by side, and batches of them that pass one after the other, in the order of the rows: as many tokens
+/// as fit, padding among them, and one row at least.
+fn groups(rows: &[Row], tokens_at_once: usize) -> Vec<Vec<Range<usize>>> {
+    let mut batches: Vec<(Range<usize>, usize)> = Vec::new();
+    for (at, row) in rows.iter().enumerate() {
+        let length = row.ids.len();
+        match batches.last_mut() {
+            Some((range, longest))
+                if range.len() < BATCH_TEXTS
+                    && length.max(*longest).saturating_mul(range.len() + 1) <= tokens_at_once =>
+            {
+                range.end = at + 1;
+                *longest = length.max(*longest);
+            }
+            _ => batches.push((at..at + 1, length)),
         }
     }
-    writing.finish()
+    let mut groups: Vec<Vec<Range<usize>>> = Vec::new();
+    let mut count = 0usize;
+    for (range, longest) in batches {
+        let tokens = longest.saturating_mul(range.len());
+        match groups.last_mut() {
+            Some(group) if count.saturating_add(tokens) <= tokens_at_once => {
+                group.push(range);
+                count += tokens;
+            }
+            _ => {
+                groups.push(vec![range]);
+                count = tokens;
+            }
+        }
+    }
+    groups
+}
+
+/// What the model gives, and the last hidden states, on their way into a file.
+struct Written {
+    writing: Writing,
+    columns: Vec<Column>,
+}
+
+impl Written {
+    fn create(run: &Run<'_>, path: &std::path::Path, rows: &[Row]) -> Result<Written> {
+        let subject = run.subject;
+        let (own, extent) = quantity(&subject.task);
+        let hidden = subject.forward.hidden as u64;
+        let mut columns = vec![Column { quantity: HIDDEN.0, extent: HIDDEN.1, width: hidden }];
+        if own != Quantity::Hidden {
+            columns.push(Column { quantity: own, extent, width: width(subject) });
+        }
+        let models: Vec<&Model> =
+            std::iter::once(&*subject.model).chain(run.against.map(|s| &*s.model)).collect();
+        let writing = Writing::create(path, rows, &columns, &models, run.options.force)?;
+        Ok(Written { writing, columns })
+    }
+
+    fn text(&mut self, row: usize, tokens: usize, made: &Made) -> Result<()> {
+        let all = [made.hidden.as_ref(), Some(&made.answer)];
+        for (column, (of, numbers)) in self.columns.iter().zip(all).enumerate() {
+            let positions = if of.extent == Extent::One { 0..1 } else { 0..tokens };
+            let numbers = numbers.ok_or_else(|| Error::bug("hidden states that nobody kept"))?;
+            self.writing.numbers(column, row, positions, 0..of.width, &numbers.numbers)?;
+        }
+        Ok(())
+    }
+}
+
+/// Numbers of what a model is for.
+fn width(subject: &Subject) -> u64 {
+    let hidden = subject.forward.hidden as u64;
+    match &subject.task {
+        Task::Embedding(embedding) => embedding.dense.last().map_or(hidden, |dense| dense.outputs as u64),
+        Task::Sequence(_) | Task::Token(_) => {
+            let head = subject.recipe.outputs.iter().find(|o| o.name == "cls.output.weight");
+            head.and_then(|o| o.shape.first().copied()).unwrap_or(hidden)
+        }
+        Task::Causal | Task::Hidden => hidden,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_pass_in_groups_that_fit() {
+        let rows = |lengths: &[usize]| -> Vec<Row> {
+            lengths.iter().map(|&n| Row { ids: vec![0; n], types: None }).collect()
+        };
+        for (lengths, tokens, expected) in [
+            (&[2, 2, 2][..], 100, vec![vec![0..3]]),
+            (&[2, 2, 2], 4, vec![vec![0..2], vec![2..3]]),
+            // A row that does not fit passes alone, and nothing is padded to it.
+            (&[1, 9, 1, 1], 4, vec![vec![0..1], vec![1..2], vec![2..4]]),
+            (&[3, 1, 1], 5, vec![vec![0..1, 1..3]]),
+            (&[1; 10], 100, vec![vec![0..8, 8..10]]),
+            (&[], 4, vec![]),
+        ] {
+            assert_eq!(groups(&rows(lengths), tokens), expected, "{lengths:?} {tokens}");
+        }
+    }
 }

@@ -59,6 +59,11 @@ impl Batch {
         self
     }
 
+    /// The ids and the types of each text, as they pass.
+    pub fn into_rows(self) -> (Vec<Vec<u32>>, Vec<Vec<u32>>) {
+        (self.ids, self.types)
+    }
+
     /// Texts.
     pub fn count(&self) -> usize {
         self.ids.len()

@@ -1,5 +1,6 @@
 //! Two models' vectors: embeddings, hidden states, scores.
 
+use super::NotFinite;
 use super::compare::{cosine, relative};
 use rayon::prelude::*;
 
@@ -10,7 +11,7 @@ const CHUNK: usize = 1 << 16;
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Vectors {
     elements: u64,
-    not_finite: u64,
+    not_finite: NotFinite,
     dot: f64,
     reference_squares: f64,
     candidate_squares: f64,
@@ -41,14 +42,16 @@ impl Vectors {
         parts.iter().for_each(|part| self.merge(part));
         let unpaired = reference.len().abs_diff(candidate.len()) as u64;
         self.elements += unpaired;
-        self.not_finite += unpaired;
+        self.not_finite.either += unpaired;
     }
 
     fn one(&mut self, reference: f32, candidate: f32) {
         let (a, b) = (f64::from(reference), f64::from(candidate));
         self.elements += 1;
         if !a.is_finite() || !b.is_finite() {
-            self.not_finite += 1;
+            self.not_finite.reference += u64::from(!a.is_finite());
+            self.not_finite.candidate += u64::from(!b.is_finite());
+            self.not_finite.either += 1;
             return;
         }
         self.dot += a * b;
@@ -62,7 +65,9 @@ impl Vectors {
     /// Takes what another has seen.
     pub fn merge(&mut self, other: &Vectors) {
         self.elements += other.elements;
-        self.not_finite += other.not_finite;
+        self.not_finite.reference += other.not_finite.reference;
+        self.not_finite.candidate += other.not_finite.candidate;
+        self.not_finite.either += other.not_finite.either;
         self.dot += other.dot;
         self.reference_squares += other.reference_squares;
         self.candidate_squares += other.candidate_squares;
@@ -79,6 +84,11 @@ impl Vectors {
     /// Elements of which one or the other is infinite or no number. No figure knows of them but that each is NaN where
     /// there are any: what could not be compared is not alike.
     pub fn not_finite(&self) -> u64 {
+        self.not_finite.either
+    }
+
+    /// The same by whose they are. What one has more than the other is neither's.
+    pub fn not_finite_of(&self) -> NotFinite {
         self.not_finite
     }
 
@@ -103,7 +113,7 @@ impl Vectors {
     }
 
     fn known(&self, figure: f64) -> f64 {
-        if self.not_finite > 0 || self.elements == 0 { f64::NAN } else { figure }
+        if self.not_finite.either > 0 || self.elements == 0 { f64::NAN } else { figure }
     }
 }
 

@@ -4,9 +4,9 @@ use super::Check;
 use super::numbers::{
     change, cosine, figure, percent, perplexity as shown_perplexity, share_limit, with_error,
 };
-use crate::text::{count, grouped};
+use crate::text::{Shown, count, grouped};
 use crate::verify::limits::{Limits, Step};
-use crate::verify::metrics::{Comparison, Perplexity, Vectors};
+use crate::verify::metrics::{Comparison, NotFinite, Perplexity, Vectors};
 use serde_json::{Value, json};
 
 /// A figure and what it must keep.
@@ -49,7 +49,9 @@ impl Bound {
 /// Passed, failed, or reported where nothing had a limit.
 fn judged(name: &'static str, line: String, bounds: &[Bound], wrong: Vec<String>, limits: &Limits) -> Check {
     let mut why = wrong;
-    why.extend(bounds.iter().filter_map(Bound::broken));
+    // What made a figure no number has been said.
+    let is_said = !why.is_empty();
+    why.extend(bounds.iter().filter(|b| !(is_said && b.value.is_nan())).filter_map(Bound::broken));
     let is_bound = bounds.iter().any(|bound| bound.limit.is_some());
     let check = match (why.is_empty(), is_bound) {
         (false, _) => {
@@ -94,29 +96,26 @@ fn limits_text(limits: &Limits, bounds: &[Bound]) -> String {
     format!("{word}{of}: {}", shown.join(", "))
 }
 
-/// Check `logits`. `hidden` is the cosine of the two models' mean last hidden states, where there are any.
-pub fn logits(found: &Comparison, hidden: Option<f64>, limits: &Limits) -> Check {
+/// Check `logits`. `hidden` is the cosine of the two models' mean last hidden states, where there are any; `token` gives the
+/// text of an id.
+pub fn logits(
+    found: &Comparison,
+    hidden: Option<f64>,
+    limits: &Limits,
+    token: &dyn Fn(u32) -> Option<String>,
+) -> Check {
     let gate = &limits.gate;
     let bounds = [
         Bound::most("max rel", found.max_relative, gate.max_relative),
         Bound::most("KL", found.kl.mean, gate.max_kl),
         Bound::least("top-1", found.top1, gate.min_top1),
         Bound::least("top-5", found.top5, gate.min_top5),
-        Bound {
-            show: cosine,
-            show_limit: |x| x.to_string(),
-            ..Bound::least("cosine", found.cosine, of_logits(limits))
-        },
+        of_cosine(found.cosine, of_logits(limits)),
     ];
     let mut wrong = Vec::new();
     let odd = found.not_finite;
     if odd.either > 0 {
-        let whose = match (odd.reference, odd.candidate) {
-            (0, _) => "not finite",
-            (_, 0) => "not finite in the reference",
-            _ => "not finite in both",
-        };
-        wrong.push(format!("logits are {whose} at {} positions", grouped(odd.either)));
+        wrong.push(format!("logits are {} at {} positions", whose(odd), grouped(odd.either)));
     }
     if found.positions == 0 && wrong.is_empty() {
         wrong.push("nothing was compared".to_owned());
@@ -165,20 +164,42 @@ pub fn logits(found: &Comparison, hidden: Option<f64>, limits: &Limits) -> Check
                 |d| json!({ "position": d.position, "reference": d.reference, "candidate": d.candidate }),
             ),
         );
-    if let Some(d) = found.differs
-        && check.has_failed()
-    {
+    if let Some(d) = found.differs {
+        let shown = |id: u64| match u32::try_from(id).ok().and_then(token) {
+            Some(text) => format!("{id} `{}`", Shown(&text)),
+            None => id.to_string(),
+        };
         check = check.detail(format!(
-            "the first greedy token that differs is at position {}: {}, the reference has {}",
+            "the likeliest token differs first behind token {} of the text: {}, the reference has {}",
             grouped(d.position),
-            d.candidate,
-            d.reference
+            shown(d.candidate),
+            shown(d.reference)
         ));
     }
-    if check.has_failed() {
-        check.details.extend(limits.note.clone());
+    with_note(check, limits)
+}
+
+/// Whose numbers are not finite.
+fn whose(odd: NotFinite) -> &'static str {
+    match (odd.reference, odd.candidate) {
+        (0, _) => "not finite",
+        (_, 0) => "not finite in the reference",
+        _ => "not finite in both",
     }
+}
+
+fn not_finite(what: &str, odd: NotFinite) -> Option<String> {
+    (odd.either > 0).then(|| format!("{} {what} are {}", grouped(odd.either), whose(odd)))
+}
+
+/// With what a person should know of the limits.
+fn with_note(mut check: Check, limits: &Limits) -> Check {
+    check.details.extend(limits.note.clone());
     check
+}
+
+fn of_cosine(value: f64, limit: Option<f64>) -> Bound {
+    Bound { show: cosine, show_limit: |x| x.to_string(), ..Bound::least("cosine", value, limit) }
 }
 
 /// The default cosine is for embeddings; of logits it binds only where the user gave one.
@@ -236,82 +257,107 @@ pub fn perplexity(
         .figure("max_increase", most)
 }
 
-/// Check `embeddings`: one for each text. The least cosine decides.
+/// Check `embeddings`: one for each text. The least cosine decides, and the largest relative error of any.
 pub fn embeddings(texts: &[Vectors], limits: &Limits) -> Check {
-    let cosines = texts.iter().map(Vectors::cosine);
-    let least = cosines.clone().fold(f64::INFINITY, f64::min);
-    // A NaN is passed over by the minimum, and must not be.
-    let least = if texts.is_empty() || cosines.clone().any(f64::is_nan) { f64::NAN } else { least };
-    let mean = cosines.sum::<f64>() / texts.len() as f64;
-    let max_abs = texts.iter().map(Vectors::max_abs).fold(0.0, f64::max);
-    let bounds = [Bound {
-        show: cosine,
-        show_limit: |x| x.to_string(),
-        ..Bound::least("cosine", least, limits.gate.min_cosine)
-    }];
+    let worst = |of: fn(&Vectors) -> f64, pick: fn(f64, f64) -> f64| {
+        let figures = texts.iter().map(of);
+        // A NaN is passed over by the extremes, and must not be.
+        let is_known = !texts.is_empty() && !figures.clone().any(f64::is_nan);
+        figures.reduce(pick).filter(|_| is_known).unwrap_or(f64::NAN)
+    };
+    let least = worst(Vectors::cosine, f64::min);
+    let mean = texts.iter().map(Vectors::cosine).sum::<f64>() / texts.len() as f64;
+    let (max_abs, relative) = (worst(Vectors::max_abs, f64::max), worst(Vectors::max_relative, f64::max));
+    let bounds = [of_cosine(least, limits.gate.min_cosine), Bound::most("max rel", relative, limits.vectors)];
     let line = format!(
-        "cosine {} at least, {} in the mean of {} texts   max abs {}   {}",
+        "cosine {} at least, {} in the mean of {} texts   max rel {}, max abs {}   {}",
         cosine(least),
         cosine(mean),
         grouped(texts.len() as u64),
+        figure(relative),
         figure(max_abs),
         limits_text(limits, &bounds)
     );
-    judged("embeddings", line, &bounds, Vec::new(), limits)
+    let mut all = Vectors::default();
+    texts.iter().for_each(|text| all.merge(text));
+    let wrong = not_finite("numbers", all.not_finite_of()).into_iter().collect();
+    with_note(judged("embeddings", line, &bounds, wrong, limits), limits)
         .figure("texts", texts.len())
         .figure("cosine_min", least)
         .figure("cosine_mean", mean)
         .figure("max_abs", max_abs)
+        .figure("max_relative", relative)
 }
 
-/// Check `labels`: of texts or of tokens (`what`), how many of them have the same one, and where the first differs: its
-/// place, the candidate's label, the reference's.
-pub fn labels(
-    what: &'static str,
-    same: u64,
-    of: u64,
-    first: Option<(u64, String, String)>,
-    scores: &Vectors,
-    limits: &Limits,
-) -> Check {
-    let line = format!(
-        "the same for {} of {} {what}   scores: cosine {}, max abs {}   {}",
-        grouped(same),
-        grouped(of),
-        cosine(scores.cosine()),
-        figure(scores.max_abs()),
-        if limits.labels {
-            format!("limit for {}: all", limits.name)
-        } else {
-            format!("no limit for {}", limits.name)
-        }
+/// What a head made of texts, or of tokens.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Labels {
+    /// `texts`, or `tokens`.
+    pub what: &'static str,
+    /// Whether there is one score of each, so that it is no label that is asked for.
+    pub is_score: bool,
+    /// How many have the same label.
+    pub same: u64,
+    /// How many there are.
+    pub of: u64,
+    /// The first that differs: its place, the candidate's label, the reference's.
+    pub first: Option<(u64, String, String)>,
+    /// The scores of all of them.
+    pub scores: Vectors,
+}
+
+/// Check `labels`: how many texts or tokens have the same one, where the first differs, and how far apart their scores are.
+/// Where there is one score of each, that decides alone.
+pub fn labels(found: &Labels, limits: &Limits) -> Check {
+    let Labels { what, is_score, same, of, first, scores } = found;
+    let (relative, turned) = (scores.max_relative(), scores.cosine());
+    let must_agree = limits.labels && !is_score;
+    let differ = of - same.min(of);
+    let bounds = [
+        // What breaks it is said by counts, below.
+        Bound::least("labels", 1.0, must_agree.then_some(1.0)),
+        Bound::most("max rel", relative, if *is_score { limits.score } else { limits.vectors }),
+        // One score has no direction, and those of several texts are no vector.
+        of_cosine(turned, if *is_score { of_logits(limits) } else { limits.gate.min_cosine }),
+    ];
+    let figures = format!(
+        "max rel {}, cosine {}, max abs {}",
+        figure(relative),
+        cosine(turned),
+        figure(scores.max_abs())
     );
-    let check = match (of, same == of) {
-        _ if scores.not_finite() > 0 => {
-            Check::failed("labels", line, format!("{} scores are not finite", grouped(scores.not_finite())))
-        }
-        (0, _) => Check::failed("labels", line, "nothing was compared"),
-        (_, true) => Check::passed("labels", line),
-        (_, false) if limits.labels => {
-            let why = format!("{} of {} {what} have another label", grouped(of - same.min(of)), grouped(of));
-            Check::failed("labels", line, format!("{why} for {}", limits.name))
-        }
-        _ => Check::reported("labels", line),
+    let limits_said = limits_text(limits, &bounds);
+    let line = match is_score {
+        true => format!("scores of {} {what}: {figures}   {limits_said}", grouped(*of)),
+        false => format!(
+            "the same for {} of {} {what}   scores: {figures}   {limits_said}",
+            grouped(*same),
+            grouped(*of)
+        ),
     };
-    let check = match &first {
-        Some((at, candidate, reference)) => check.detail(format!(
+    let mut wrong: Vec<String> = not_finite("scores", scores.not_finite_of()).into_iter().collect();
+    if *of == 0 {
+        wrong.push("nothing was compared".to_owned());
+    }
+    if must_agree && differ > 0 {
+        wrong.push(format!("{} of {} {what} have another label", grouped(differ), grouped(*of)));
+    }
+    let mut check = judged("labels", line, &bounds, wrong, limits);
+    let first = first.as_ref().filter(|_| !is_score);
+    if let Some((at, candidate, reference)) = first {
+        check = check.detail(format!(
             "the first that differs is {}: `{}`, the reference has `{}`",
             grouped(*at),
-            crate::text::Shown(candidate),
-            crate::text::Shown(reference)
-        )),
-        None => check,
-    };
-    check
-        .figure("same", same)
-        .figure("of", of)
-        .figure("scores_cosine", scores.cosine())
+            Shown(candidate),
+            Shown(reference)
+        ));
+    }
+    with_note(check, limits)
+        .figure("same", (!is_score).then_some(*same))
+        .figure("of", *of)
+        .figure("scores_cosine", turned)
         .figure("scores_max_abs", scores.max_abs())
+        .figure("scores_max_relative", relative)
         .figure(
             "first_difference",
             first.map(|(at, candidate, reference)| json!({ "place": at, "candidate": candidate, "reference": reference })),
@@ -354,9 +400,10 @@ pub fn layers(layers: &[Layer], each: bool, limits: &Limits) -> Check {
             "layers",
             line,
             format!(
-                "{} hidden states behind layer {} are not finite",
+                "{} hidden states behind layer {} are {}",
                 grouped(layer.states.not_finite()),
-                layer.index
+                layer.index,
+                whose(layer.states.not_finite_of())
             ),
         ),
         None => Check::reported("layers", line),
