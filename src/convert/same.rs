@@ -19,7 +19,9 @@ pub(super) fn draft(model: &Model, options: &Options, to: Container) -> Result<D
     let config = model.json("config.json")?;
     // Without a cast, and where the container can hold what there is, nothing is interpreted: codes and scales of any
     // scheme are tensors like others.
-    let interpret = options.dtype.is_some() || options.quantize.is_some() || table.tensors.iter().any(|t| !holds(to, t.dtype));
+    let interpret = options.dtype.is_some()
+        || options.quantize.is_some()
+        || table.tensors.iter().any(|t| !holds(to, t.dtype));
     let all = match interpret {
         true => {
             let all = model.values(config.as_ref())?;

@@ -149,12 +149,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Makes and writes all targets. Returns what happened to their numbers.
-pub fn weave(
-    weave: &Weave<'_>,
-    targets: &[Target],
-    files: &dyn Files,
-    control: &Control,
-) -> Result<Made> {
+pub fn weave(weave: &Weave<'_>, targets: &[Target], files: &dyn Files, control: &Control) -> Result<Made> {
     let faces = targets.iter().map(|target| {
         let is_face = |&(&output, _): &(&usize, &u64)| {
             weave.recipe.outputs.get(output).is_some_and(|o| matches!(o.form, Form::Face { .. }))

@@ -78,7 +78,7 @@ pub(super) mod tests {
     }
 
     /// Has kernels work with so many lanes, compiled for the oldest machines.
-    pub fn with_lanes<T>(lanes: usize, work: impl FnOnce() -> T) -> T {
+    pub(crate) fn with_lanes<T>(lanes: usize, work: impl FnOnce() -> T) -> T {
         LANES.set(Some(lanes));
         let made = work();
         LANES.set(None);
