@@ -6,6 +6,9 @@
 //!
 //! Scales are rounded to what they are stored in before codes are chosen: codes fit the scales that a reader will find.
 
+// Loops over lanes go through several arrays at one index: that is the form that becomes vectors.
+#![allow(clippy::needless_range_loop)]
+
 mod groups;
 mod hqq;
 mod levels;
