@@ -6,6 +6,9 @@
 //!
 //! Scales are rounded to what they are stored in before codes are chosen: codes fit the scales that a reader will find.
 
+// Loops over lanes go through several arrays at one index: that is the form that becomes vectors.
+#![allow(clippy::needless_range_loop)]
+
 mod groups;
 mod hqq;
 mod levels;
@@ -168,7 +171,11 @@ impl Quantiser {
         band.columns = columns;
         band.groups = None;
         band.nested = None;
-        band.global = 0.0;
+        // Scales are those that numbers are multiplied by: with a global number what is stored divided by it.
+        band.global = match self.grid.scale {
+            ScaleType::E4M3 { global } => global,
+            _ => 0.0,
+        };
         band.codes.clear();
         band.codes.resize(numbers.len(), 0);
         band.scales.clear();
@@ -191,13 +198,6 @@ impl Quantiser {
         };
         let job = Job { level, numbers, columns: line, group_rows, group_columns, weights, band };
         self.fit(job);
-        if let ScaleType::E4M3 { global } = self.grid.scale {
-            // Methods see the scales that numbers are multiplied by; stored are those before the division.
-            band.global = global;
-            for scale in &mut band.scales {
-                *scale = E4M3::NEW.round(*scale * global);
-            }
-        }
     }
 
     /// Chooses the kernel.

@@ -34,7 +34,7 @@ fn root(x: f32) -> f32 {
     // log2 m = 2/ln 2 · artanh((m − 1)/(m + 1)).
     let r = (m - 1.0) / (m + 1.0);
     let r2 = r * r;
-    let log = r * (2.885_390_1 + r2 * (0.961_796_7 + r2 * (0.577_078 + r2 * 0.412_198_6)));
+    let log = r * (2.885_39 + r2 * (0.961_796_7 + r2 * (0.577_078 + r2 * 0.412_198_6)));
     let y = clamp((e + log) * EXPONENT, -126.0, 126.0);
     let whole = (y + TO_INTEGER) - TO_INTEGER;
     let z = (y - whole) * std::f32::consts::LN_2;

@@ -50,7 +50,7 @@ impl Kernel for Compare<'_> {
         let (mut squares, mut total, mut largest) = ([0f64; LANES], [0f64; LANES], [0f32; LANES]);
         let mut odd = [0f64; LANES];
         let mut add = |l: usize, x: f32, y: f32| {
-            let is_odd = !(x.abs() < f32::INFINITY);
+            let is_odd = !x.is_finite();
             let (x, y) = if is_odd { (0.0, 0.0) } else { (x, y) };
             let d = f64::from(x) - f64::from(y);
             squares[l] += d * d;

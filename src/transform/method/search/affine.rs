@@ -15,9 +15,9 @@ pub(in super::super) struct SearchAffine<const W: bool> {
 }
 
 /// How far from the mean towards the group's least and largest number the codes reach.
-const REACH: [f32; 5] = [0.68, 0.77, 0.86, 0.94, 1.02];
+const REACH: [f32; 6] = [0.66, 0.73, 0.80, 0.87, 0.94, 1.02];
 /// Turns that the best line takes with its codes.
-const TURNS: usize = 3;
+const TURNS: usize = 4;
 
 impl<const W: bool> SearchAffine<W> {
     /// Fits lines to the codes of two candidates a group, and keeps them where they are better.
