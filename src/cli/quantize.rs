@@ -267,11 +267,12 @@ fn lines(summary: &Summary, model: &str) -> Vec<String> {
         false => format!("   error {}", percent(summary.error.relative())),
     };
     let mut lines = vec![format!(
-        "wrote  {}  {} → {} ({:+.0} %)   {:.2} bits a weight{error}   {:.2} s   {}{kept}",
+        "wrote  {}  {} → {} ({}{:.0} %)   {:.2} bits a weight{error}   {:.2} s   {}{kept}",
         Shown(&out),
         bytes(written.source_bytes),
         bytes(written.file_bytes),
-        (share - 1.0) * 100.0,
+        if share > 1.0 { '+' } else { '−' },
+        (share - 1.0).abs() * 100.0,
         summary.bits_per_weight(),
         written.seconds,
         rate(written.source_bytes, written.seconds),

@@ -136,7 +136,9 @@ pub(super) fn pack(model: &Model, options: &Options, asked: &Quantize, draft: &m
                 .hint("--also 'GLOB' names them; hoist inspect MODEL --tree shows the names"),
         });
     }
-    let ignored = ignored(draft, &config);
+    // MLX takes embeddings for quantised too, unless it is told.
+    let embeddings = decided.settled.scheme.config == Config::Mlx;
+    let ignored = ignored(draft, &config, embeddings);
     let said = config::of(&decided.settled, &ignored);
     draft.config = ConfigEdit { quantization: Some(said.clone()), ..std::mem::take(&mut draft.config) };
     if let Some((_, bytes)) = draft.texts.iter_mut().find(|(name, _)| name == "config.json") {
@@ -359,10 +361,10 @@ fn write_faces(
 }
 
 /// The modules that engines must know to be as they were: every linear layer that is not quantised, by its full name.
-fn ignored(draft: &Draft, config: &Json) -> Vec<String> {
+fn ignored(draft: &Draft, config: &Json, embeddings: bool) -> Vec<String> {
     let mut modules = Vec::new();
     for output in &draft.recipe.outputs {
-        if output.form != Form::Plain || arch::group(&output.name) == Group::Embedding {
+        if output.form != Form::Plain || !embeddings && arch::group(&output.name) == Group::Embedding {
             continue;
         }
         match (output.name.strip_suffix(".weight"), output.shape.len()) {

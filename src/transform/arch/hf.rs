@@ -69,6 +69,9 @@ pub(super) const ROWS: &[Row] = &[
     row("layers.#.feed_forward.router", Experts, Whole, Linear),
     row("layers.#.feed_forward.experts.gate_up_proj", Experts, Out(Halves), StackedConv),
     row("layers.#.feed_forward.experts.down_proj", Experts, In(Even), StackedConv),
+    // and one tensor an expert, as engines read quantised ones
+    row("layers.#.feed_forward.experts.#.gate_proj|up_proj", Experts, Out(Even), Linear),
+    row("layers.#.feed_forward.experts.#.down_proj", Experts, In(Even), Linear),
     row("layers.#.feed_forward.shared_expert.gate_proj|up_proj", Experts, Out(Even), Linear),
     row("layers.#.feed_forward.shared_expert.down_proj", Experts, In(Even), Linear),
     row("layers.#.feed_forward.gate_proj|up_proj", Mlp, Out(Even), Linear),
