@@ -23,7 +23,14 @@ pub(crate) struct Args {
     #[arg(short, long, value_name = "OUT", env = "HOIST_OUT", hide_env_values = true)]
     out: PathBuf,
     /// The scheme: int4, gptq, awq, mlx, nf4, mxfp4, fp8, fp8-block
-    #[arg(short, long, value_name = "NAME", default_value = "int4", env = "HOIST_SCHEME", hide_env_values = true)]
+    #[arg(
+        short,
+        long,
+        value_name = "NAME",
+        default_value = "int4",
+        env = "HOIST_SCHEME",
+        hide_env_values = true
+    )]
     scheme: String,
     /// How scales and codes are chosen [default: search]
     #[arg(long, value_enum, value_name = "NAME", env = "HOIST_METHOD", hide_env_values = true)]
@@ -290,12 +297,8 @@ fn lines(summary: &Summary, model: &str) -> Vec<String> {
 /// The plan for a program.
 fn planned(plan: &Plan, options: &Options, notes: &[String], warnings: &[String]) -> Value {
     let settled = &plan.decided.settled;
-    let kept: Vec<Value> = plan
-        .decided
-        .kept
-        .iter()
-        .map(|(name, why)| json!({ "name": name, "why": why_text(why) }))
-        .collect();
+    let kept: Vec<Value> =
+        plan.decided.kept.iter().map(|(name, why)| json!({ "name": name, "why": why_text(why) })).collect();
     let files: Vec<Value> = plan
         .conversion
         .files
@@ -345,9 +348,7 @@ fn done(mut document: Value, summary: &Summary) -> Value {
         put("kept_files", json!(written.kept_files));
         put("error", if summary.errors.is_empty() { Value::Null } else { json!(summary.error.relative()) });
         put("odd", json!(summary.error.odd));
-        let of = |(name, error): &(String, hoist::transform::method::Error)| {
-            json!({ "name": name, "error": error.relative(), "largest": error.largest })
-        };
+        let of = |(name, error): &(String, hoist::transform::method::Error)| json!({ "name": name, "error": error.relative(), "largest": error.largest });
         put("matrices", summary.errors.iter().map(of).collect());
         put("peak_rss_bytes", json!(machine::peak_resident_bytes()));
         put("notes", json!(written.notes));

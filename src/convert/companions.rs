@@ -74,7 +74,8 @@ pub(super) fn travelling(
     }
     if draft.config.quantization.is_some() {
         // They say how it was quantised before.
-        written.extend(["quantize_config.json", "quant_config.json", "hf_quant_config.json"].map(String::from));
+        written
+            .extend(["quantize_config.json", "quant_config.json", "hf_quant_config.json"].map(String::from));
     }
     let modules = match model.companion("modules.json", JSON_BYTES_MAX)? {
         Some(bytes) => serde_json::from_slice(&bytes).map_or(Vec::new(), |m| module_folders(&m)),

@@ -167,8 +167,9 @@ fn split_together(draft: &Draft, members: &[usize], sizes: &[u64], shard_bytes: 
         _ => None,
     };
     // Where each piece that is not to be parted begins.
-    let starts: Vec<usize> =
-        (0..members.len()).filter(|&at| at == 0 || matrix(at).is_none() || matrix(at) != matrix(at - 1)).collect();
+    let starts: Vec<usize> = (0..members.len())
+        .filter(|&at| at == 0 || matrix(at).is_none() || matrix(at) != matrix(at - 1))
+        .collect();
     let end = |n: usize| starts.get(n).copied().unwrap_or(members.len());
     let whole: Vec<u64> = (0..starts.len())
         .map(|n| sizes[end(n)..end(n + 1)].iter().fold(0u64, |sum, &size| sum.saturating_add(size)))

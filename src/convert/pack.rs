@@ -263,12 +263,7 @@ fn fused_key(name: &str) -> Option<String> {
 }
 
 /// Of the chosen those that stay after all, and why.
-fn fit(
-    draft: &Draft,
-    settled: &Settled,
-    asked: &Quantize,
-    chosen: &[usize],
-) -> Result<HashMap<usize, Why>> {
+fn fit(draft: &Draft, settled: &Settled, asked: &Quantize, chosen: &[usize]) -> Result<HashMap<usize, Why>> {
     let keep = Selection::new(&[], &asked.keep)?;
     let mut kept: HashMap<usize, Why> = HashMap::new();
     let mut sets: HashMap<String, usize> = HashMap::new();

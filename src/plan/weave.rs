@@ -243,15 +243,15 @@ pub fn tasks<'a>(
 pub fn copies(table: &Checkpoint, recipe: &Recipe, output: &Output) -> bool {
     output.form == Form::Plain
         && output.parts.iter().all(|part| {
-        let value = recipe.values.get(part.value);
-        let tensor = value.and_then(|v| match v.source {
-            Source::Tensor(index) => table.tensors.get(index),
-            _ => None,
-        });
-        tensor.is_some_and(|t| t.at.is_plain() && t.dtype == output.dtype)
-            && part.add == 0.0
-            && part.view.is_run()
-    })
+            let value = recipe.values.get(part.value);
+            let tensor = value.and_then(|v| match v.source {
+                Source::Tensor(index) => table.tensors.get(index),
+                _ => None,
+            });
+            tensor.is_some_and(|t| t.at.is_plain() && t.dtype == output.dtype)
+                && part.add == 0.0
+                && part.view.is_run()
+        })
 }
 
 fn strand(table: &Checkpoint, value: &Value, part: &Part, to: DType, limits: &Limits) -> Result<Strand> {

@@ -411,9 +411,7 @@ impl Settled {
     pub fn quantiser(&self, columns: u64, importance: Option<Arc<[f32]>>) -> Quantiser {
         let bits = self.scheme.bits;
         let kind = match self.scheme.codes {
-            Codes::Integers if self.symmetric => {
-                Kind::Symmetric { bits, signed_scales: self.signed_scales }
-            }
+            Codes::Integers if self.symmetric => Kind::Symmetric { bits, signed_scales: self.signed_scales },
             Codes::Integers => Kind::Asymmetric { bits },
             Codes::Affine => Kind::Affine { bits },
             Codes::Table(table) => Kind::Table(table),

@@ -245,10 +245,7 @@ fn what_is_refused_and_how() {
     assert_eq!(code(&hoist(&["quantize", model, "-o", done, "--method", "rtn", "-q"]).output().unwrap()), 0);
     let gguf = place.path().join("m.gguf");
     let gguf = gguf.to_str().unwrap();
-    assert_eq!(
-        code(&hoist(&["convert", model, "-o", gguf, "--dtype", "q8_0", "-q"]).output().unwrap()),
-        0
-    );
+    assert_eq!(code(&hoist(&["convert", model, "-o", gguf, "--dtype", "q8_0", "-q"]).output().unwrap()), 0);
     let bad = place.path().join("bad");
     damage(Path::new(model), &bad);
     let bad = bad.to_str().unwrap();
@@ -270,7 +267,11 @@ fn what_is_refused_and_how() {
         all.extend(&arguments);
         let output = hoist(&all).output().unwrap();
         let error = text(&output.stderr);
-        assert!(code(&output) == expected && error.contains(part), "{arguments:?}: {} {error}", code(&output));
+        assert!(
+            code(&output) == expected && error.contains(part),
+            "{arguments:?}: {} {error}",
+            code(&output)
+        );
         assert!(!out.exists(), "{arguments:?} leaves something");
     }
     // What may be had after all.

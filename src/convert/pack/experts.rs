@@ -133,7 +133,8 @@ fn pattern(row: &Row) -> &'static str {
 fn published(family: &'static Family, name: &str) -> Option<String> {
     let module = name.strip_suffix(".weight")?;
     let canonical = canonical(module);
-    let row = family.rows().find(|r| r.way == Way::In && r.ends == Ends::Weight && pattern(r) == canonical)?;
+    let row =
+        family.rows().find(|r| r.way == Way::In && r.ends == Ends::Weight && pattern(r) == canonical)?;
     let other = family.rows().find(|r| r.way == Way::Both && r.ends == Ends::Weight && r.gguf == row.gguf)?;
     let layer = super::layer(name)?;
     let plain = !pattern(other).contains('@');

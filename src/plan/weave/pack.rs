@@ -66,7 +66,8 @@ impl Pack {
         let making = makes.iter().map(Make::memory_bytes).max().unwrap_or(0);
         let count = (self.rows.end - self.rows.start).saturating_mul(packing.columns);
         let groups = count / packing.group_columns.max(1) + 1;
-        let strips = (0..packing.layout.faces.len()).map(|f| packing.strip(f, self.rows.clone()).size_bytes());
+        let strips =
+            (0..packing.layout.faces.len()).map(|f| packing.strip(f, self.rows.clone()).size_bytes());
         making + 9 * count + 8 * groups + strips.max().unwrap_or(0)
     }
 }
