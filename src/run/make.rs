@@ -182,6 +182,11 @@ impl Hands {
             self.rows.iter_mut().filter(|x| !x.is_finite()).for_each(|x| *x = 0.0);
         }
         quantiser.quantise(&self.rows, packing.columns as usize, &mut self.band);
+        if packing.has_zeros && self.band.zeros.is_empty() {
+            // A symmetric grid in a layout whose readers want zero points all the same.
+            let middle = (1u32 << (packing.bits.clamp(1, 8) - 1)) as f32;
+            self.band.zeros.resize(self.band.scales.len(), middle);
+        }
         let numbers = sized(&mut self.numbers, self.rows.len());
         packing.numbers(&self.band, numbers);
         round_to(packing.dtype, numbers);

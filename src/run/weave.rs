@@ -454,8 +454,9 @@ impl<'a> Shared<'a> {
             packing.write(face, band, pack.rows.clone(), bytes);
             for (n, run) in bytes.chunks_exact((strip.run_bytes as usize).max(1)).enumerate() {
                 let place = at + strip.offset_bytes + n as u64 * strip.pitch_bytes;
-                match strip.run_count {
-                    1 => file.write(run, place)?,
+                // The disk may begin with codes, which come from front to back; the rest lies anywhere.
+                match (face, strip.run_count) {
+                    (0, 1) => file.write(run, place)?,
                     _ => file.with(|sink| sink.write_all_at(run, place))?,
                 }
             }

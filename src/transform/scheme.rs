@@ -390,6 +390,11 @@ impl Settled {
         (!rows.is_multiple_of(multiple)).then(|| format!("{rows} rows are no multiple of {multiple}"))
     }
 
+    /// Whether zero points are written: GPTQ's readers want them, though they be all the same.
+    fn has_zeros(&self) -> bool {
+        !self.symmetric || self.scheme.config == Config::Gptq
+    }
+
     /// How a matrix is held.
     pub fn packing(&self, rows: u64, columns: u64) -> Packing {
         Packing {
@@ -399,7 +404,7 @@ impl Settled {
             columns,
             group_rows: self.scheme.group_rows,
             group_columns: self.group_columns(columns),
-            has_zeros: !self.symmetric,
+            has_zeros: self.has_zeros(),
             dtype: match self.scheme.scales {
                 Scales::Half => DType::F16,
                 _ => self.dtype,
@@ -438,9 +443,9 @@ impl Settled {
     pub fn writes(&self, face: usize) -> bool {
         use crate::transform::packing::Content;
         match self.layout.faces.get(face).map(|f| f.content) {
-            // GPTQ's readers want the column's groups and the zero points, whatever they are.
+            // GPTQ's readers want the column's groups, whatever they are.
             Some(Content::Groups) => self.scheme.config == Config::Gptq,
-            Some(Content::Zeros) => !self.symmetric || self.scheme.config == Config::Gptq,
+            Some(Content::Zeros) => self.has_zeros(),
             Some(_) => true,
             None => false,
         }

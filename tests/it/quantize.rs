@@ -54,6 +54,8 @@ fn tree(root: &Path) -> BTreeMap<String, Vec<u8>> {
     entries
         .filter(|p| p.is_file())
         .map(|p| (p.file_name().unwrap().to_str().unwrap().to_owned(), std::fs::read(p).unwrap()))
+        // The journal holds when it was.
+        .filter(|(name, _)| name != ".hoist.json")
         .collect()
 }
 
@@ -175,8 +177,8 @@ fn every_scheme_reads_back_as_it_was_quantised() {
 fn experts_are_quantised_in_both_forms() {
     let rtn = Asked { method: Some(Method::Rtn), group: Some(32), ..Asked::default() };
     for (family, fused, count) in [
-        ("qwen3_moe", None, 2 * (4 + 6 * 3)),
-        ("qwen3_moe-fused", Some((false, false)), 2 * (4 + 6 * 3)),
+        ("qwen3_moe", None, 4 + 6 * 3),
+        ("qwen3_moe-fused", Some((false, false)), 4 + 6 * 3),
         ("llama4", Some((true, false)), 4 * 4 + 2 * 3 + 2 * (4 + 1) * 3),
     ] {
         let place = tempfile::tempdir().unwrap();
@@ -192,7 +194,7 @@ fn experts_are_quantised_in_both_forms() {
             said["ignore"].as_array().unwrap().iter().map(|m| m.as_str().unwrap()).collect();
         assert!(ignored.contains(&"lm_head"), "{family}: {ignored:?}");
         let routers = ignored.iter().filter(|m| m.ends_with(".gate") || m.ends_with(".router")).count();
-        assert_eq!(routers, 2, "{family}: {ignored:?}");
+        assert_eq!(routers, if family == "llama4" { 2 } else { 1 }, "{family}: {ignored:?}");
     }
 }
 
