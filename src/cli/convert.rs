@@ -25,7 +25,7 @@ pub(crate) struct Args {
     /// The container [default: OUT's extension, else safetensors]
     #[arg(long, value_enum, value_name = "FORMAT", env = "HOIST_TO", hide_env_values = true)]
     to: Option<To>,
-    /// Element type of the weights: f32, f16, bf16, f8_e4m3, f8_e5m2, in a GGUF also q8_0; `auto` keeps the source's
+    /// Element type of the weights: f32, f16, bf16, f8_e4m3, f8_e5m2, in a GGUF also its block types (q8_0, q4_0, q4_k, …), all of one; `auto` keeps the source's
     #[arg(
         long,
         alias = "outtype",
@@ -159,7 +159,8 @@ fn options(args: &Args, common: &Common) -> Result<Options> {
     let dtype = match args.dtype.as_str() {
         "auto" => None,
         other => Some(DType::from_user(other).ok_or_else(|| {
-            Error::usage(format!("`{}` is no type", Shown(other))).hint("auto, f32, f16, bf16 or q8_0")
+            Error::usage(format!("`{}` is no type", Shown(other)))
+                .hint("auto, f32, f16, bf16; in a GGUF q8_0, q4_0, q4_k, …")
         })?),
     };
     Ok(Options {

@@ -141,7 +141,10 @@ fn check(
         let mut own = vec![0.0; expected.len()];
         packing.numbers(&band, &mut own);
         round_to(packing.dtype, &mut own);
-        let wrong = own.iter().zip(found).filter(|(a, b)| a.to_bits() != b.to_bits()).count();
+        // Eight-bit floats in 32 bits are their products, which the scales' type cannot hold.
+        let mut found = found.clone();
+        round_to(packing.dtype, &mut found);
+        let wrong = own.iter().zip(&found).filter(|(a, b)| a.to_bits() != b.to_bits()).count();
         assert_eq!(wrong, 0, "{name} {asked:?} {tensor} {shape:?}: numbers that differ");
         assert!(error > 0.0 && error < 0.3, "{name} {tensor}: an error of {error}");
     }
