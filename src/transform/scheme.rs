@@ -377,7 +377,8 @@ impl Settled {
         let group = self.group_columns(columns);
         if self.layout.flat {
             let size = rows.saturating_mul(columns);
-            return (size % group != 0).then(|| format!("its {size} numbers are no multiple of {group}"));
+            return (!size.is_multiple_of(group))
+                .then(|| format!("its {size} numbers are no multiple of {group}"));
         }
         if !columns.is_multiple_of(group) {
             return Some(format!("rows of {columns} are no multiple of the group of {group}"));

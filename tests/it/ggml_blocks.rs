@@ -40,8 +40,8 @@ fn inputs() -> Vec<(&'static str, Vec<f32>)> {
         f32::from_bits(if bits & 0x7f80_0000 == 0x7f80_0000 { bits ^ 0x4000_0000 } else { bits })
     });
     let sparse = (0..COUNT).map(|i| {
-        let x = if bits[i] % 7 == 0 { weights[i] } else { 0.0 };
-        if i % 2 == 0 && bits[i] % 3 == 0 { x * -0.0 } else { x }
+        let x = if bits[i].is_multiple_of(7) { weights[i] } else { 0.0 };
+        if i % 2 == 0 && bits[i].is_multiple_of(3) { x * -0.0 } else { x }
     });
     let outliers = bf16.iter().enumerate().map(|(i, x)| match i % 256 {
         17 => x * 1000.0,

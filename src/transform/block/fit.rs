@@ -409,12 +409,12 @@ mod tests {
                     2 => -x.abs(),
                     3 if i % 3 > 0 => 0.0,
                     4 => scale * if i == N / 2 { -1.0 } else { 0.01 * next() },
-                    5 if sub % 2 == 0 => scale,
+                    5 if sub.is_multiple_of(2) => scale,
                     5 => [0.0, -0.0][i % 2],
                     _ => x,
                 }
             });
-            (x, std::array::from_fn(|_| next().abs() + if sub % 3 == 0 { 1.0 } else { 0.0 }))
+            (x, std::array::from_fn(|_| next().abs() + if sub.is_multiple_of(3) { 1.0 } else { 0.0 }))
         };
         (0..count).map(make).collect()
     }
