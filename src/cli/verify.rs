@@ -106,7 +106,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "SHARE", value_parser = growth, allow_negative_numbers = true, help_heading = LIMITS)]
     max_ppl_increase: Option<f64>,
     /// Fail on what is only reported otherwise: constant vectors and rows, tensors that a family may leave unused
-    #[arg(long, env = "HOIST_STRICT", hide_env_values = true, help_heading = LIMITS, value_parser = clap::builder::FalseyValueParser::new())]
+    #[arg(long, help_heading = LIMITS)]
     strict: bool,
 
     /// Go on with this text; `-` is standard input. With something to compare with: the text that is compared on
@@ -162,6 +162,10 @@ pub(crate) struct Args {
     #[arg(long, env = "HOIST_FOLLOW_LINKS", hide_env_values = true, help_heading = RUN, value_parser = clap::builder::FalseyValueParser::new())]
     follow_links: bool,
 }
+
+/// Flags of these three belong to one run and not to a machine: the environment does not set them.
+#[cfg(test)]
+pub(crate) const OF_ONE_RUN: &[&str] = &[COMPARE, LIMITS, USE];
 
 const COMPARE: &str = "What to check it by";
 const LIMITS: &str = "Limits in place of those that the types suggest";
