@@ -26,7 +26,7 @@ mod write;
 
 pub use draft::Renaming;
 pub use files::FilePlan;
-pub use pack::{Decided, Quantize, Why};
+pub use pack::{BlockTypes, Chosen, Decided, Quantised, Quantize, Why};
 
 use crate::checkpoint::{Container, MetaValue};
 use crate::dtype::DType;

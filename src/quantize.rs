@@ -52,6 +52,8 @@ impl Options {
                 strict: false,
                 zero_odd: false,
                 requantize: false,
+                importance: None,
+                blocks: Default::default(),
             },
             shard_bytes: None,
             force: false,
@@ -98,7 +100,7 @@ impl Plan {
 
     /// Matrices that are quantised.
     pub fn matrices(&self) -> usize {
-        self.conversion.recipe.packed.len()
+        self.decided.quantised.len()
     }
 
     /// Tensors of the model, each matrix counted once.

@@ -1,16 +1,16 @@
 //! `hoist quantize`: arguments and output; the work is the library's.
 
+mod say;
+
 use super::output::{Out, size_bytes};
 use super::progress::Watch;
-use super::{Common, Progress, model_text, say, signals};
+use super::{Common, Progress, model_text, signals};
 use clap::ValueEnum;
-use hoist::convert::Why;
-use hoist::quantize::{self, Options, Plan, Summary};
-use hoist::text::{Shown, bytes, grouped, rate};
+use hoist::quantize::{self, Options, Plan};
 use hoist::transform::method::Method;
-use hoist::transform::scheme::{CHANNEL, group_text, method_name};
-use hoist::{Error, Result, machine, open};
-use serde_json::{Value, json};
+use hoist::transform::scheme::CHANNEL;
+use hoist::{Error, Result, open};
+use say::{done, lines, notes, plan_lines, planned};
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -134,7 +134,7 @@ pub(crate) fn run(args: Args, common: &Common) -> Result<()> {
         return out.finish();
     }
     if talks {
-        plan_lines(&plan, &options, common.verbose > 0).iter().take(1).for_each(|line| say(line));
+        plan_lines(&plan, &options, common.verbose > 0).iter().take(1).for_each(|line| super::say(line));
     }
     notes.iter().for_each(|note| common.note(note));
     let document = common.json.then(|| planned(&plan, &options, &notes, &warnings));
@@ -185,173 +185,4 @@ fn options(args: &Args, common: &Common) -> Result<Options> {
     options.memory_bytes = args.memory;
     options.threads = common.threads.map(std::num::NonZeroUsize::get);
     Ok(options)
-}
-
-/// What a person should know of the plan.
-fn notes(plan: &Plan, args: &Args) -> Vec<String> {
-    let decided = &plan.decided;
-    let mut notes = plan.conversion.notes.clone();
-    if decided.experts && decided.settled.scheme.name == "int4" {
-        notes.push(match decided.settled.symmetric {
-            true if !args.symmetric && !args.signed_scales => {
-                "a mixture of experts: symmetric, which every engine takes; --asymmetric has less error and needs a vLLM of \
-                 mid-2026 or later (0.19 refuses it)"
-                    .to_owned()
-            }
-            true => return notes,
-            false => "asymmetric experts need a vLLM of mid-2026 or later: 0.19 refuses them".to_owned(),
-        });
-    }
-    notes
-}
-
-/// The plan for a person.
-fn plan_lines(plan: &Plan, options: &Options, verbose: bool) -> Vec<String> {
-    let decided = &plan.decided;
-    let settled = &decided.settled;
-    let kept = decided.kept_lines();
-    let kept = if kept.is_empty() { String::new() } else { format!("; kept: {}", kept.join(", ")) };
-    let free = plan.conversion.free_bytes.map(|f| format!(" of {} free", bytes(f))).unwrap_or_default();
-    let mut lines = vec![
-        format!(
-            "scheme {} ({})   method {}   {} of {} tensors{kept}",
-            settled.scheme.name,
-            settled.text(),
-            method_name(settled.method),
-            grouped(plan.matrices() as u64),
-            grouped(plan.tensors() as u64),
-        ),
-        format!(
-            "plan   {} in → {} out   {:.2} bits a weight   memory {} MiB   disk {}{free}",
-            bytes(plan.conversion.source_bytes),
-            bytes(plan.conversion.file_bytes),
-            decided.bits_per_weight(),
-            options.memory_bytes >> 20,
-            bytes(plan.conversion.file_bytes),
-        ),
-    ];
-    if verbose {
-        for (name, why) in &decided.kept {
-            lines.push(format!("       kept   {}   {}", Shown(name), why_text(why)));
-        }
-    }
-    lines.extend(plan.conversion.files_left_out.iter().map(|line| format!("       left out: {line}")));
-    lines
-}
-
-fn why_text(why: &Why) -> String {
-    match why {
-        Why::Kind(kind) => (*kind).to_owned(),
-        Why::Asked => "asked for".to_owned(),
-        Why::Misfit(why) => why.clone(),
-        Why::Fused(with) => format!("fused with {}", Shown(with)),
-    }
-}
-
-fn percent(share: f64) -> String {
-    format!("{:.1} %", share * 100.0)
-}
-
-/// The result for a person.
-fn lines(summary: &Summary, model: &str) -> Vec<String> {
-    let written = &summary.written;
-    let out = written.out.display().to_string();
-    let share = written.file_bytes as f64 / (written.source_bytes as f64).max(1.0);
-    let kept = match written.kept_files {
-        0 => String::new(),
-        1 => "   1 file kept from an earlier run".to_owned(),
-        n => format!("   {n} files kept from an earlier run"),
-    };
-    let error = match summary.errors.is_empty() {
-        true => String::new(),
-        false => format!("   error {}", percent(summary.error.relative())),
-    };
-    let mut lines = vec![format!(
-        "wrote  {}  {} → {} ({}{:.0} %)   {:.2} bits a weight{error}   {:.2} s   {}{kept}",
-        Shown(&out),
-        bytes(written.source_bytes),
-        bytes(written.file_bytes),
-        if share > 1.0 { '+' } else { '−' },
-        (share - 1.0).abs() * 100.0,
-        summary.bits_per_weight(),
-        written.seconds,
-        rate(written.source_bytes, written.seconds),
-    )];
-    let worst: Vec<String> = summary
-        .worst(2)
-        .into_iter()
-        .map(|(name, error)| {
-            format!("{} {}", Shown(name.strip_suffix(".weight").unwrap_or(name)), percent(error))
-        })
-        .collect();
-    if !worst.is_empty() {
-        lines.push(format!("worst  {}", worst.join("   ")));
-    }
-    if summary.error.odd > 0 {
-        lines.push(format!("nan    {} numbers were taken for zeros", grouped(summary.error.odd)));
-    }
-    lines.push(format!("next   hoist verify {} --against {}", Shown(&out), Shown(model)));
-    lines
-}
-
-/// The plan for a program.
-fn planned(plan: &Plan, options: &Options, notes: &[String], warnings: &[String]) -> Value {
-    let settled = &plan.decided.settled;
-    let kept: Vec<Value> =
-        plan.decided.kept.iter().map(|(name, why)| json!({ "name": name, "why": why_text(why) })).collect();
-    let files: Vec<Value> = plan
-        .conversion
-        .files
-        .iter()
-        .map(|f| json!({ "name": f.name, "tensors": f.outputs.len(), "bytes": f.laid.file_size_bytes }))
-        .collect();
-    json!({
-        "out": options.out.display().to_string(),
-        "dry_run": true,
-        "scheme": settled.scheme.name,
-        "layout": settled.layout.name,
-        "group_size": if settled.group == CHANNEL { Value::Null } else { settled.group.into() },
-        "group": group_text(settled.group),
-        "symmetric": settled.symmetric,
-        "signed_scales": settled.signed_scales,
-        "method": method_name(settled.method),
-        "experts": plan.decided.experts,
-        "quantized": plan.matrices(),
-        "tensors": plan.tensors(),
-        "weights": plan.decided.numbers,
-        "bits_per_weight": plan.decided.bits_per_weight(),
-        "weight_bytes_before": plan.decided.before_bytes,
-        "weight_bytes": plan.decided.after_bytes,
-        "source_bytes": plan.conversion.source_bytes,
-        "file_bytes": plan.conversion.file_bytes,
-        "free_bytes": plan.conversion.free_bytes,
-        "memory_bytes": options.memory_bytes,
-        "kept": kept,
-        "files": files,
-        "companions": plan.conversion.companion_names().collect::<Vec<_>>(),
-        "files_left_out": plan.conversion.files_left_out,
-        "notes": notes,
-        "warnings": warnings,
-    })
-}
-
-/// What the run adds to its plan.
-fn done(mut document: Value, summary: &Summary) -> Value {
-    let written = &summary.written;
-    if let Some(fields) = document.as_object_mut() {
-        let mut put = |key: &str, value: Value| fields.insert(key.to_owned(), value);
-        put("dry_run", false.into());
-        put("seconds", json!(written.seconds));
-        put("bytes_per_second", json!(written.source_bytes as f64 / written.seconds.max(1e-9)));
-        put("cpu_seconds", json!(written.cpu_seconds));
-        put("threads", json!(written.threads));
-        put("kept_files", json!(written.kept_files));
-        put("error", if summary.errors.is_empty() { Value::Null } else { json!(summary.error.relative()) });
-        put("odd", json!(summary.error.odd));
-        let of = |(name, error): &(String, hoist::transform::method::Error)| json!({ "name": name, "error": error.relative(), "largest": error.largest });
-        put("matrices", summary.errors.iter().map(of).collect());
-        put("peak_rss_bytes", json!(machine::peak_resident_bytes()));
-        put("notes", json!(written.notes));
-    }
-    document
 }

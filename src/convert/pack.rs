@@ -19,17 +19,20 @@ use crate::open::Model;
 use crate::text::{Shown, grouped};
 use crate::transform::arch::{self, Cut, Form as Laid, Group, Part as Of};
 use crate::transform::config::Description;
+use crate::transform::importance::Importance;
+use crate::transform::mixture::Mixture;
 use crate::transform::recipe::{Form, Output, Packed, Source};
-use crate::transform::scheme::{Asked, Config, Scheme, Settled};
+use crate::transform::scheme::{self, Asked, Config, Named, Settled};
 use crate::transform::select::Selection;
 use serde_json::Value as Json;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// How a model is to be quantised.
 #[derive(Debug, Clone)]
 pub struct Quantize {
     /// Into what.
-    pub scheme: &'static Scheme,
+    pub scheme: Named,
     /// What was asked for within it.
     pub asked: Asked,
     /// Patterns of names that stay.
@@ -42,21 +45,58 @@ pub struct Quantize {
     pub zero_odd: bool,
     /// Dequantise what is quantised already.
     pub requantize: bool,
+    /// How much the error of each input channel counts.
+    pub importance: Option<Arc<Importance>>,
+    /// Block types, where a person chooses them.
+    pub blocks: BlockTypes,
+}
+
+/// Block types that a person chooses, before the rules of a mixture.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct BlockTypes {
+    /// Patterns of names, and the type of what they match; the first that matches counts.
+    pub tensors: Vec<(String, DType)>,
+    /// Of the head.
+    pub output: Option<DType>,
+    /// Of the embedding.
+    pub embedding: Option<DType>,
+    /// No rules: all of the mixture's own type.
+    pub pure: bool,
+}
+
+/// What was chosen.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Chosen {
+    /// Codes and scales, every choice made.
+    Matrices(Settled),
+    /// Blocks.
+    Blocks(&'static Mixture),
+}
+
+/// A tensor that is quantised.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Quantised {
+    /// Its name before.
+    pub name: String,
+    /// Its sizes, outermost first.
+    pub shape: Vec<u64>,
+    /// What it becomes: a layout's name, or a block type's.
+    pub form: String,
+    /// Bytes that it had.
+    pub before_bytes: u64,
+    /// Bytes of what holds it now.
+    pub after_bytes: u64,
 }
 
 /// What was decided.
 #[derive(Debug, Clone)]
 pub struct Decided {
     /// The scheme, every choice made.
-    pub settled: Settled,
+    pub chosen: Chosen,
     /// Whether the model has experts.
     pub experts: bool,
-    /// Numbers of the matrices that are quantised.
-    pub numbers: u64,
-    /// Bytes that those numbers had.
-    pub before_bytes: u64,
-    /// Bytes of the tensors that hold them now.
-    pub after_bytes: u64,
+    /// What is quantised, in the order in which it is written.
+    pub quantised: Vec<Quantised>,
     /// Matrices that stay, and why.
     pub kept: Vec<(String, Why)>,
     /// Whether NaN and infinity are taken for zero.
@@ -93,6 +133,10 @@ const FUSED: &[&[&str]] = &[
 /// `Unsupported`: a model that is quantised already; experts of an unknown family. `NotFound`: no config; a pattern that
 /// matches nothing. `BadInput`: nothing to quantise.
 pub(super) fn pack(model: &Model, options: &Options, asked: &Quantize, draft: &mut Draft) -> Result<Decided> {
+    let scheme = match asked.scheme {
+        Named::Matrices(scheme) => scheme,
+        Named::Blocks(_) => return Err(Error::bug("a mixture of blocks is not written so")),
+    };
     if !options.makes_directory() {
         return Err(Error::usage("a quantised model is a directory: its config says how it is to be read")
             .hint("an OUT without an extension"));
@@ -113,18 +157,16 @@ pub(super) fn pack(model: &Model, options: &Options, asked: &Quantize, draft: &m
     let chosen = choose(draft, asked, &about)?;
     let experts = chosen.iter().any(|&i| is_expert(&draft.recipe.outputs[i].name));
     let dtype = main_dtype(draft, &chosen, &about);
-    let settled = asked.scheme.settle(&asked.asked, dtype, experts)?;
+    let settled = scheme.settle(&asked.asked, dtype, experts)?;
     let kept = fit(draft, &settled, asked, &chosen)?;
     let mut decided = Decided {
-        settled,
+        chosen: Chosen::Matrices(settled.clone()),
         experts,
-        numbers: 0,
-        before_bytes: 0,
-        after_bytes: 0,
+        quantised: Vec::new(),
         kept: Vec::new(),
         zero_odd: asked.zero_odd,
     };
-    write_faces(draft, &mut decided, &chosen, &kept)?;
+    write_faces(draft, &mut decided, &settled, &chosen, &kept)?;
     if draft.recipe.packed.is_empty() {
         let why = decided.kept.iter().find_map(|(name, why)| match why {
             Why::Misfit(why) => Some(format!("`{}`: {why}", Shown(name))),
@@ -137,16 +179,16 @@ pub(super) fn pack(model: &Model, options: &Options, asked: &Quantize, draft: &m
         });
     }
     // MLX takes embeddings for quantised too, unless it is told.
-    let embeddings = decided.settled.scheme.config == Config::Mlx;
+    let embeddings = settled.scheme.config == Config::Mlx;
     let ignored = ignored(draft, &config, embeddings);
-    let said = config::of(&decided.settled, &ignored);
+    let said = config::of(&settled, &ignored);
     draft.config = ConfigEdit { quantization: Some(said.clone()), ..std::mem::take(&mut draft.config) };
     if let Some((_, bytes)) = draft.texts.iter_mut().find(|(name, _)| name == "config.json") {
         let mut config = config;
         insert(&mut config, &said);
         *bytes = config::text(&config)?;
     }
-    if decided.settled.scheme.config == Config::Gptq {
+    if settled.scheme.config == Config::Gptq {
         draft.texts.push(("quantize_config.json".into(), config::text(&said)?));
     }
     Ok(decided)
@@ -279,7 +321,7 @@ fn fit(draft: &Draft, settled: &Settled, asked: &Quantize, chosen: &[usize]) -> 
                 return Err(Error::usage(format!(
                     "does not fit `{}`, {}: {why}",
                     settled.scheme.name,
-                    crate::transform::scheme::group_text(settled.group)
+                    scheme::group_text(settled.group)
                 ))
                 .tensor(&output.name)
                 .hint("without --strict it is kept as it is"));
@@ -308,6 +350,7 @@ fn fit(draft: &Draft, settled: &Settled, asked: &Quantize, chosen: &[usize]) -> 
 fn write_faces(
     draft: &mut Draft,
     decided: &mut Decided,
+    settled: &Settled,
     chosen: &[usize],
     kept: &HashMap<usize, Why>,
 ) -> Result<()> {
@@ -329,16 +372,20 @@ fn write_faces(
             [rows, columns] => (rows, columns),
             _ => return Err(Error::bug("a matrix of other than two dimensions").tensor(&matrix.name)),
         };
-        let numbers = rows.saturating_mul(columns);
-        decided.numbers = decided.numbers.saturating_add(numbers);
-        decided.before_bytes = decided.before_bytes.saturating_add(matrix.size_bytes()?);
-        let packing = decided.settled.packing(rows, columns);
-        let quantiser = decided.settled.quantiser(columns, None);
+        let packing = settled.packing(rows, columns);
+        let quantiser = settled.quantiser(columns, None);
+        let mut quantised = Quantised {
+            name: matrix.name.clone(),
+            shape: matrix.shape.clone(),
+            form: packing.layout.name.to_owned(),
+            before_bytes: matrix.size_bytes()?,
+            after_bytes: 0,
+        };
         let base = matrix.name.strip_suffix(".weight").unwrap_or(&matrix.name).to_owned();
         let number = draft.recipe.packed.len();
         let mut places = Vec::with_capacity(packing.layout.faces.len());
         for (face, facts) in packing.layout.faces.iter().enumerate() {
-            if !decided.settled.writes(face) {
+            if !settled.writes(face) {
                 places.push(None);
                 continue;
             }
@@ -350,11 +397,12 @@ fn write_faces(
                 narrow: None,
                 form: Form::Face { packed: number, face },
             };
-            decided.after_bytes = decided.after_bytes.saturating_add(output.size_bytes()?);
+            quantised.after_bytes = quantised.after_bytes.saturating_add(output.size_bytes()?);
             places.push(Some(draft.recipe.outputs.len()));
             draft.recipe.outputs.push(output);
         }
         draft.recipe.packed.push(Packed { matrix, packing, quantiser, outputs: places });
+        decided.quantised.push(quantised);
     }
     draft.firsts = (0..draft.recipe.outputs.len()).collect();
     Ok(())
@@ -389,9 +437,60 @@ fn ignored(draft: &Draft, config: &Json, embeddings: bool) -> Vec<String> {
 }
 
 impl Decided {
+    fn sum(&self, of: impl Fn(&Quantised) -> u64) -> u64 {
+        self.quantised.iter().fold(0u64, |sum, one| sum.saturating_add(of(one)))
+    }
+
+    /// Numbers that are quantised.
+    pub fn numbers(&self) -> u64 {
+        self.sum(|one| one.shape.iter().fold(1u64, |n, &size| n.saturating_mul(size)))
+    }
+
+    /// Bytes that those numbers had.
+    pub fn before_bytes(&self) -> u64 {
+        self.sum(|one| one.before_bytes)
+    }
+
+    /// Bytes of what holds them now.
+    pub fn after_bytes(&self) -> u64 {
+        self.sum(|one| one.after_bytes)
+    }
+
     /// Bits of a quantised number, with everything that belongs to it.
     pub fn bits_per_weight(&self) -> f64 {
-        self.after_bytes as f64 * 8.0 / (self.numbers as f64).max(1.0)
+        self.after_bytes() as f64 * 8.0 / (self.numbers() as f64).max(1.0)
+    }
+
+    /// The scheme's name.
+    pub fn scheme(&self) -> &'static str {
+        match &self.chosen {
+            Chosen::Matrices(settled) => settled.scheme.name,
+            Chosen::Blocks(mixture) => mixture.name,
+        }
+    }
+
+    /// How scales and codes are chosen.
+    pub fn method(&self) -> &'static str {
+        match &self.chosen {
+            Chosen::Matrices(settled) => scheme::method_name(settled.method),
+            Chosen::Blocks(_) => "ggml",
+        }
+    }
+
+    /// What it is, in a few words.
+    pub fn text(&self) -> String {
+        match &self.chosen {
+            Chosen::Matrices(settled) => settled.text(),
+            Chosen::Blocks(_) => "GGUF".to_owned(),
+        }
+    }
+
+    /// The layout of matrices, where there is one.
+    pub fn settled(&self) -> Option<&Settled> {
+        match &self.chosen {
+            Chosen::Matrices(settled) => Some(settled),
+            Chosen::Blocks(_) => None,
+        }
     }
 
     /// What stays, by reason: the reason in words, and how many.

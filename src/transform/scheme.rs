@@ -8,6 +8,7 @@ use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::text::Shown;
 use crate::transform::method::{Grid, Kind, Method, Quantiser, Rule, ScaleType};
+use crate::transform::mixture::{MIXTURES, Mixture};
 use crate::transform::packing::{Layout, Packing, layouts};
 use std::sync::Arc;
 
@@ -278,14 +279,39 @@ pub fn group_text(group: u64) -> String {
     }
 }
 
-/// The scheme of a name.
+/// What a model can be quantised into.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Named {
+    /// Matrices as codes and scales, in safetensors.
+    Matrices(&'static Scheme),
+    /// ggml's blocks, in a GGUF.
+    Blocks(&'static Mixture),
+}
+
+impl Named {
+    /// What it is called.
+    pub fn name(self) -> &'static str {
+        match self {
+            Named::Matrices(scheme) => scheme.name,
+            Named::Blocks(mixture) => mixture.name,
+        }
+    }
+}
+
+/// All names, those of safetensors first.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    SCHEMES.iter().map(|s| s.name).chain(MIXTURES.iter().map(|m| m.name))
+}
+
+/// What a name stands for, in letters of either case.
 ///
 /// # Errors
 /// Usage, which lists the names there are.
-pub fn find(name: &str) -> Result<&'static Scheme> {
+pub fn find(name: &str) -> Result<Named> {
     let lower = name.to_ascii_lowercase();
-    SCHEMES.iter().find(|s| s.name == lower).ok_or_else(|| {
-        let names: Vec<&str> = SCHEMES.iter().map(|s| s.name).collect();
+    let scheme = SCHEMES.iter().find(|s| s.name == lower).map(Named::Matrices);
+    scheme.or_else(|| Mixture::find(&lower).map(Named::Blocks)).ok_or_else(|| {
+        let names: Vec<&str> = names().collect();
         Error::usage(format!("there is no scheme `{}`", Shown(name)))
             .hint(format!("the schemes are {}", names.join(", ")))
     })

@@ -120,7 +120,7 @@ fn check(
         None => before,
     };
     let after = numbers(&out);
-    let settled = &summary.decided.settled;
+    let settled = summary.decided.settled().unwrap();
     let quantised: BTreeMap<&str, f64> =
         summary.errors.iter().map(|(name, error)| (name.as_str(), error.relative())).collect();
     assert_eq!(
@@ -356,7 +356,7 @@ fn a_dry_run_says_what_a_run_writes() {
 #[test]
 fn schemes_are_found_by_name() {
     for scheme in scheme::SCHEMES {
-        assert_eq!(scheme::find(scheme.name).unwrap().name, scheme.name);
+        assert_eq!(scheme::find(scheme.name).unwrap().name(), scheme.name);
         assert!(!scheme.groups.is_empty() && !scheme.methods.is_empty(), "{}", scheme.name);
     }
 }
