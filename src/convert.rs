@@ -40,6 +40,7 @@ use crate::sink::output::{self, Begin, Identity};
 use crate::source::Entry;
 use crate::transform::method;
 use crate::transform::recipe::{LeftOut, Recipe, Source};
+use crate::transform::scheme::Named;
 use companions::{Companion, Companions};
 use draft::Draft;
 use std::path::{Path, PathBuf};
@@ -162,9 +163,21 @@ impl Options {
                 crate::text::bytes(MEMORY_BYTES_MIN)
             )));
         }
-        if self.quantize.is_some() && self.container() != Container::Safetensors {
-            return Err(Error::usage(format!("schemes of matrices are not written as {}", self.container()))
-                .hint("--to safetensors"));
+        if let Some(quantize) = &self.quantize {
+            let name = quantize.scheme.name();
+            match (quantize.scheme, self.container()) {
+                (Named::Matrices(_), Container::Safetensors) | (Named::Blocks(_), Container::Gguf) => {}
+                (Named::Matrices(_), found) => {
+                    return Err(Error::usage(format!("`{name}` is not written as {found}"))
+                        .hint("an OUT without an extension, or a scheme of GGUF: --scheme q4_k_m"));
+                }
+                (Named::Blocks(_), found) => {
+                    return Err(Error::usage(format!(
+                        "`{name}` is a scheme of GGUF, and not written as {found}"
+                    ))
+                    .hint("an OUT that ends in .gguf"));
+                }
+            }
         }
         if self.shard_bytes == Some(0) || self.split_bytes == Some(0) || self.split_tensors == Some(0) {
             return Err(Error::usage("files of nothing hold nothing"));

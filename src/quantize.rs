@@ -11,12 +11,14 @@
 //! It is a conversion with a scheme ([`crate::convert::Quantize`]): the same draft, plan, shards, journal and companions. This
 //! file adds what is asked of it and what is told of it.
 
+use crate::checkpoint::Container;
 use crate::convert::{self, Decided, Quantize};
 use crate::error::Result;
 use crate::open::Model;
 use crate::run::job::Job;
 use crate::transform::method;
-use crate::transform::scheme::{self, Asked};
+use crate::transform::mixture::Mixture;
+use crate::transform::scheme::{self, Asked, Named};
 use std::path::PathBuf;
 
 /// What to quantise into, and how.
@@ -63,9 +65,23 @@ impl Options {
     }
 
     fn conversion(&self) -> convert::Options {
+        let mut quantize = self.quantize.clone();
+        let is_gguf = self.out.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"));
+        // One name, two layouts: OUT says which.
+        if let (Named::Matrices(scheme), true) = (quantize.scheme, is_gguf)
+            && scheme.codes == scheme::Codes::E2M1
+            && let Some(mixture) = Mixture::find("mxfp4_moe").filter(|m| m.name.starts_with(scheme.name))
+        {
+            quantize.scheme = Named::Blocks(mixture);
+        }
+        let blocks = matches!(quantize.scheme, Named::Blocks(_));
+        let (shard_bytes, split_bytes) =
+            if blocks { (None, self.shard_bytes) } else { (self.shard_bytes, None) };
         convert::Options {
-            quantize: Some(self.quantize.clone()),
-            shard_bytes: self.shard_bytes,
+            quantize: Some(quantize),
+            to: (blocks && !is_gguf).then_some(Container::Gguf),
+            shard_bytes,
+            split_bytes,
             force: self.force,
             memory_bytes: self.memory_bytes,
             threads: self.threads,

@@ -6,6 +6,8 @@ use super::output::{Out, size_bytes};
 use super::progress::Watch;
 use super::{Common, Progress, model_text, signals};
 use clap::ValueEnum;
+use hoist::convert::BlockTypes;
+use hoist::dtype::DType;
 use hoist::quantize::{self, Options, Plan};
 use hoist::transform::method::Method;
 use hoist::transform::scheme::CHANNEL;
@@ -19,19 +21,13 @@ use std::path::PathBuf;
 pub(crate) struct Args {
     /// A file, a directory, an index, or `org/name[@revision][:Q4_K_M]` from the Hugging Face cache
     model: OsString,
-    /// Where to: a directory
+    /// Where to: a directory, or a file that ends in .gguf
     #[arg(short, long, value_name = "OUT", env = "HOIST_OUT", hide_env_values = true)]
     out: PathBuf,
-    /// The scheme: int4, gptq, awq, mlx, nf4, mxfp4, fp8, fp8-block
-    #[arg(
-        short,
-        long,
-        value_name = "NAME",
-        default_value = "int4",
-        env = "HOIST_SCHEME",
-        hide_env_values = true
-    )]
-    scheme: String,
+    /// The scheme: int4, gptq, awq, mlx, nf4, mxfp4, fp8, fp8-block; for a GGUF q4_k_m and all others of llama-quantize
+    /// [default: int4; q4_k_m where OUT ends in .gguf]
+    #[arg(short, long, value_name = "NAME", env = "HOIST_SCHEME", hide_env_values = true)]
+    scheme: Option<String>,
     /// How scales and codes are chosen [default: search]
     #[arg(long, value_enum, value_name = "NAME", env = "HOIST_METHOD", hide_env_values = true)]
     method: Option<How>,
@@ -56,6 +52,18 @@ pub(crate) struct Args {
     /// Quantise matrices whose names match a pattern too
     #[arg(long, value_name = "GLOB", env = "HOIST_ALSO", hide_env_values = true)]
     also: Vec<String>,
+    /// GGUF: the type of tensors whose names match a pattern, as in '*ffn_down*=q6_k'
+    #[arg(long, value_name = "GLOB=TYPE", value_parser = tensor_type, env = "HOIST_TENSOR_TYPE", hide_env_values = true)]
+    tensor_type: Vec<(String, DType)>,
+    /// GGUF: the type of the head
+    #[arg(long, value_name = "TYPE", value_parser = block_type, env = "HOIST_OUTPUT_TYPE", hide_env_values = true)]
+    output_type: Option<DType>,
+    /// GGUF: the type of the embedding
+    #[arg(long, value_name = "TYPE", value_parser = block_type, env = "HOIST_EMBEDDING_TYPE", hide_env_values = true)]
+    embedding_type: Option<DType>,
+    /// GGUF: everything of the scheme's own type, no mixture
+    #[arg(long, env = "HOIST_PURE", hide_env_values = true, value_parser = clap::builder::FalseyValueParser::new())]
+    pure: bool,
     /// Refuse a model with matrices that do not fit, instead of keeping those
     #[arg(long, env = "HOIST_STRICT", hide_env_values = true, value_parser = clap::builder::FalseyValueParser::new())]
     strict: bool,
@@ -65,7 +73,7 @@ pub(crate) struct Args {
     /// Dequantise a model that is quantised already, and quantise that
     #[arg(long, env = "HOIST_REQUANTIZE", hide_env_values = true, value_parser = clap::builder::FalseyValueParser::new())]
     requantize: bool,
-    /// The most bytes of a shard [default: sharded as the source is; 5GB from a GGUF]
+    /// The most bytes of a shard [default: sharded as the source is; 5GB from a GGUF; a GGUF is one file]
     #[arg(long, value_name = "SIZE", value_parser = size_bytes, env = "HOIST_SHARD_SIZE", hide_env_values = true)]
     shard_size: Option<u64>,
     /// Replace what is at OUT
@@ -107,6 +115,15 @@ fn group_size(text: &str) -> std::result::Result<u64, String> {
         "channel" => Ok(CHANNEL),
         _ => text.parse().ok().filter(|&n| n > 0).ok_or_else(|| "a number, or `channel`".to_owned()),
     }
+}
+
+fn block_type(text: &str) -> std::result::Result<DType, String> {
+    DType::from_user(text).ok_or_else(|| "no type that there is".to_owned())
+}
+
+fn tensor_type(text: &str) -> std::result::Result<(String, DType), String> {
+    let (glob, name) = text.rsplit_once('=').ok_or("GLOB=TYPE, as in '*ffn_down*=q6_k'")?;
+    Ok((glob.to_owned(), block_type(name)?))
 }
 
 /// Runs the command.
@@ -159,7 +176,9 @@ pub(crate) fn run(args: Args, common: &Common) -> Result<()> {
 }
 
 fn options(args: &Args, common: &Common) -> Result<Options> {
-    let mut options = Options::new(&args.out, &args.scheme)?;
+    let is_gguf = args.out.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"));
+    let scheme = args.scheme.as_deref().unwrap_or(if is_gguf { "q4_k_m" } else { "int4" });
+    let mut options = Options::new(&args.out, scheme)?;
     let quantize = &mut options.quantize;
     quantize.asked.method = args.method.map(|m| match m {
         How::Rtn => Method::Rtn,
@@ -180,6 +199,12 @@ fn options(args: &Args, common: &Common) -> Result<Options> {
     quantize.strict = args.strict;
     quantize.zero_odd = args.nan == Nan::Zero;
     quantize.requantize = args.requantize;
+    quantize.blocks = BlockTypes {
+        tensors: args.tensor_type.clone(),
+        output: args.output_type,
+        embedding: args.embedding_type,
+        pure: args.pure,
+    };
     options.shard_bytes = args.shard_size;
     options.force = args.force;
     options.memory_bytes = args.memory;

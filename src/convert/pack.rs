@@ -6,6 +6,7 @@
 //! scheme, and becomes the tensors of its layout, or stays as it is. What an engine fuses when it loads stays or goes
 //! together.
 
+mod blocks;
 mod config;
 mod experts;
 
@@ -135,8 +136,12 @@ const FUSED: &[&[&str]] = &[
 pub(super) fn pack(model: &Model, options: &Options, asked: &Quantize, draft: &mut Draft) -> Result<Decided> {
     let scheme = match asked.scheme {
         Named::Matrices(scheme) => scheme,
-        Named::Blocks(_) => return Err(Error::bug("a mixture of blocks is not written so")),
+        Named::Blocks(mixture) => return blocks::blocks(mixture, asked, draft),
     };
+    if asked.blocks != BlockTypes::default() {
+        return Err(Error::usage("types of single tensors are for the schemes of GGUF")
+            .hint("--scheme q4_k_m with --tensor-type, --output-type, --embedding-type or --pure"));
+    }
     if !options.makes_directory() {
         return Err(Error::usage("a quantised model is a directory: its config says how it is to be read")
             .hint("an OUT without an extension"));

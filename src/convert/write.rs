@@ -117,10 +117,11 @@ pub(super) fn write(model: &Model, options: &Options, plan: Plan, control: &Cont
         memory_bytes,
         threads,
         saturate: options.saturate,
+        quantises: options.quantize.is_some(),
         zero_odd: options.quantize.as_ref().is_some_and(|q| q.zero_odd),
     };
     let writing = Writing { plan: &plan, out: &out, kept: AtomicUsize::new(0), single: Default::default() };
-    let weave::Made { losses, errors } = weave::weave(&run, &targets, &writing, control)?;
+    let weave::Made { losses, errors, block_errors } = weave::weave(&run, &targets, &writing, control)?;
     let Writing { kept, single, .. } = writing;
     for file in &model.files {
         if let Some(local) = file.as_local() {
@@ -170,8 +171,10 @@ pub(super) fn write(model: &Model, options: &Options, plan: Plan, control: &Cont
         saturated: of(|l| l.overflows),
         inexact: of(|l| l.inexact),
         errors: {
-            let named = plan.recipe.packed.iter().map(|p| p.matrix.name.clone()).zip(errors);
-            named.filter(|(_, error)| error.count > 0).collect()
+            let recipe = &plan.recipe;
+            let matrices = recipe.packed.iter().map(|p| p.matrix.name.clone()).zip(errors);
+            let blocks = recipe.outputs.iter().map(|o| o.name.clone()).zip(block_errors);
+            matrices.chain(blocks).filter(|(_, error)| error.count > 0).collect()
         },
         notes,
     })

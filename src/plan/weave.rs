@@ -219,8 +219,14 @@ pub fn tasks<'a>(
         let count = part.view.element_count();
         if count > 0 {
             let value = recipe.values.get(part.value).ok_or_else(|| Error::bug("a part without a value"))?;
-            let strand = strand(table, value, part, output.dtype, limits)
+            let mut strand = strand(table, value, part, output.dtype, limits)
                 .map_err(|e| if e.tensor_name().is_some() { e } else { e.tensor(&value.name) })?;
+            if let Form::Weighed(_) = output.form
+                && block::weighs_rows(output.dtype)
+            {
+                strand.multiple =
+                    output.shape.last().copied().unwrap_or(1).div_ceil(strand.grain.max(1)).max(1);
+            }
             strands.push((strand, first));
         }
         first += count;

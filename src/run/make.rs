@@ -61,26 +61,7 @@ impl Hands {
         files: &[Arc<dyn ReadAt>],
         saturate: bool,
     ) -> Result<(&'a [u8], Losses)> {
-        let size: u64 = make.reads.iter().map(|r| r.size_bytes).sum();
-        let read = sized(&mut self.read, size as usize);
-        let mut at = 0;
-        for one in &make.reads {
-            let file = files.get(one.file.index()).ok_or_else(|| Error::bug("a task reads no file"))?;
-            let into = &mut read[at..at + one.size_bytes as usize];
-            file.read_exact_at(into, one.offset_bytes)
-                .map_err(|e| if e.offset_bytes().is_some() { e } else { e.at(one.offset_bytes) })?;
-            at += one.size_bytes as usize;
-        }
-        let mut bytes: &[u8] = &read[..];
-        if let Some((made, range)) = &make.made {
-            bytes = made.get(range.clone()).ok_or_else(|| Error::bug("a made value ends early"))?;
-        }
-        if let Some(fix) = &make.fix {
-            let into = sized(&mut self.fixed, fix.size_bytes() as usize);
-            fix.apply(bytes, into);
-            bytes = into;
-        }
-        let count = make.count as usize;
+        let bytes = bytes_of(make, files, &mut self.read, &mut self.fixed)?;
         let to_bytes = make.to.size_bytes(make.count).unwrap_or(0) as usize;
         // As it is, or one cast.
         if let Decode::As(from) = make.decode
@@ -117,23 +98,8 @@ impl Hands {
                 }
             };
         }
-        decode(&make.decode, bytes, &mut self.numbers, &mut self.band)?;
-        let numbers = match &make.pick {
-            None => self.numbers.get_mut(..count).ok_or_else(short)?,
-            Some(pick) => {
-                let picked = sized(&mut self.picked, count);
-                gather(&self.numbers, pick, picked);
-                picked
-            }
-        };
-        let mut losses = Losses::default();
-        if make.add != 0.0 {
-            for x in numbers.iter_mut() {
-                let sum = *x + make.add;
-                losses.inexact += u64::from(sum - make.add != *x && !x.is_nan());
-                *x = sum;
-            }
-        }
+        let (numbers, mut losses) =
+            numbers_of(make, bytes, &mut self.numbers, &mut self.picked, &mut self.band)?;
         let made = sized(&mut self.made, to_bytes);
         let bytes: &[u8] = bytemuck::cast_slice(numbers);
         if make.to == DType::F32 {
@@ -144,6 +110,34 @@ impl Hands {
             losses.overflows = cast::cast(DType::F32, make.to, bytes, made, saturate);
         }
         Ok((made, losses))
+    }
+
+    /// Makes a task's blocks, with how far they are from the numbers. `zero_odd`: what is NaN or infinite becomes zero,
+    /// instead of an error. `weigh`: how much the error of each column counts.
+    ///
+    /// # Errors
+    /// As [`Hands::make`]. `BadInput`: NaN or infinity.
+    pub fn encode<'a>(
+        &'a mut self,
+        make: &'a Make,
+        files: &[Arc<dyn ReadAt>],
+        weigh: Option<Weigh<'_>>,
+        zero_odd: bool,
+    ) -> Result<(&'a [u8], Losses, method::Error)> {
+        let bytes = bytes_of(make, files, &mut self.read, &mut self.fixed)?;
+        let (numbers, mut losses) =
+            numbers_of(make, bytes, &mut self.numbers, &mut self.picked, &mut self.band)?;
+        let odd = put_right(numbers, zero_odd)?;
+        let made = sized(&mut self.made, make.to.size_bytes(make.count).unwrap_or(0) as usize);
+        losses.overflows = match weigh {
+            None => block::encode(make.to, numbers, made),
+            Some(weigh) => weigh.encode(make.to, numbers, made),
+        };
+        let read_back = sized(&mut self.rows, numbers.len());
+        block::decode(make.to, made, read_back);
+        let mut error = method::error(numbers, read_back);
+        error.odd = odd;
+        Ok((made, losses, error))
     }
 
     /// Makes the numbers of some rows, one piece after the other, and quantises them. The band, and how far it is from the
@@ -167,20 +161,7 @@ impl Hands {
             rows.extend(numbers.iter().map(|b| f32::from_le_bytes(*b)));
         }
         self.rows = rows;
-        let odd = method::odd(&self.rows);
-        if odd > 0 && !zero_odd {
-            return Err(Error::bad_input(format!(
-                "has {} NaN or infinite, which no scale fits",
-                match odd {
-                    1 => "a number that is".to_owned(),
-                    n => format!("{} numbers that are", crate::text::grouped(n)),
-                }
-            ))
-            .hint("--nan zero takes them for zeros"));
-        }
-        if odd > 0 {
-            self.rows.iter_mut().filter(|x| !x.is_finite()).for_each(|x| *x = 0.0);
-        }
+        let odd = put_right(&mut self.rows, zero_odd)?;
         quantiser.quantise(&self.rows, packing.columns as usize, &mut self.band);
         if packing.has_zeros && self.band.zeros.is_empty() {
             // A symmetric grid in a layout whose readers want zero points all the same.
@@ -212,6 +193,118 @@ impl Hands {
             self.band = Band::default();
         }
     }
+}
+
+/// How much the error of the columns of some numbers counts.
+#[derive(Debug, Clone, Copy)]
+pub struct Weigh<'a> {
+    /// Of each column of each matrix: `[matrices, columns]`.
+    pub weights: &'a [f32],
+    /// Elements of a row.
+    pub columns: u64,
+    /// Elements of a matrix.
+    pub matrix: u64,
+    /// The first number's place among the elements of all matrices.
+    pub first: u64,
+}
+
+impl Weigh<'_> {
+    /// [`block::encode_weighed`], matrix by matrix.
+    fn encode(self, to: DType, numbers: &[f32], out: &mut [u8]) -> u64 {
+        let Weigh { weights, columns, matrix, first } = self;
+        let (columns, matrix) = (columns.max(1) as usize, matrix.max(1));
+        let facts = to.facts();
+        let (mut done, mut lost) = (0usize, 0);
+        while done < numbers.len() {
+            let at = first + done as u64;
+            let count = (matrix - at % matrix).min((numbers.len() - done) as u64) as usize;
+            let start = (at / matrix) as usize * columns;
+            let of = weights.get(start..start + columns).unwrap_or_default();
+            let bytes =
+                |elements: usize| elements / facts.block_elements as usize * facts.block_bytes as usize;
+            let into = &mut out[bytes(done)..bytes(done + count)];
+            lost += block::encode_weighed(to, &numbers[done..done + count], columns, at % matrix, of, into);
+            done += count;
+        }
+        lost
+    }
+}
+
+/// Refuses what is NaN or infinite, or makes it zero. How many there were.
+fn put_right(numbers: &mut [f32], zero_odd: bool) -> Result<u64> {
+    let odd = method::odd(numbers);
+    if odd > 0 && !zero_odd {
+        return Err(Error::bad_input(format!(
+            "has {} NaN or infinite, which no scale fits",
+            match odd {
+                1 => "a number that is".to_owned(),
+                n => format!("{} numbers that are", crate::text::grouped(n)),
+            }
+        ))
+        .hint("--nan zero takes them for zeros"));
+    }
+    if odd > 0 {
+        numbers.iter_mut().filter(|x| !x.is_finite()).for_each(|x| *x = 0.0);
+    }
+    Ok(odd)
+}
+
+/// What a task reads, put right.
+fn bytes_of<'a>(
+    make: &'a Make,
+    files: &[Arc<dyn ReadAt>],
+    read: &'a mut Vec<u8>,
+    fixed: &'a mut Vec<u8>,
+) -> Result<&'a [u8]> {
+    let size: u64 = make.reads.iter().map(|r| r.size_bytes).sum();
+    let read = sized(read, size as usize);
+    let mut at = 0;
+    for one in &make.reads {
+        let file = files.get(one.file.index()).ok_or_else(|| Error::bug("a task reads no file"))?;
+        let into = &mut read[at..at + one.size_bytes as usize];
+        file.read_exact_at(into, one.offset_bytes)
+            .map_err(|e| if e.offset_bytes().is_some() { e } else { e.at(one.offset_bytes) })?;
+        at += one.size_bytes as usize;
+    }
+    let mut bytes: &[u8] = &read[..];
+    if let Some((made, range)) = &make.made {
+        bytes = made.get(range.clone()).ok_or_else(|| Error::bug("a made value ends early"))?;
+    }
+    if let Some(fix) = &make.fix {
+        let into = sized(fixed, fix.size_bytes() as usize);
+        fix.apply(bytes, into);
+        bytes = into;
+    }
+    Ok(bytes)
+}
+
+/// The numbers that a task's bytes mean, in order, with what is added to them.
+fn numbers_of<'a>(
+    make: &Make,
+    bytes: &[u8],
+    numbers: &'a mut Vec<f32>,
+    picked: &'a mut Vec<f32>,
+    band: &mut Band,
+) -> Result<(&'a mut [f32], Losses)> {
+    decode(&make.decode, bytes, numbers, band)?;
+    let count = make.count as usize;
+    let numbers = match &make.pick {
+        None => numbers.get_mut(..count).ok_or_else(short)?,
+        Some(pick) => {
+            let picked = sized(picked, count);
+            gather(numbers, pick, picked);
+            picked
+        }
+    };
+    let mut losses = Losses::default();
+    if make.add != 0.0 {
+        for x in numbers.iter_mut() {
+            let sum = *x + make.add;
+            losses.inexact += u64::from(sum - make.add != *x && !x.is_nan());
+            *x = sum;
+        }
+    }
+    Ok((numbers, losses))
 }
 
 /// What does not fit its type.

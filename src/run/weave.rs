@@ -9,14 +9,16 @@
 
 use super::budget::Budget;
 use super::job::Control;
-use super::make::{Hands, Losses, too_large};
+use super::make::{Hands, Losses, Weigh, too_large};
+use crate::dtype::Class;
 use crate::error::{Error, Result};
 use crate::open::Model;
-use crate::plan::weave::{Limits, Pack, Task, Work, tasks, writes};
+use crate::plan::weave::{Decode, Limits, Make, Pack, Task, Work, tasks, writes};
 use crate::sink::file::FileSink;
 use crate::sink::output::hash::{BLOCK_BYTES as HASH_BLOCK_BYTES, BlockHash};
+use crate::transform::block;
 use crate::transform::method;
-use crate::transform::recipe::{Form, Recipe};
+use crate::transform::recipe::{Form, Output, Recipe};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
@@ -47,6 +49,9 @@ pub struct Weave<'a> {
     pub threads: usize,
     /// Whether a number too large becomes the largest there is, instead of an error.
     pub saturate: bool,
+    /// Whether blocks are quantised as a scheme asks for: what is NaN or infinite has its own rule, and what is lost is
+    /// measured.
+    pub quantises: bool,
     /// Whether what is NaN or infinite is quantised as zero, instead of an error.
     pub zero_odd: bool,
 }
@@ -58,6 +63,8 @@ pub struct Made {
     pub losses: Vec<Losses>,
     /// How far each of the recipe's packed matrices is from what it was. Nothing of those in files that were there already.
     pub errors: Vec<method::Error>,
+    /// The same of each of the recipe's outputs that became blocks.
+    pub block_errors: Vec<method::Error>,
 }
 
 /// One file to be written.
@@ -129,6 +136,20 @@ struct Queue<'a> {
     closed_count: usize,
 }
 
+/// What was lost in the bands of a matrix, by their place in it.
+type Bands = Mutex<BTreeMap<u64, method::Error>>;
+
+/// Adds a band to those of its matrix.
+fn note(bands: &Bands, at: u64, error: method::Error, count: u64) {
+    let mut bands = lock(bands);
+    bands.insert(at, error);
+    // All are there: only their sum is kept.
+    let sum = bands.values().fold(method::Error::default(), |sum, &one| sum.and(one));
+    if sum.count >= count {
+        *bands = BTreeMap::from([(0, sum)]);
+    }
+}
+
 struct Shared<'a> {
     weave: &'a Weave<'a>,
     targets: &'a [Target],
@@ -138,7 +159,9 @@ struct Shared<'a> {
     budget: Budget,
     losses: Vec<Mutex<Losses>>,
     /// Bands of a matrix come in any order and sums of floats hang on it: by the first row, until all are there.
-    errors: Vec<Mutex<BTreeMap<u64, method::Error>>>,
+    errors: Vec<Bands>,
+    /// The same for outputs that become blocks.
+    block_errors: Vec<Bands>,
     /// For each target where those of its tensors begin that hold matrices together, by the recipe's outputs.
     faces: Vec<HashMap<usize, u64>>,
     control: &'a Control,
@@ -171,6 +194,7 @@ pub fn weave(weave: &Weave<'_>, targets: &[Target], files: &dyn Files, control: 
         budget: Budget::new(weave.memory_bytes),
         losses: weave.recipe.outputs.iter().map(|_| Mutex::default()).collect(),
         errors: weave.recipe.packed.iter().map(|_| Mutex::default()).collect(),
+        block_errors: weave.recipe.outputs.iter().map(|_| Mutex::default()).collect(),
         faces: faces.collect(),
         control,
     };
@@ -190,12 +214,11 @@ pub fn weave(weave: &Weave<'_>, targets: &[Target], files: &dyn Files, control: 
         }
         Ok(())
     })?;
-    let sum = |bands: &Mutex<BTreeMap<u64, method::Error>>| {
-        lock(bands).values().fold(method::Error::default(), |sum, &one| sum.and(one))
-    };
+    let sum = |bands: &Bands| lock(bands).values().fold(method::Error::default(), |sum, &one| sum.and(one));
     let errors = shared.errors.iter().map(sum).collect();
+    let block_errors = shared.block_errors.iter().map(sum).collect();
     let losses = shared.losses.into_iter().map(|l| l.into_inner().unwrap_or_else(PoisonError::into_inner));
-    Ok(Made { losses: losses.collect(), errors })
+    Ok(Made { losses: losses.collect(), errors, block_errors })
 }
 
 impl<'a> Shared<'a> {
@@ -391,16 +414,30 @@ impl<'a> Shared<'a> {
                 self.control.span(worker, "copy", source.0, *offset_bytes, task.size_bytes, started);
             }
             Work::Make(make) => {
-                let held = self.budget.take(make.memory_bytes(), self.control)?;
+                let Weave { model, recipe, quantises, zero_odd, saturate, .. } = *self.weave;
+                let blocks = quantises && makes_blocks(make);
+                let held = self
+                    .budget
+                    .take(make.memory_bytes() + if blocks { 4 * make.count } else { 0 }, self.control)?;
                 let source = make.reads.first().and_then(|r| tables.get(r.file.index()));
-                let (bytes, losses) =
-                    hands.make(make, &self.weave.model.files, self.weave.saturate).map_err(|e| {
-                        let e = e.tensor(name);
-                        match source {
-                            Some(from) if e.file_name().is_none() => e.file(&from.name),
-                            _ => e,
-                        }
-                    })?;
+                let of = &recipe.outputs[output];
+                let made = match blocks {
+                    true => hands.encode(make, &model.files, weigh(of, task), zero_odd).map(
+                        |(bytes, losses, error)| {
+                            let count = crate::dtype::element_count(&of.shape).unwrap_or(0);
+                            note(&self.block_errors[output], task.offset_bytes, error, count);
+                            (bytes, losses)
+                        },
+                    ),
+                    false => hands.make(make, &model.files, saturate),
+                };
+                let (bytes, losses) = made.map_err(|e| {
+                    let e = e.tensor(name);
+                    match source {
+                        Some(from) if e.file_name().is_none() => e.file(&from.name),
+                        _ => e,
+                    }
+                })?;
                 if losses.overflows > 0 && !self.weave.saturate {
                     return Err(too_large(losses.overflows, make).tensor(name));
                 }
@@ -466,13 +503,8 @@ impl<'a> Shared<'a> {
         }
         hands.forget();
         drop(held);
-        let mut bands = lock(&self.errors[pack.packed]);
-        bands.insert(pack.rows.start, error);
-        // All are there: only their sum is kept.
-        let sum = bands.values().fold(method::Error::default(), |sum, &one| sum.and(one));
-        if sum.count >= packing.rows.saturating_mul(packing.columns) {
-            *bands = BTreeMap::from([(0, sum)]);
-        }
+        let count = packing.rows.saturating_mul(packing.columns);
+        note(&self.errors[pack.packed], pack.rows.start, error, count);
         Ok(())
     }
 
@@ -517,6 +549,21 @@ impl<'a> Shared<'a> {
         }
         Ok(())
     }
+}
+
+/// Whether numbers become blocks.
+fn makes_blocks(make: &Make) -> bool {
+    make.to.facts().class == Class::Block && make.decode != Decode::As(make.to) && block::can_encode(make.to)
+}
+
+/// How much the error of the columns of a task's numbers counts.
+fn weigh<'a>(output: &'a Output, task: &Task) -> Option<Weigh<'a>> {
+    let Form::Weighed(weights) = &output.form else { return None };
+    let facts = output.dtype.facts();
+    let columns = output.shape.last().copied().unwrap_or(1);
+    let rows = output.shape.iter().rev().nth(1).copied().unwrap_or(1);
+    let first = task.offset_bytes / u64::from(facts.block_bytes) * u64::from(facts.block_elements);
+    Some(Weigh { weights, columns, matrix: rows.saturating_mul(columns), first })
 }
 
 /// The first bytes of some memory, which grows.

@@ -28,6 +28,11 @@ pub struct Entry {
 }
 
 impl Importance {
+    /// What a GGUF says of the importance that it was made with.
+    pub fn keys(&self) -> Vec<(String, crate::checkpoint::MetaValue)> {
+        Vec::new()
+    }
+
     /// That of a GGUF's tensor of so many matrices and columns, `[matrices, columns]`; `None` where the file says nothing of it.
     ///
     /// # Errors

@@ -1,0 +1,235 @@
+//! Quantising into a GGUF: each tensor gets the block type that llama-quantize gives it, in the order in which llama-quantize
+//! writes them, with the keys that it sets. From the same GGUF both make the same file, byte for byte.
+
+use super::{Chosen, Decided, Quantised, Quantize, Why};
+use crate::checkpoint::MetaValue;
+use crate::convert::draft::Draft;
+use crate::dtype::{Class, DType};
+use crate::error::{Error, Result};
+use crate::text::{Shown, grouped};
+use crate::transform::block;
+use crate::transform::mixture::{self, About, Choice, Given, Mixture, Tensor};
+use crate::transform::recipe::{Form, Output, Recipe, Source};
+use crate::transform::scheme::Asked;
+use crate::transform::select::Selection;
+
+/// `general.quantization_version`: that of ggml's blocks since 2023.
+const QUANTIZATION_VERSION: u32 = 2;
+
+/// Changes the draft of a GGUF.
+///
+/// # Errors
+/// `Usage`: what blocks do not have; a type that is not made; with `strict` rows that do not fit. `Unsupported`: a model that
+/// is quantised already. `NotFound`: a pattern that matches nothing. `BadInput`: nothing to quantise; an importance of other
+/// sizes.
+pub(super) fn blocks(mixture: &'static Mixture, asked: &Quantize, draft: &mut Draft) -> Result<Decided> {
+    check(mixture, asked)?;
+    draft.recipe.outputs.sort_by(|a, b| mixture::order(&a.name, &b.name));
+    draft.firsts = (0..draft.recipe.outputs.len()).collect();
+    let about = About::of_keys(|key| draft.keys.iter().find(|(k, _)| k == key).map(|(_, value)| value));
+    let given = assign(mixture, asked, &about, &draft.recipe)?;
+    let mut decided = Decided {
+        chosen: Chosen::Blocks(mixture),
+        experts: about.experts > 1,
+        quantised: Vec::new(),
+        kept: Vec::new(),
+        zero_odd: asked.zero_odd,
+    };
+    let Recipe { outputs, values, .. } = &mut draft.recipe;
+    let (mut fallen, mut unweighed) = (Vec::new(), 0u64);
+    for (output, given) in outputs.iter_mut().zip(given) {
+        let dtype = match given {
+            Given::Kept => {
+                if output.dtype.is_float() && output.shape.len() >= 2 {
+                    decided.kept.push((output.name.clone(), Why::Kind("llama-quantize keeps it")));
+                }
+                continue;
+            }
+            Given::Type(dtype) => dtype,
+            Given::Fallback { dtype, instead_of } => {
+                fallen.push((output.name.clone(), dtype, instead_of));
+                dtype
+            }
+        };
+        if output.dtype == dtype && is_stored(output, values) {
+            continue;
+        }
+        refuse_quantised(output, values, dtype, asked)?;
+        let before_bytes = output.size_bytes()?;
+        output.dtype = dtype;
+        output.narrow = None;
+        if dtype.facts().class != Class::Block {
+            continue;
+        }
+        if let Some(importance) = &asked.importance {
+            let columns = output.shape.last().copied().unwrap_or(1);
+            let rows = output.shape.iter().rev().nth(1).copied().unwrap_or(1);
+            let count = crate::dtype::element_count(&output.shape).unwrap_or(0);
+            let matrices = count / rows.saturating_mul(columns).max(1);
+            match importance.of_gguf(&output.name, matrices, columns)? {
+                Some(weights) => output.form = Form::Weighed(weights),
+                None => unweighed += 1,
+            }
+        }
+        decided.quantised.push(Quantised {
+            name: output.name.clone(),
+            shape: output.shape.clone(),
+            form: dtype.to_string(),
+            before_bytes,
+            after_bytes: output.size_bytes()?,
+        });
+    }
+    if decided.quantised.is_empty() {
+        return Err(Error::unsupported("holds no tensors that llama-quantize would quantise")
+            .hint("--also 'GLOB' names some; hoist inspect MODEL --tree shows the names"));
+    }
+    if let Some((name, dtype, instead_of)) = fallen.first() {
+        if asked.strict {
+            return Err(Error::usage(format!("has rows that do not fill blocks of `{instead_of}`"))
+                .tensor(name.as_str())
+                .hint(format!("without --strict it becomes {dtype}")));
+        }
+        draft.notes.push(format!(
+            "{} of other types, because their rows do not fill the blocks: `{}` is {dtype} instead of {instead_of}{}",
+            match fallen.len() {
+                1 => "1 tensor is".to_owned(),
+                n => format!("{} tensors are", grouped(n as u64)),
+            },
+            Shown(name),
+            if fallen.len() > 1 { ", and so on" } else { "" },
+        ));
+    }
+    if unweighed > 0 {
+        if unweighed == decided.quantised.len() as u64 {
+            return Err(Error::bad_input("has importance for none of the model's tensors")
+                .hint("it was measured on another model"));
+        }
+        draft.notes.push(format!("no importance for {unweighed} tensors: they are quantised without"));
+    }
+    set_keys(draft, mixture, asked);
+    Ok(decided)
+}
+
+/// What a person asked for that blocks do not have.
+fn check(mixture: &Mixture, asked: &Quantize) -> Result<()> {
+    let Asked { method, group, symmetric, signed_scales, gptq_v2 } = asked.asked;
+    let wrong = [
+        ("--method", method.is_some()),
+        ("--group-size", group.is_some()),
+        ("--symmetric and --asymmetric", symmetric.is_some()),
+        ("--signed-scales", signed_scales),
+        ("--gptq-v2", gptq_v2),
+    ];
+    if let Some((flag, _)) = wrong.iter().find(|(_, is)| *is) {
+        return Err(Error::usage(format!("{flag} means nothing for `{}`", mixture.name))
+            .hint("ggml's blocks are made by its own methods, byte for byte"));
+    }
+    let types = asked.blocks.tensors.iter().map(|(_, dtype)| *dtype);
+    for dtype in types.chain(asked.blocks.output).chain(asked.blocks.embedding) {
+        let is_float = matches!(dtype, DType::F32 | DType::F16 | DType::BF16);
+        if !is_float && !block::can_encode(dtype) {
+            let names: Vec<&str> =
+                DType::ALL.iter().filter(|&&d| block::can_encode(d)).map(|d| d.name()).collect();
+            return Err(Error::usage(format!("`{dtype}` is no type that hoist makes"))
+                .hint(format!("f32, f16, bf16, {}", names.join(", "))));
+        }
+    }
+    Ok(())
+}
+
+/// What each output becomes, by the mixture's rules and a person's wishes.
+fn assign(mixture: &Mixture, asked: &Quantize, about: &About, recipe: &Recipe) -> Result<Vec<Given>> {
+    let outputs = &recipe.outputs;
+    // A person may know the name that the checkpoint has.
+    let origin =
+        |o: &Output| o.parts.first().and_then(|p| recipe.values.get(p.value)).map(|v| v.name.as_str());
+    let pick = |globs: &[String]| -> Result<Vec<bool>> {
+        let mut is_picked = vec![false; outputs.len()];
+        if globs.is_empty() {
+            return Ok(is_picked);
+        }
+        let names = outputs.iter().flat_map(|o| [o.name.as_str(), origin(o).unwrap_or(&o.name)]);
+        for index in Selection::new(globs, &[])?.pick_names(names)? {
+            is_picked[index / 2] = true;
+        }
+        Ok(is_picked)
+    };
+    let mut named: Vec<Option<DType>> = vec![None; outputs.len()];
+    for (glob, dtype) in &asked.blocks.tensors {
+        for (place, is_picked) in named.iter_mut().zip(pick(std::slice::from_ref(glob))?) {
+            if is_picked && place.is_none() {
+                *place = Some(*dtype);
+            }
+        }
+    }
+    let (keep, also) = (pick(&asked.keep)?, pick(&asked.also)?);
+    let tensors: Vec<Tensor<'_>> =
+        outputs.iter().map(|o| Tensor { name: &o.name, shape: &o.shape }).collect();
+    let by_index = |index: usize| named.get(index).copied().flatten();
+    let choice = Choice {
+        named: Some(&by_index),
+        output: asked.blocks.output,
+        embedding: asked.blocks.embedding,
+        pure: asked.blocks.pure,
+        importance: asked.importance.is_some(),
+    };
+    let mut given = mixture::assign(mixture, &tensors, about, &choice)?;
+    for (index, given) in given.iter_mut().enumerate() {
+        let output = &outputs[index];
+        if keep[index] {
+            *given = Given::Kept;
+        } else if also[index] && *given == Given::Kept {
+            if output.shape.len() < 2 || !output.dtype.is_float() {
+                return Err(Error::usage("is no matrix of floats, and cannot be quantised")
+                    .tensor(&output.name)
+                    .hint("a narrower pattern for --also"));
+            }
+            *given = mixture::fall_back(by_index(index).unwrap_or(mixture.dtype), tensors[index]);
+        }
+    }
+    Ok(given)
+}
+
+/// Whether all of an output lies in the source in its own type.
+fn is_stored(output: &Output, values: &[crate::transform::recipe::Value]) -> bool {
+    output
+        .parts
+        .iter()
+        .all(|part| values.get(part.value).is_some_and(|v| v.dtype == output.dtype && part.add == 0.0))
+}
+
+/// Codes are quantised again only where a person says so; f8 with scales is what its makers publish, and is only widened.
+fn refuse_quantised(
+    output: &Output,
+    values: &[crate::transform::recipe::Value],
+    dtype: DType,
+    asked: &Quantize,
+) -> Result<()> {
+    for value in output.parts.iter().filter_map(|p| values.get(p.value)) {
+        let scheme = match &value.source {
+            Source::Packed(packed) => packed.packing.layout.name.to_owned(),
+            Source::Mxfp4 { .. } => "MXFP4".to_owned(),
+            _ if value.dtype.facts().class == Class::Block => value.dtype.to_string(),
+            _ => continue,
+        };
+        if !asked.requantize {
+            return Err(Error::unsupported(format!(
+                "is quantised already, as {scheme}, and would become {dtype}"
+            ))
+            .tensor(&value.name)
+            .hint("the unquantised original gives a better model; --requantize dequantises this one first"));
+        }
+    }
+    Ok(())
+}
+
+/// The keys that llama-quantize sets, where it sets them: behind all others.
+fn set_keys(draft: &mut Draft, mixture: &Mixture, asked: &Quantize) {
+    let mut set = vec![
+        ("general.quantization_version".to_owned(), MetaValue::U32(QUANTIZATION_VERSION)),
+        ("general.file_type".to_owned(), MetaValue::U32(mixture.file_type)),
+    ];
+    set.extend(asked.importance.iter().flat_map(|importance| importance.keys()));
+    draft.keys.retain(|(key, _)| set.iter().all(|(k, _)| k != key));
+    draft.keys.extend(set);
+}
