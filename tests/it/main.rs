@@ -30,6 +30,7 @@ mod layering;
 mod layout;
 mod load;
 mod methods;
+mod mixtures;
 mod naive;
 mod open;
 mod output;

@@ -38,6 +38,9 @@ pub(super) fn blocks(mixture: &'static Mixture, asked: &Quantize, draft: &mut Dr
     let Recipe { outputs, values, .. } = &mut draft.recipe;
     let (mut fallen, mut unweighed) = (Vec::new(), 0u64);
     for (output, given) in outputs.iter_mut().zip(given) {
+        // ggml does not count outer dimensions of one.
+        let ones = output.shape.iter().take_while(|&&n| n == 1).count();
+        output.shape.drain(..ones.min(output.shape.len().saturating_sub(1)));
         let dtype = match given {
             Given::Kept => {
                 if output.dtype.is_float() && output.shape.len() >= 2 {
