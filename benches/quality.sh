@@ -16,7 +16,7 @@ work=$(mktemp -d "${TMPDIR:-/tmp}/hoist-quality.XXXXXX")
 trap 'rm -rf "$work"' EXIT
 [[ -n ${HOIST:-} ]] || { (cd "$root" && cargo build --release --quiet --bin hoist); HOIST=${CARGO_TARGET_DIR:-$root/target}/release/hoist; }
 model=${1:-$root/testdata/rustdoc-llama-6m}
-if (($# > 1)); then text=$2; else text=$work/text && head -c 50026 "$root/testdata/rustdoc-valid.txt" > "$text"; fi
+if (($# > 1)); then text=$2; else text=$work/text && head -c 50350 "$root/testdata/rustdoc-valid.txt" > "$text"; fi
 imatrix=${IMATRIX:-}
 
 linear='--output-type bf16 --embedding-type bf16'
