@@ -7,7 +7,7 @@
 
 use crate::checkpoint::MetaValue;
 use crate::error::{Error, Result};
-use crate::text::{Shown, grouped};
+use crate::text::grouped;
 use crate::transform::arch::families::Family;
 use crate::transform::arch::translate::Channels;
 use std::collections::BTreeMap;
@@ -235,11 +235,6 @@ impl Importance {
             ("chunks_count", chunks),
         ];
         keys.into_iter().filter_map(|(key, v)| Some((format!("quantize.imatrix.{key}"), v?))).collect()
-    }
-
-    /// What it is, for a sentence: the file's name.
-    pub fn shown(&self) -> Shown<'_> {
-        Shown(&self.file)
     }
 }
 

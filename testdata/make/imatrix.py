@@ -19,6 +19,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import struct
 import subprocess
 import sys
@@ -154,9 +155,9 @@ def main():
     torch.set_num_threads(1)
     torch.manual_seed(0)
     OUT.mkdir(parents=True, exist_ok=True)
-    version = subprocess.run([pathlib.Path(os.environ["LLAMACPP"]) / "bin/llama-quantize", "--version"], capture_output=True, text=True)
+    ready = next(pathlib.Path(os.environ["LLAMACPP"]).glob(".ready-*")).name.removeprefix(".ready-")
     out = {"versions": {"torch": torch.__version__, "transformers": transformers.__version__, "numpy": np.__version__,
-                        "llama.cpp": (version.stdout + version.stderr).strip().splitlines()[:1]}}
+                        "llama-cpp-python": ready}}
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         load = dict(dtype=torch.float32, attn_implementation="eager")
@@ -176,7 +177,10 @@ def main():
         counts = write("experts", collect(model, ids), gguf.MODEL_ARCH.QWEN3MOE, 1, "eight tokens")
         assert any(0 in c for c in counts.values()) and any(any(c) for c in counts.values()), counts
         out["experts"] = {"counts": counts, **quantized(path, "experts", folder)}
-    (OUT / "llama_quantize.json").write_text(json.dumps(out, indent=1) + "\n")
+    # A line for each list of a name's facts.
+    text = json.dumps(out, indent=1)
+    text = re.sub(r"\[\s+([^\[\]{}]*?)\s+\]", lambda m: "[" + re.sub(r"\s*\n\s*", " ", m[1]) + "]", text)
+    (OUT / "llama_quantize.json").write_text(text + "\n")
 
 
 if __name__ == "__main__":

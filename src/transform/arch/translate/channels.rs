@@ -1,8 +1,11 @@
 //! Which tensors of a GGUF have the input channels of a checkpoint's matrix, in the same order. No element is looked at: names
 //! and the kind of each row's map are enough, and both ways of reading a row count.
 
-use super::names::{Index, Side, filled};
-use crate::transform::arch::families::{Family, Map};
+use super::names::{Hit, Index, Side, filled};
+use crate::transform::arch::families::{Ends, Family, Map};
+
+/// Dimensions of experts in one tensor.
+const STACK_DIMS: usize = 3;
 
 /// A family's matrices by name.
 pub struct Channels {
@@ -28,8 +31,14 @@ impl std::fmt::Debug for Channels {
 impl Channels {
     /// Those of a family.
     pub fn new(family: &'static Family) -> Channels {
-        let index = |side| Index::both_ways(family.rows(), side);
-        Channels { hf: index(Side::Hf), gguf: index(Side::Gguf) }
+        let mut hf = Index::both_ways(family.rows(), Side::Hf);
+        for (number, row) in family.rows().enumerate() {
+            if row.ends == Ends::Bare && row.dims.len() == STACK_DIMS {
+                let hit = Hit { row, number, bias: false };
+                hf.add(&format!("{}.weight", row.single_name()), hit);
+            }
+        }
+        Channels { hf, gguf: Index::both_ways(family.rows(), Side::Gguf) }
     }
 
     /// Whether a GGUF of the family may have a tensor of this name.
@@ -48,7 +57,7 @@ impl Channels {
                 continue;
             }
             let name = filled(hit.row, Side::Gguf, false, found.layer, found.expert);
-            let expert = found.expert.filter(|_| hit.row.map == Map::Stacked);
+            let expert = found.expert.filter(|_| hit.row.dims.len() == STACK_DIMS);
             let place = Matrix { name, expert };
             if place.name.ends_with(".weight") && !places.contains(&place) {
                 places.push(place);

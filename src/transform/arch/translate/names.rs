@@ -87,6 +87,11 @@ impl Index {
         Index { side, by_name }
     }
 
+    /// One more name of a checkpoint's tensor for a row.
+    pub(super) fn add(&mut self, name: &str, hit: Hit) {
+        self.by_name.entry(bare(name).to_owned()).or_default().push(hit);
+    }
+
     /// The rows that `name` stands in; all of them have its layer and expert in common.
     pub(super) fn find(&self, name: &str) -> Option<Found<'_>> {
         let (canonical, layer, expert) = canonical(name)?;
