@@ -6,6 +6,7 @@
 
 mod detect;
 pub mod gguf;
+pub mod imatrix;
 pub mod layout;
 pub mod safetensors;
 pub mod shards;

@@ -12,8 +12,11 @@ mod beside;
 mod choose;
 mod foreign;
 mod headers;
+mod importance;
 mod locate;
 mod reconcile;
+
+pub use importance::importance;
 
 use crate::checkpoint::{Checkpoint, Container, FileRef};
 use crate::error::{Error, ErrorKind, Result};

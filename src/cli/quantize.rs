@@ -15,6 +15,7 @@ use hoist::{Error, Result, open};
 use say::{done, lines, notes, plan_lines, planned};
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// The arguments of `hoist quantize`.
 #[derive(Debug, clap::Args)]
@@ -46,6 +47,9 @@ pub(crate) struct Args {
     /// GPTQ version 2, whose zero points are stored as they are
     #[arg(long, env = "HOIST_GPTQ_V2", hide_env_values = true, value_parser = clap::builder::FalseyValueParser::new())]
     gptq_v2: bool,
+    /// How much the error of each input channel counts: llama.cpp's imatrix (GGUF or .dat), or safetensors of weights
+    #[arg(long, value_name = "FILE", env = "HOIST_IMPORTANCE", hide_env_values = true)]
+    importance: Option<PathBuf>,
     /// Keep tensors whose names match a pattern as they are
     #[arg(long, value_name = "GLOB", env = "HOIST_KEEP", hide_env_values = true)]
     keep: Vec<String>,
@@ -194,6 +198,7 @@ fn options(args: &Args, common: &Common) -> Result<Options> {
     };
     quantize.asked.signed_scales = args.signed_scales;
     quantize.asked.gptq_v2 = args.gptq_v2;
+    quantize.importance = args.importance.as_deref().map(open::importance).transpose()?.map(Arc::new);
     quantize.keep = args.keep.clone();
     quantize.also = args.also.clone();
     quantize.strict = args.strict;

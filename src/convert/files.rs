@@ -12,6 +12,7 @@ use crate::format::torch::layout as torch;
 use crate::format::torch::layout::TorchLaid;
 use crate::open::Model;
 use crate::run::weave::Target;
+use crate::transform::method::Quantiser;
 use crate::transform::recipe::{Form, Source};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -332,7 +333,14 @@ pub(super) fn hash(
     for packed in &draft.recipe.packed {
         let p = &packed.packing;
         add(format_args!("{:?} {} {} {} {}", packed.matrix, p.layout.name, p.bits, p.group_columns, p.dtype));
-        add(format_args!("{:?} {:?}", packed.quantiser, packed.outputs));
+        // Importance as it lies: as text it would take seconds in a large model.
+        let weights = packed.quantiser.importance.as_deref().map(|w| {
+            let mut hash = Xxh3::new();
+            w.iter().for_each(|x| hash.update(&x.to_le_bytes()));
+            hash.digest128()
+        });
+        let quantiser = Quantiser { importance: None, ..packed.quantiser.clone() };
+        add(format_args!("{quantiser:?} {weights:?} {:?}", packed.outputs));
     }
     add(format_args!("{:?}", options.quantize.as_ref().map(|q| q.zero_odd)));
     for value in &draft.recipe.values {

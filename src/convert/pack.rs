@@ -9,6 +9,7 @@
 mod blocks;
 mod config;
 mod experts;
+mod weighing;
 
 pub(super) use config::insert;
 
@@ -28,6 +29,7 @@ use crate::transform::select::Selection;
 use serde_json::Value as Json;
 use std::collections::HashMap;
 use std::sync::Arc;
+use weighing::Weighing;
 
 /// How a model is to be quantised.
 #[derive(Debug, Clone)]
@@ -171,7 +173,11 @@ pub(super) fn pack(model: &Model, options: &Options, asked: &Quantize, draft: &m
         kept: Vec::new(),
         zero_odd: asked.zero_odd,
     };
-    write_faces(draft, &mut decided, &settled, &chosen, &kept)?;
+    let mut weighing = match &asked.importance {
+        Some(importance) => Some(Weighing::new(importance, &settled, &config)?),
+        None => None,
+    };
+    write_faces(draft, &mut decided, &settled, &chosen, &kept, weighing.as_mut())?;
     if draft.recipe.packed.is_empty() {
         let why = decided.kept.iter().find_map(|(name, why)| match why {
             Why::Misfit(why) => Some(format!("`{}`: {why}", Shown(name))),
@@ -182,6 +188,9 @@ pub(super) fn pack(model: &Model, options: &Options, asked: &Quantize, draft: &m
             None => Error::unsupported("holds no linear layers that hoist knows to quantise")
                 .hint("--also 'GLOB' names them; hoist inspect MODEL --tree shows the names"),
         });
+    }
+    if let Some(weighing) = weighing {
+        draft.notes.push(weighing.finish()?);
     }
     // MLX takes embeddings for quantised too, unless it is told.
     let embeddings = settled.scheme.config == Config::Mlx;
@@ -358,6 +367,7 @@ fn write_faces(
     settled: &Settled,
     chosen: &[usize],
     kept: &HashMap<usize, Why>,
+    mut weighing: Option<&mut Weighing>,
 ) -> Result<()> {
     let outputs = std::mem::take(&mut draft.recipe.outputs);
     for (index, matrix) in outputs.into_iter().enumerate() {
@@ -378,7 +388,11 @@ fn write_faces(
             _ => return Err(Error::bug("a matrix of other than two dimensions").tensor(&matrix.name)),
         };
         let packing = settled.packing(rows, columns);
-        let quantiser = settled.quantiser(columns, None);
+        let importance = match &mut weighing {
+            Some(weighing) => weighing.of(&matrix.name, columns)?,
+            None => None,
+        };
+        let quantiser = settled.quantiser(columns, importance);
         let mut quantised = Quantised {
             name: matrix.name.clone(),
             shape: matrix.shape.clone(),

@@ -99,7 +99,7 @@ fn explain_open(error: Error, name: &str) -> Error {
 }
 
 /// Reads a header: a first large read, then exactly what the parser asks for.
-fn read_part(file: &dyn ReadAt, name: &str) -> Result<Part> {
+pub(super) fn read_part(file: &dyn ReadAt, name: &str) -> Result<Part> {
     let size_bytes = file.size_bytes();
     let mut known = Known::of_size(size_bytes);
     if size_bytes > 0 {

@@ -24,6 +24,7 @@ mod ggml_blocks;
 mod gguf;
 mod hash;
 mod hostile;
+mod importance;
 mod inspect;
 mod keys;
 mod layering;

@@ -17,13 +17,13 @@ use std::path::{Path, PathBuf};
 
 const SMALL: &str = "rustdoc-llama-6m";
 
-fn open(path: &Path) -> Model {
+pub fn open(path: &Path) -> Model {
     let options = hoist::open::Options { follow_links: false, hub_cache: None };
     hoist::open::open(path.to_str().unwrap(), &options).unwrap()
 }
 
 /// Shape and numbers of everything in a model.
-fn numbers(path: &Path) -> BTreeMap<String, (Vec<u64>, Vec<f32>)> {
+pub fn numbers(path: &Path) -> BTreeMap<String, (Vec<u64>, Vec<f32>)> {
     let model = open(path);
     let config = model.json("config.json").unwrap();
     let values = model.values(config.as_ref()).unwrap().values;
@@ -49,7 +49,7 @@ fn numbers(path: &Path) -> BTreeMap<String, (Vec<u64>, Vec<f32>)> {
 }
 
 /// Files by name.
-fn tree(root: &Path) -> BTreeMap<String, Vec<u8>> {
+pub fn tree(root: &Path) -> BTreeMap<String, Vec<u8>> {
     let entries = std::fs::read_dir(root).unwrap().map(|e| e.unwrap().path());
     entries
         .filter(|p| p.is_file())

@@ -108,16 +108,7 @@ fn pieces(family: &'static Family, name: &str) -> Vec<Piece> {
         let single = |r: &&Row| r.map == Map::Stacked && r.way == Way::Both && stem(r) == stem(row);
         let name = match family.rows().find(single) {
             Some(single) => pattern(single).to_owned(),
-            None => {
-                let whole = pattern(row).trim_end_matches("_bias");
-                let (layer, last) = whole.rsplit_once('.').unwrap_or(("", whole));
-                let last = match row.map {
-                    Map::Fused { which: Which::Gate, .. } => "gate_proj",
-                    Map::Fused { which: Which::Up, .. } => "up_proj",
-                    _ => last,
-                };
-                format!("{layer}.@.{last}")
-            }
+            None => from_layers(&row.single_name()).to_owned(),
         };
         pieces.push(Piece { name, end: if bias { ".bias" } else { ".weight" }, map: row.map, bias });
     }
@@ -126,7 +117,11 @@ fn pieces(family: &'static Family, name: &str) -> Vec<Piece> {
 
 /// A row's name from `layers` on.
 fn pattern(row: &Row) -> &'static str {
-    row.hf.find("layers.").map_or(row.hf, |at| &row.hf[at..])
+    from_layers(row.hf)
+}
+
+fn from_layers(name: &str) -> &str {
+    name.find("layers.").map_or(name, |at| &name[at..])
 }
 
 /// The name that a family is published with, where another stands in newer checkpoints: routers move with their experts.

@@ -215,6 +215,19 @@ impl Row {
     const fn new(gguf: &'static str, hf: &'static str, map: Map, dims: &'static [Dim]) -> Row {
         Row { gguf, hf, ends: Ends::Weight, map, dims, need: Need::Must, way: Way::Both }
     }
+
+    /// What one expert's part of a tensor of fused experts is called where each has its own, in families that are never
+    /// published so: as engines name quantised experts.
+    pub fn single_name(&self) -> String {
+        let whole = self.hf.trim_end_matches("_bias");
+        let (layer, last) = whole.rsplit_once('.').unwrap_or(("", whole));
+        let last = match self.map {
+            Map::Fused { which: Which::Gate, .. } => "gate_proj",
+            Map::Fused { which: Which::Up, .. } => "up_proj",
+            _ => last,
+        };
+        format!("{layer}.@.{last}")
+    }
 }
 
 /// Every family.

@@ -5,6 +5,7 @@
 //! is checked against what the family needs (nothing missing, nothing twice, every size the one that the config says)
 //! and only then is there a recipe. Nothing is read: what can be refused is refused from names and shapes.
 
+mod channels;
 mod forward;
 mod made;
 mod maps;
@@ -21,6 +22,7 @@ use crate::transform::arch::families::{
 };
 use crate::transform::recipe::{LeftOut, Output, Part, Recipe, Source, Value};
 use crate::transform::view::View;
+pub use channels::{Channels, Matrix};
 pub use forward::{Origin, to_forward};
 use maps::{PARTS_MAX, Task};
 use names::{Hit, Index, Side, filled};

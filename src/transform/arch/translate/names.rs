@@ -59,9 +59,18 @@ const OLD_ENDS: &[(&str, &str)] = &[(".gamma", ".weight"), (".beta", ".bias")];
 
 impl Index {
     pub(super) fn new(rows: impl Iterator<Item = &'static Row>, side: Side) -> Index {
-        let mut by_name: HashMap<String, Vec<Hit>> = HashMap::new();
         let other = if side == Side::Hf { Way::Back } else { Way::In };
-        for (number, row) in rows.enumerate().filter(|(_, row)| row.way != other) {
+        Index::of(rows.enumerate().filter(|(_, row)| row.way != other), side)
+    }
+
+    /// With the rows that are only read the other way.
+    pub(super) fn both_ways(rows: impl Iterator<Item = &'static Row>, side: Side) -> Index {
+        Index::of(rows.enumerate(), side)
+    }
+
+    fn of(rows: impl Iterator<Item = (usize, &'static Row)>, side: Side) -> Index {
+        let mut by_name: HashMap<String, Vec<Hit>> = HashMap::new();
+        for (number, row) in rows {
             for bias in biases(row.ends) {
                 let mut name = format!("{}{}", pattern(row, side), end(row.ends, bias));
                 if side == Side::Hf {
@@ -76,6 +85,11 @@ impl Index {
             }
         }
         Index { side, by_name }
+    }
+
+    /// One more name of a checkpoint's tensor for a row.
+    pub(super) fn add(&mut self, name: &str, hit: Hit) {
+        self.by_name.entry(bare(name).to_owned()).or_default().push(hit);
     }
 
     /// The rows that `name` stands in; all of them have its layer and expert in common.
