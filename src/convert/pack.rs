@@ -21,6 +21,7 @@ use crate::transform::arch::{self, Cut, Form as Laid, Group, Part as Of};
 use crate::transform::config::Description;
 use crate::transform::importance::Importance;
 use crate::transform::mixture::Mixture;
+use crate::transform::packing::Content;
 use crate::transform::recipe::{Form, Output, Packed, Source};
 use crate::transform::scheme::{self, Asked, Config, Named, Settled};
 use crate::transform::select::Selection;
@@ -299,9 +300,33 @@ fn fused_key(name: &str) -> Option<String> {
     if let Some((layer, _)) = module.split_once(".experts.") {
         return Some(format!("{layer}.experts"));
     }
+    projections(module)
+}
+
+/// Of one layer, or one expert, what engines read as one matrix.
+fn projections(module: &str) -> Option<String> {
     let (parent, last) = module.rsplit_once('.')?;
     let set = FUSED.iter().position(|set| set.contains(&last))?;
     Some(format!("{parent} {set}"))
+}
+
+/// Matrices whose scales have a number in common: engines have one for what they read as one matrix.
+fn sharing(packed: &[Packed]) -> Vec<Vec<usize>> {
+    let mut sets: Vec<Vec<usize>> = Vec::new();
+    let mut places: HashMap<String, usize> = HashMap::new();
+    for (index, one) in packed.iter().enumerate() {
+        if one.packing.layout.find(Content::Global).is_none() {
+            continue;
+        }
+        let module = one.matrix.name.strip_suffix(".weight").unwrap_or(&one.matrix.name);
+        let key = projections(module).unwrap_or_else(|| module.to_owned());
+        let place = *places.entry(key).or_insert_with(|| {
+            sets.push(Vec::new());
+            sets.len() - 1
+        });
+        sets[place].push(index);
+    }
+    sets
 }
 
 /// Of the chosen those that stay after all, and why.
@@ -404,6 +429,7 @@ fn write_faces(
         draft.recipe.packed.push(Packed { matrix, packing, quantiser, outputs: places });
         decided.quantised.push(quantised);
     }
+    draft.recipe.sharing = sharing(&draft.recipe.packed);
     draft.firsts = (0..draft.recipe.outputs.len()).collect();
     Ok(())
 }

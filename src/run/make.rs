@@ -169,14 +169,7 @@ impl Hands {
         self.rows = rows;
         let odd = method::odd(&self.rows);
         if odd > 0 && !zero_odd {
-            return Err(Error::bad_input(format!(
-                "has {} NaN or infinite, which no scale fits",
-                match odd {
-                    1 => "a number that is".to_owned(),
-                    n => format!("{} numbers that are", crate::text::grouped(n)),
-                }
-            ))
-            .hint("--nan zero takes them for zeros"));
+            return Err(no_scale_fits(odd));
         }
         if odd > 0 {
             self.rows.iter_mut().filter(|x| !x.is_finite()).for_each(|x| *x = 0.0);
@@ -212,6 +205,18 @@ impl Hands {
             self.band = Band::default();
         }
     }
+}
+
+/// Numbers that are NaN or infinite.
+pub(super) fn no_scale_fits(odd: u64) -> Error {
+    Error::bad_input(format!(
+        "has {} NaN or infinite, which no scale fits",
+        match odd {
+            1 => "a number that is".to_owned(),
+            n => format!("{} numbers that are", crate::text::grouped(n)),
+        }
+    ))
+    .hint("--nan zero takes them for zeros")
 }
 
 /// What does not fit its type.

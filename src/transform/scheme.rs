@@ -91,6 +91,8 @@ pub enum Scales {
     F32,
     /// Powers of two.
     Exponent,
+    /// Eight-bit floats (E4M3), and an f32 for the whole matrix.
+    Eighth,
 }
 
 /// What stays as it is.
@@ -198,6 +200,18 @@ pub static SCHEMES: &[Scheme] = &[
         codes: Codes::E2M1,
         scales: Scales::Exponent,
         config: Config::Compressed("mxfp4-pack-quantized"),
+        rows_multiple: 1,
+        ..INT4
+    },
+    Scheme {
+        name: "nvfp4a16",
+        about: "compressed-tensors NVFP4, weights only",
+        layout: &layouts::COMPRESSED_NVFP4,
+        groups: &[16],
+        zeros: Zeros::Never,
+        codes: Codes::E2M1,
+        scales: Scales::Eighth,
+        config: Config::Compressed("nvfp4-pack-quantized"),
         rows_multiple: 1,
         ..INT4
     },
@@ -455,6 +469,8 @@ impl Settled {
             Scales::Half => ScaleType::Float(DType::F16),
             Scales::F32 => ScaleType::Float(DType::F32),
             Scales::Exponent => ScaleType::E8M0,
+            // What it is follows from the numbers of all matrices that share it, and is set when they have been seen.
+            Scales::Eighth => ScaleType::E4M3 { global: 1.0 },
         };
         Quantiser {
             grid: Grid { kind, scale },

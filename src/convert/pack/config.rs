@@ -54,7 +54,9 @@ fn without_head(ignored: &[String]) -> Json {
 
 fn compressed(settled: &Settled, format: &str, ignored: &[String]) -> Json {
     let block = settled.scheme.group_rows > 1;
+    let is_grouped = !block && settled.group != CHANNEL;
     let strategy = match settled.group {
+        _ if settled.scheme.scales == Scales::Eighth => "tensor_group",
         _ if block => "block",
         CHANNEL => "channel",
         _ => "group",
@@ -65,17 +67,20 @@ fn compressed(settled: &Settled, format: &str, ignored: &[String]) -> Json {
         "type": if is_float { "float" } else { "int" },
         "symmetric": settled.symmetric,
         "strategy": strategy,
-        "group_size": if strategy == "group" { Json::from(settled.group) } else { Json::Null },
+        "group_size": if is_grouped { Json::from(settled.group) } else { Json::Null },
         "dynamic": false,
         "actorder": null,
         "block_structure": if block { json!([settled.scheme.group_rows, settled.group]) } else { Json::Null },
         "observer": "minmax",
         "observer_kwargs": {},
     });
-    if settled.scheme.scales == Scales::Exponent
-        && let Some(weights) = weights.as_object_mut()
-    {
-        weights.insert("scale_dtype".into(), "torch.uint8".into());
+    let scale_dtype = match settled.scheme.scales {
+        Scales::Exponent => Some("torch.uint8"),
+        Scales::Eighth => Some("torch.float8_e4m3fn"),
+        _ => None,
+    };
+    if let (Some(dtype), Some(weights)) = (scale_dtype, weights.as_object_mut()) {
+        weights.insert("scale_dtype".into(), dtype.into());
     }
     // Engines compute in the same eight bits: activations are quantised as they come.
     let activations = match settled.scheme.codes {
