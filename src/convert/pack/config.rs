@@ -6,8 +6,8 @@ use crate::transform::packing::layouts;
 use crate::transform::scheme::{CHANNEL, Codes, Config, Scales, Settled};
 use serde_json::{Map, Value as Json, json};
 
-/// The `quantization_config`. `ignored`: modules that are as they were.
-pub(super) fn of(settled: &Settled, ignored: &[String]) -> Json {
+/// The `quantization_config`. `ignored`: modules that are as they were; `own`: what is said of single modules.
+pub(super) fn of(settled: &Settled, ignored: &[String], own: &[(String, Json)]) -> Json {
     match settled.scheme.config {
         Config::Compressed(format) => compressed(settled, format, ignored),
         Config::Gptq => gptq(settled, ignored),
@@ -26,8 +26,16 @@ pub(super) fn of(settled: &Settled, ignored: &[String]) -> Json {
             said.insert("bits".into(), settled.scheme.bits.into());
             said.insert("mode".into(), "affine".into());
             said.extend(ignored.iter().map(|name| (name.clone(), false.into())));
+            said.extend(own.iter().cloned());
             Json::Object(said)
         }
+        Config::TorchAo => json!({
+            "quant_method": "torchao",
+            "quant_type": { "default": torchao(settled) },
+            "modules_to_not_convert": ignored,
+            "include_input_output_embeddings": false,
+            "untie_embedding_weights": false,
+        }),
         Config::BitsAndBytes => json!({
             "quant_method": "bitsandbytes",
             "_load_in_4bit": true,
@@ -50,6 +58,41 @@ pub(super) fn of(settled: &Settled, ignored: &[String]) -> Json {
 fn without_head(ignored: &[String]) -> Json {
     let names: Vec<&str> = ignored.iter().map(String::as_str).filter(|n| *n != "lm_head").collect();
     if names.is_empty() { Json::Null } else { names.into() }
+}
+
+/// torchao's own name for the scheme, as it dumps it.
+fn torchao(settled: &Settled) -> Json {
+    if settled.layout == &layouts::TORCHAO_INT4 {
+        return json!({
+            "_type": "Int4WeightOnlyConfig",
+            "_version": 2,
+            "_data": {
+                "group_size": settled.group,
+                "set_inductor_config": true,
+                "int4_packing_format": { "_type": "Int4PackingFormat", "_data": "PLAIN" },
+                "int4_choose_qparams_algorithm": { "_type": "Int4ChooseQParamsAlgorithm", "_data": "TINYGEMM" },
+            },
+        });
+    }
+    let granularity = match settled.group {
+        CHANNEL => json!({ "_type": "PerAxis", "_version": 1, "_data": { "axis": 0 } }),
+        group => json!({ "_type": "PerGroup", "_version": 1, "_data": { "group_size": group } }),
+    };
+    json!({
+        "_type": "IntxWeightOnlyConfig",
+        "_version": 2,
+        "_data": {
+            "weight_dtype": { "_type": "torch.dtype", "_data": "int4" },
+            "granularity": granularity,
+            "mapping_type": {
+                "_type": "MappingType",
+                "_data": if settled.symmetric { "SYMMETRIC" } else { "ASYMMETRIC" },
+            },
+            "scale_dtype": null,
+            "intx_packing_format": { "_type": "IntxPackingFormat", "_data": "UNPACKED_TO_INT8" },
+            "intx_choose_qparams_algorithm": { "_type": "IntxChooseQParamsAlgorithm", "_data": "AFFINE" },
+        },
+    })
 }
 
 fn compressed(settled: &Settled, format: &str, ignored: &[String]) -> Json {
