@@ -22,7 +22,7 @@ pub(crate) struct Args {
     /// Where to: a directory
     #[arg(short, long, value_name = "OUT", env = "HOIST_OUT", hide_env_values = true)]
     out: PathBuf,
-    /// The scheme: int4, gptq, awq, mlx, nf4, mxfp4, fp8, fp8-block
+    /// The scheme: int4, gptq, awq, mlx, torchao, torchao-int8, nf4, mxfp4, nvfp4a16, fp8, fp8-block
     #[arg(
         short,
         long,
