@@ -452,7 +452,8 @@ fn write_faces(
         if !is_chosen || kept.contains_key(&index) {
             if matrix.shape.len() == 2 && matrix.dtype.is_float() {
                 let why = kept.get(&index).cloned();
-                let why = why.unwrap_or_else(|| Why::Kind(choice.stays(&matrix).unwrap_or("of no known kind")));
+                let why =
+                    why.unwrap_or_else(|| Why::Kind(choice.stays(&matrix).unwrap_or("of no known kind")));
                 decided.kept.push((matrix.name.clone(), why));
             }
             draft.recipe.outputs.push(matrix);

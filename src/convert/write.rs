@@ -112,12 +112,7 @@ fn how<'a>(model: &'a Model, options: &Options, recipe: &'a Recipe, threads: usi
 }
 
 /// Carries the plan out.
-pub(super) fn write(
-    model: &Model,
-    options: &Options,
-    mut plan: Plan,
-    control: &Control,
-) -> Result<Summary> {
+pub(super) fn write(model: &Model, options: &Options, mut plan: Plan, control: &Control) -> Result<Summary> {
     let started = Instant::now();
     let cpu = machine::cpu_time();
     let identity = plan.identity(model)?;

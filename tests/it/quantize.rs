@@ -4,15 +4,15 @@
 use crate::cli::{code, hoist, text};
 use crate::families::model;
 use crate::naive::testdata;
+use hoist::dtype::DType;
 use hoist::open::Model;
 use hoist::quantize::{Options, Plan, quantize};
 use hoist::run::examine::pieces;
+use hoist::transform::method::{Method, ScaleType, amax, nvfp4_global};
 use hoist::transform::packing::Band;
 use hoist::transform::packing::faces::round_to;
 use hoist::transform::recipe::{Output, Part, Recipe};
 use hoist::transform::scheme::{self, Asked, CHANNEL};
-use hoist::dtype::DType;
-use hoist::transform::method::{Method, ScaleType, amax, nvfp4_global};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -102,10 +102,16 @@ fn apart(
 }
 
 /// The same for stacks as mlx-lm has them: a tensor for each projection.
-fn stacked(all: &BTreeMap<String, (Vec<u64>, Vec<f32>)>, names: &[(&str, &str)]) -> BTreeMap<String, (Vec<u64>, Vec<f32>)> {
+fn stacked(
+    all: &BTreeMap<String, (Vec<u64>, Vec<f32>)>,
+    names: &[(&str, &str)],
+) -> BTreeMap<String, (Vec<u64>, Vec<f32>)> {
     let mut out = BTreeMap::new();
     for (name, (shape, numbers)) in all {
-        let Some((layer, _)) = name.split_once(".experts.") else {
+        let predicts =
+            |layer: &str| all.contains_key(&format!("{}.eh_proj.weight", layer.trim_end_matches(".mlp")));
+        // Multi-token prediction is left as it is.
+        let Some((layer, _)) = name.split_once(".experts.").filter(|(layer, _)| !predicts(layer)) else {
             out.insert(name.clone(), (shape.clone(), numbers.clone()));
             continue;
         };

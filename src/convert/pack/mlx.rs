@@ -96,9 +96,11 @@ pub(super) fn stack(draft: &mut Draft, rules: &Rules, layers: Option<u64>) -> Re
             continue;
         }
         let Some((name, expert)) = rules.stacked(&output.name) else {
-            return Err(Error::unsupported("belongs to experts that mlx-lm stacks in a way hoist does not know")
-                .tensor(&output.name)
-                .hint("--scheme int4, or --scheme awq"));
+            return Err(Error::unsupported(
+                "belongs to experts that mlx-lm stacks in a way hoist does not know",
+            )
+            .tensor(&output.name)
+            .hint("--scheme int4, or --scheme awq"));
         };
         let place = *places.entry(name.clone()).or_insert_with(|| {
             stacks.push((draft.recipe.outputs.len(), Vec::new()));

@@ -102,7 +102,12 @@ const fn bare_in(gguf: &'static str, hf: &'static str, map: super::Map, dims: &'
 }
 
 /// Experts as mlx-lm holds them: a tensor for each projection, `[experts, out, in]`.
-const fn weight_in(gguf: &'static str, hf: &'static str, map: super::Map, dims: &'static [super::Dim]) -> Row {
+const fn weight_in(
+    gguf: &'static str,
+    hf: &'static str,
+    map: super::Map,
+    dims: &'static [super::Dim],
+) -> Row {
     Row { need: MOE, way: Way::In, ..r(gguf, hf, map, dims) }
 }
 
