@@ -7,6 +7,7 @@
 mod budget;
 pub mod examine;
 pub mod fill;
+pub mod globals;
 pub mod job;
 pub mod make;
 pub mod weave;

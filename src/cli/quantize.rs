@@ -25,7 +25,7 @@ pub(crate) struct Args {
     /// Where to: a directory, or a file that ends in .gguf
     #[arg(short, long, value_name = "OUT", env = "HOIST_OUT", hide_env_values = true)]
     out: PathBuf,
-    /// The scheme: int4, gptq, awq, mlx, nf4, mxfp4, fp8, fp8-block; for a GGUF q4_k_m and all others of llama-quantize
+    /// The scheme: int4, gptq, awq, mlx, torchao, torchao-int8, nf4, mxfp4, nvfp4a16, fp8, fp8-block; for a GGUF q4_k_m and all others of llama-quantize
     /// [default: int4; q4_k_m where OUT ends in .gguf]
     #[arg(short, long, value_name = "NAME", env = "HOIST_SCHEME", hide_env_values = true)]
     scheme: Option<String>,

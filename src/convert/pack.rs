@@ -9,6 +9,8 @@
 mod blocks;
 mod config;
 mod experts;
+mod mlx;
+mod torchao;
 mod weighing;
 
 pub(super) use config::insert;
@@ -23,9 +25,11 @@ use crate::transform::arch::{self, Cut, Form as Laid, Group, Part as Of};
 use crate::transform::config::Description;
 use crate::transform::importance::Importance;
 use crate::transform::mixture::Mixture;
+use crate::transform::packing::Content;
 use crate::transform::recipe::{Form, Output, Packed, Source};
-use crate::transform::scheme::{self, Asked, Config, Named, Settled};
+use crate::transform::scheme::{self, Asked, Config, Named, Settled, Stays};
 use crate::transform::select::Selection;
+use mlx::Rules;
 use serde_json::Value as Json;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -161,11 +165,18 @@ pub(super) fn pack(model: &Model, options: &Options, asked: &Quantize, draft: &m
     refuse_quantised(draft, asked)?;
     let about = Description::from_config(&config);
     experts::take_apart(draft, &config, about.layers)?;
-    let chosen = choose(draft, asked, &about)?;
-    let experts = chosen.iter().any(|&i| is_expert(&draft.recipe.outputs[i].name));
+    let rules = (scheme.stays == Stays::Mlx).then(|| Rules::of(&config));
+    if let Some(rules) = rules {
+        mlx::stack(draft, rules, about.layers)?;
+    }
+    let choice = Choice { layers: about.layers, rules };
+    let chosen = choose(draft, asked, &choice)?;
+    let experts = chosen.iter().map(|&i| &draft.recipe.outputs[i]);
+    let experts = experts.into_iter().any(|o| is_expert(&o.name) || mlx::is_stack(&o.name, &o.shape));
     let dtype = main_dtype(draft, &chosen, &about);
     let settled = scheme.settle(&asked.asked, dtype, experts)?;
-    let kept = fit(draft, &settled, asked, &chosen)?;
+    let how = How { eight: rules.map(|rules| (rules, settled.in_eight_bits())), settled: &settled };
+    let kept = fit(draft, &how, asked, &chosen)?;
     let mut decided = Decided {
         chosen: Chosen::Matrices(settled.clone()),
         experts,
@@ -177,7 +188,7 @@ pub(super) fn pack(model: &Model, options: &Options, asked: &Quantize, draft: &m
         Some(importance) => Some(Weighing::new(importance, &settled, &config)?),
         None => None,
     };
-    write_faces(draft, &mut decided, &settled, &chosen, &kept, weighing.as_mut())?;
+    write_faces(draft, &mut decided, &how, &choice, &chosen, &kept, weighing.as_mut())?;
     if draft.recipe.packed.is_empty() {
         let why = decided.kept.iter().find_map(|(name, why)| match why {
             Why::Misfit(why) => Some(format!("`{}`: {why}", Shown(name))),
@@ -192,15 +203,16 @@ pub(super) fn pack(model: &Model, options: &Options, asked: &Quantize, draft: &m
     if let Some(weighing) = weighing {
         draft.notes.push(weighing.finish()?);
     }
-    // MLX takes embeddings for quantised too, unless it is told.
-    let embeddings = settled.scheme.config == Config::Mlx;
-    let ignored = ignored(draft, &config, embeddings);
-    let said = config::of(&settled, &ignored);
+    let ignored = ignored(draft, &config, &settled);
+    let said = config::of(&settled, &ignored, &how.own(&draft.recipe.packed));
     draft.config = ConfigEdit { quantization: Some(said.clone()), ..std::mem::take(&mut draft.config) };
     if let Some((_, bytes)) = draft.texts.iter_mut().find(|(name, _)| name == "config.json") {
         let mut config = config;
         insert(&mut config, &said);
         *bytes = config::text(&config)?;
+    }
+    if settled.scheme.config == Config::TorchAo {
+        torchao::add_metadata(draft, &settled);
     }
     if settled.scheme.config == Config::Gptq {
         draft.texts.push(("quantize_config.json".into(), config::text(&said)?));
@@ -264,8 +276,65 @@ fn stays(name: &str, shape: &[u64], layers: Option<u64>) -> Option<&'static str>
     }
 }
 
+/// What decides whether a matrix stays.
+struct Choice<'a> {
+    /// The model's layers; what comes behind them is multi-token prediction.
+    layers: Option<u64>,
+    /// mlx-lm's rules, where they count.
+    rules: Option<&'a Rules>,
+}
+
+impl Choice<'_> {
+    /// Why a tensor stays.
+    fn stays(&self, output: &Output) -> Option<&'static str> {
+        let why = stays(&output.name, &output.shape, self.layers);
+        let Some(rules) = self.rules else { return why };
+        match why {
+            Some("embedding" | "head") => None,
+            Some("router") if rules.linear_routers => None,
+            Some(_) if mlx::is_stack(&output.name, &output.shape) => None,
+            why => why,
+        }
+    }
+}
+
+/// How matrices are quantised: all alike, but for what has eight bits by mlx-lm's rules.
+struct How<'a> {
+    settled: &'a Settled,
+    eight: Option<(&'a Rules, Settled)>,
+}
+
+impl How<'_> {
+    /// How this one is.
+    fn of(&self, name: &str) -> &Settled {
+        let module = name.strip_suffix(".weight").unwrap_or(name);
+        match &self.eight {
+            Some((rules, eight)) if rules.is_eight(module) => eight,
+            _ => self.settled,
+        }
+    }
+
+    /// What the config says of those that differ from the rest.
+    fn own(&self, packed: &[Packed]) -> Vec<(String, Json)> {
+        let differs = packed.iter().filter(|p| p.packing.bits != self.settled.scheme.bits);
+        differs
+            .map(|p| {
+                let module = p.matrix.name.strip_suffix(".weight").unwrap_or(&p.matrix.name);
+                (module.to_owned(), mlx::entry(p.packing.bits, p.packing.group_columns))
+            })
+            .collect()
+    }
+}
+
+/// Rows and columns of a matrix, or of a stack of them one below the other.
+fn sizes(shape: &[u64]) -> Option<(u64, u64)> {
+    let (&columns, outer) = shape.split_last()?;
+    let rows = outer.iter().try_fold(1u64, |n, &size| n.checked_mul(size))?;
+    matches!(shape.len(), 2 | 3).then_some((rows, columns))
+}
+
 /// The outputs that are to be quantised, in their order.
-fn choose(draft: &Draft, asked: &Quantize, about: &Description) -> Result<Vec<usize>> {
+fn choose(draft: &Draft, asked: &Quantize, choice: &Choice<'_>) -> Result<Vec<usize>> {
     let outputs = &draft.recipe.outputs;
     let names = || outputs.iter().map(|o| o.name.as_str());
     let pick = |globs: &[String]| match globs {
@@ -287,7 +356,7 @@ fn choose(draft: &Draft, asked: &Quantize, about: &Description) -> Result<Vec<us
     }
     let linear = |index: &usize| {
         let output = &outputs[*index];
-        output.dtype.is_float() && stays(&output.name, &output.shape, about.layers).is_none()
+        output.dtype.is_float() && choice.stays(output).is_none()
     };
     Ok((0..outputs.len()).filter(|i| linear(i) || also.binary_search(i).is_ok()).collect())
 }
@@ -313,22 +382,44 @@ fn fused_key(name: &str) -> Option<String> {
     if let Some((layer, _)) = module.split_once(".experts.") {
         return Some(format!("{layer}.experts"));
     }
+    projections(module)
+}
+
+/// Of one layer, or one expert, what engines read as one matrix.
+fn projections(module: &str) -> Option<String> {
     let (parent, last) = module.rsplit_once('.')?;
     let set = FUSED.iter().position(|set| set.contains(&last))?;
     Some(format!("{parent} {set}"))
 }
 
+/// Matrices whose scales have a number in common: engines have one for what they read as one matrix.
+fn sharing(packed: &[Packed]) -> Vec<Vec<usize>> {
+    let mut sets: Vec<Vec<usize>> = Vec::new();
+    let mut places: HashMap<String, usize> = HashMap::new();
+    for (index, one) in packed.iter().enumerate() {
+        if one.packing.layout.find(Content::Global).is_none() {
+            continue;
+        }
+        let module = one.matrix.name.strip_suffix(".weight").unwrap_or(&one.matrix.name);
+        let key = projections(module).unwrap_or_else(|| module.to_owned());
+        let place = *places.entry(key).or_insert_with(|| {
+            sets.push(Vec::new());
+            sets.len() - 1
+        });
+        sets[place].push(index);
+    }
+    sets
+}
+
 /// Of the chosen those that stay after all, and why.
-fn fit(draft: &Draft, settled: &Settled, asked: &Quantize, chosen: &[usize]) -> Result<HashMap<usize, Why>> {
+fn fit(draft: &Draft, how: &How<'_>, asked: &Quantize, chosen: &[usize]) -> Result<HashMap<usize, Why>> {
     let keep = Selection::new(&[], &asked.keep)?;
     let mut kept: HashMap<usize, Why> = HashMap::new();
     let mut sets: HashMap<String, usize> = HashMap::new();
     for &index in chosen {
         let output = &draft.recipe.outputs[index];
-        let (rows, columns) = match output.shape[..] {
-            [rows, columns] => (rows, columns),
-            _ => continue,
-        };
+        let Some((rows, columns)) = sizes(&output.shape) else { continue };
+        let settled = how.of(&output.name);
         let why = match settled.misfit(rows, columns) {
             _ if keep.excludes(&output.name) => Why::Asked,
             Some(why) if asked.strict => {
@@ -364,7 +455,8 @@ fn fit(draft: &Draft, settled: &Settled, asked: &Quantize, chosen: &[usize]) -> 
 fn write_faces(
     draft: &mut Draft,
     decided: &mut Decided,
-    settled: &Settled,
+    how: &How<'_>,
+    choice: &Choice<'_>,
     chosen: &[usize],
     kept: &HashMap<usize, Why>,
     mut weighing: Option<&mut Weighing>,
@@ -375,18 +467,17 @@ fn write_faces(
         if !is_chosen || kept.contains_key(&index) {
             if matrix.shape.len() == 2 && matrix.dtype.is_float() {
                 let why = kept.get(&index).cloned();
-                let why = why.unwrap_or_else(|| {
-                    Why::Kind(stays(&matrix.name, &matrix.shape, None).unwrap_or("multi-token prediction"))
-                });
+                let why =
+                    why.unwrap_or_else(|| Why::Kind(choice.stays(&matrix).unwrap_or("of no known kind")));
                 decided.kept.push((matrix.name.clone(), why));
             }
             draft.recipe.outputs.push(matrix);
             continue;
         }
-        let (rows, columns) = match matrix.shape[..] {
-            [rows, columns] => (rows, columns),
-            _ => return Err(Error::bug("a matrix of other than two dimensions").tensor(&matrix.name)),
+        let Some((rows, columns)) = sizes(&matrix.shape) else {
+            return Err(Error::bug("a matrix of other than two dimensions").tensor(&matrix.name));
         };
+        let settled = how.of(&matrix.name);
         let packing = settled.packing(rows, columns);
         let importance = match &mut weighing {
             Some(weighing) => weighing.of(&matrix.name, columns)?,
@@ -408,10 +499,18 @@ fn write_faces(
                 places.push(None);
                 continue;
             }
+            let mut shape = packing.face_shape(face);
+            if let [outer @ .., _, _] = &matrix.shape[..]
+                && let Some(rows) = shape.first_mut().filter(|_| !outer.is_empty())
+            {
+                // A stack's faces are stacks: what lies in rows lies in the rows of each.
+                *rows /= outer.iter().product::<u64>().max(1);
+                shape.splice(0..0, outer.iter().copied());
+            }
             let output = Output {
                 name: format!("{base}{}", facts.suffix),
                 dtype: packing.face_dtype(face),
-                shape: packing.face_shape(face),
+                shape,
                 parts: Vec::new(),
                 narrow: None,
                 form: Form::Face { packed: number, face },
@@ -420,15 +519,19 @@ fn write_faces(
             places.push(Some(draft.recipe.outputs.len()));
             draft.recipe.outputs.push(output);
         }
+        let matrix = Output { shape: vec![rows, columns], ..matrix };
         draft.recipe.packed.push(Packed { matrix, packing, quantiser, outputs: places });
         decided.quantised.push(quantised);
     }
+    draft.recipe.sharing = sharing(&draft.recipe.packed);
     draft.firsts = (0..draft.recipe.outputs.len()).collect();
     Ok(())
 }
 
-/// The modules that engines must know to be as they were: every linear layer that is not quantised, by its full name.
-fn ignored(draft: &Draft, config: &Json, embeddings: bool) -> Vec<String> {
+/// The modules that engines must know to be as they were: every linear layer that is not quantised, by its full name. MLX takes
+/// embeddings for quantised too, unless it is told, and has no module for a head that is the embedding.
+fn ignored(draft: &Draft, config: &Json, settled: &Settled) -> Vec<String> {
+    let embeddings = settled.scheme.stays == Stays::Mlx;
     let mut modules = Vec::new();
     for output in &draft.recipe.outputs {
         if output.form != Form::Plain || !embeddings && arch::group(&output.name) == Group::Embedding {
@@ -447,7 +550,7 @@ fn ignored(draft: &Draft, config: &Json, embeddings: bool) -> Vec<String> {
     }
     // A head that is the embedding is a module all the same.
     let generates = Description::from_config(config).generates();
-    if generates && !modules.iter().any(|m| m == "lm_head" || m.ends_with(".lm_head")) {
+    if generates && !embeddings && !modules.iter().any(|m| m == "lm_head" || m.ends_with(".lm_head")) {
         modules.push("lm_head".to_owned());
     }
     let mut seen = std::collections::HashSet::new();

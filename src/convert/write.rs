@@ -6,12 +6,14 @@ use crate::error::{Error, Result};
 use crate::machine;
 use crate::open::Model;
 use crate::plan::weave::Limits;
+use crate::run::globals;
 use crate::run::job::Control;
 use crate::run::make::Losses;
 use crate::run::weave::{self, Files, Target, Weave};
 use crate::sink::file::FileSink;
 use crate::sink::output::hash::{block_hash, combine};
 use crate::sink::output::{Begin, DirectoryOut, Identity, Out, Stamp, begin};
+use crate::transform::recipe::{Form, Recipe};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
@@ -41,6 +43,8 @@ struct Writing<'a> {
     plan: &'a Plan,
     out: &'a Out,
     kept: AtomicUsize,
+    /// Whether files are there already, where that was asked before they are begun.
+    finished: Option<Vec<bool>>,
     /// A finished single file, until it gets its name.
     single: Mutex<Option<FileSink>>,
 }
@@ -52,7 +56,11 @@ impl Files for Writing<'_> {
         let sink = match self.out {
             Out::File(out) => out.create(size)?,
             Out::Directory(out) => {
-                if out.finished(&file.name, size)? {
+                let finished = match &self.finished {
+                    Some(all) => all.get(target).is_some_and(|&is| is),
+                    None => out.finished(&file.name, size)?,
+                };
+                if finished {
                     self.kept.fetch_add(1, Ordering::Relaxed);
                     return Ok(None);
                 }
@@ -89,8 +97,23 @@ impl Files for Writing<'_> {
     }
 }
 
+/// How a recipe is carried out.
+fn how<'a>(model: &'a Model, options: &Options, recipe: &'a Recipe, threads: usize) -> Weave<'a> {
+    let memory_bytes = options.task_memory_bytes();
+    Weave {
+        model,
+        recipe,
+        limits: Limits::within(memory_bytes),
+        memory_bytes,
+        threads,
+        saturate: options.saturate,
+        quantises: options.quantize.is_some(),
+        zero_odd: options.quantize.as_ref().is_some_and(|q| q.zero_odd),
+    }
+}
+
 /// Carries the plan out.
-pub(super) fn write(model: &Model, options: &Options, plan: Plan, control: &Control) -> Result<Summary> {
+pub(super) fn write(model: &Model, options: &Options, mut plan: Plan, control: &Control) -> Result<Summary> {
     let started = Instant::now();
     let cpu = machine::cpu_time();
     let identity = plan.identity(model)?;
@@ -105,22 +128,21 @@ pub(super) fn write(model: &Model, options: &Options, plan: Plan, control: &Cont
     let targets: Vec<Target> = plan.files.iter().map(|f| f.target(plan.directory)).collect();
     let written = targets.iter().flat_map(|t| &t.outputs);
     let tensor_bytes = written.map(|&o| plan.recipe.outputs[o].size_bytes()).sum::<Result<u64>>()?;
-    control.plan(format!("{} tensors", plan.recipe.outputs.len()), tensor_bytes);
+    let finished = match &out {
+        Out::Directory(out) if !plan.recipe.sharing.is_empty() => Some(finished(out, &plan)?),
+        _ => None,
+    };
+    let looks = looks(&plan, finished.as_deref().unwrap_or(&[]));
+    let look_bytes = globals::size_bytes(&plan.recipe, &looks);
+    control.plan(format!("{} tensors", plan.recipe.outputs.len()), tensor_bytes.saturating_add(look_bytes));
     // Each worker keeps a few megabytes beside the tasks that are counted.
     let threads_max = usize::try_from(options.memory_bytes / WORKER_BYTES).unwrap_or(256).clamp(1, 256);
     let threads = options.threads.unwrap_or_else(default_threads).clamp(1, threads_max);
-    let memory_bytes = options.task_memory_bytes();
-    let run = Weave {
-        model,
-        recipe: &plan.recipe,
-        limits: Limits::within(memory_bytes),
-        memory_bytes,
-        threads,
-        saturate: options.saturate,
-        quantises: options.quantize.is_some(),
-        zero_odd: options.quantize.as_ref().is_some_and(|q| q.zero_odd),
-    };
-    let writing = Writing { plan: &plan, out: &out, kept: AtomicUsize::new(0), single: Default::default() };
+    let globals = globals::find(&how(model, options, &plan.recipe, threads), &looks, control)?;
+    looks.iter().zip(globals).for_each(|(&set, global)| plan.recipe.set_global(set, global));
+    let run = how(model, options, &plan.recipe, threads);
+    let kept = AtomicUsize::new(0);
+    let writing = Writing { plan: &plan, out: &out, kept, finished, single: Default::default() };
     let weave::Made { losses, errors, block_errors } = weave::weave(&run, &targets, &writing, control)?;
     let Writing { kept, single, .. } = writing;
     for file in &model.files {
@@ -178,6 +200,28 @@ pub(super) fn write(model: &Model, options: &Options, plan: Plan, control: &Cont
         },
         notes,
     })
+}
+
+/// Which files are there already. Reads those of an earlier run.
+fn finished(out: &DirectoryOut, plan: &Plan) -> Result<Vec<bool>> {
+    plan.files.iter().map(|file| out.finished(&file.name, file.laid.file_size_bytes)).collect()
+}
+
+/// The sets of matrices that must be looked at before any of them is written: not those whose files are all there.
+fn looks(plan: &Plan, finished: &[bool]) -> Vec<usize> {
+    let mut wanted = vec![false; plan.recipe.packed.len()];
+    for (_, file) in plan.files.iter().enumerate().filter(|(n, _)| finished.get(*n) != Some(&true)) {
+        for &output in &file.outputs {
+            if let Some(Form::Face { packed, .. }) = plan.recipe.outputs.get(output).map(|o| &o.form)
+                && let Some(is) = wanted.get_mut(*packed)
+            {
+                *is = true;
+            }
+        }
+    }
+    let sets = plan.recipe.sharing.iter().enumerate();
+    let is_wanted = |set: &Vec<usize>| set.iter().any(|&member| wanted.get(member) == Some(&true));
+    sets.filter(|(_, set)| is_wanted(set)).map(|(number, _)| number).collect()
 }
 
 /// Files up to this size are written in one go and synced with the folder.

@@ -234,14 +234,7 @@ impl Weigh<'_> {
 fn put_right(numbers: &mut [f32], zero_odd: bool) -> Result<u64> {
     let odd = method::odd(numbers);
     if odd > 0 && !zero_odd {
-        return Err(Error::bad_input(format!(
-            "has {} NaN or infinite, which no scale fits",
-            match odd {
-                1 => "a number that is".to_owned(),
-                n => format!("{} numbers that are", crate::text::grouped(n)),
-            }
-        ))
-        .hint("--nan zero takes them for zeros"));
+        return Err(no_scale_fits(odd));
     }
     if odd > 0 {
         numbers.iter_mut().filter(|x| !x.is_finite()).for_each(|x| *x = 0.0);
@@ -305,6 +298,18 @@ fn numbers_of<'a>(
         }
     }
     Ok((numbers, losses))
+}
+
+/// Numbers that are NaN or infinite.
+pub(super) fn no_scale_fits(odd: u64) -> Error {
+    Error::bad_input(format!(
+        "has {} NaN or infinite, which no scale fits",
+        match odd {
+            1 => "a number that is".to_owned(),
+            n => format!("{} numbers that are", crate::text::grouped(n)),
+        }
+    ))
+    .hint("--nan zero takes them for zeros")
 }
 
 /// What does not fit its type.

@@ -154,6 +154,10 @@ const PARTS: &[(&str, Part)] = &[
     ("qweight", Part::Packed),
     ("qzeros", Part::Packed),
     ("scales", Part::Packed),
+    ("biases", Part::Packed),
+    ("_weight_qdata", Part::Packed),
+    ("_weight_scale", Part::Packed),
+    ("_weight_zero_point", Part::Packed),
     ("g_idx", Part::Packed),
 ];
 

@@ -9,7 +9,7 @@
 use crate::checkpoint::{Checkpoint, Tensor};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::transform::method::Quantiser;
+use crate::transform::method::{Quantiser, ScaleType};
 use crate::transform::packing::{PackedTensors, Packing};
 use crate::transform::view::View;
 use std::sync::Arc;
@@ -175,6 +175,9 @@ pub struct Recipe {
     pub outputs: Vec<Output>,
     /// Matrices that several outputs hold together.
     pub packed: Vec<Packed>,
+    /// Those of them, by their places, whose scales are multiplied by one number that follows from the largest of all their
+    /// numbers. Who carries the recipe out looks for it first ([`Recipe::set_global`]).
+    pub sharing: Vec<Vec<usize>>,
     /// Pairs of values, by their places, that must be found equal: the first is left out because it is said to be the
     /// second.
     pub equal: Vec<(usize, usize)>,
@@ -182,6 +185,17 @@ pub struct Recipe {
     pub left_out: Vec<LeftOut>,
     /// What a person should know.
     pub notes: Vec<String>,
+}
+
+impl Recipe {
+    /// Sets the number that the scales of one of [`Recipe::sharing`]'s sets are multiplied by.
+    pub fn set_global(&mut self, set: usize, global: f32) {
+        for &member in self.sharing.get(set).into_iter().flatten() {
+            if let Some(packed) = self.packed.get_mut(member) {
+                packed.quantiser.grid.scale = ScaleType::E4M3 { global };
+            }
+        }
+    }
 }
 
 /// A tensor that is not written.

@@ -72,6 +72,8 @@ pub enum Codes {
     Integers,
     /// Steps of a scale from a float.
     Affine,
+    /// Steps of a scale from a float that the middle code stands for.
+    Centred,
     /// Numbers of a table.
     Table(&'static [f32; 16]),
     /// Floats of four bits.
@@ -91,6 +93,8 @@ pub enum Scales {
     F32,
     /// Powers of two.
     Exponent,
+    /// Eight-bit floats (E4M3), and an f32 for the whole matrix.
+    Eighth,
 }
 
 /// What stays as it is.
@@ -99,6 +103,8 @@ pub enum Stays {
     /// All but the linear layers of the decoder: embeddings, head, norms, biases, routers, gates of shared experts,
     /// convolutions and state-space parameters, towers for images and sound, multi-token prediction.
     AllButLinears,
+    /// As mlx-lm has it: what is neither a linear layer nor an embedding, and what its models keep.
+    Mlx,
 }
 
 /// What the config says of a scheme.
@@ -114,6 +120,8 @@ pub enum Config {
     Mlx,
     /// bitsandbytes.
     BitsAndBytes,
+    /// torchao.
+    TorchAo,
 }
 
 const ALL_METHODS: &[Method] = &[Method::Search, Method::Rtn];
@@ -136,6 +144,23 @@ const INT4: Scheme = Scheme {
     config: Config::Compressed("pack-quantized"),
     rows_multiple: 8,
     experts: true,
+};
+
+/// What mlx-lm keeps of some families in more bits; no scheme of its own.
+static MLX_EIGHT: Scheme = Scheme {
+    name: "mlx",
+    about: "MLX affine",
+    layout: &layouts::MLX,
+    bits: 8,
+    groups: &[64],
+    zeros: Zeros::Always,
+    codes: Codes::Affine,
+    rule: Rule::Mlx,
+    methods: WITH_HQQ,
+    stays: Stays::Mlx,
+    config: Config::Mlx,
+    rows_multiple: 1,
+    ..INT4
 };
 
 /// Every scheme of safetensors. GGUF's are block types of its own.
@@ -172,7 +197,29 @@ pub static SCHEMES: &[Scheme] = &[
         codes: Codes::Affine,
         rule: Rule::Mlx,
         methods: WITH_HQQ,
+        stays: Stays::Mlx,
         config: Config::Mlx,
+        rows_multiple: 1,
+        ..INT4
+    },
+    Scheme {
+        name: "torchao",
+        about: "torchao Int4Tensor, weights only",
+        layout: &layouts::TORCHAO_INT4,
+        groups: &[128, 64, 32],
+        zeros: Zeros::Always,
+        codes: Codes::Centred,
+        methods: WITH_HQQ,
+        config: Config::TorchAo,
+        rows_multiple: 1,
+        experts: false,
+        ..INT4
+    },
+    Scheme {
+        name: "torchao-int8",
+        about: "torchao int4 in bytes, which runs on a CPU",
+        layout: &layouts::TORCHAO_BYTES,
+        config: Config::TorchAo,
         rows_multiple: 1,
         experts: false,
         ..INT4
@@ -198,6 +245,18 @@ pub static SCHEMES: &[Scheme] = &[
         codes: Codes::E2M1,
         scales: Scales::Exponent,
         config: Config::Compressed("mxfp4-pack-quantized"),
+        rows_multiple: 1,
+        ..INT4
+    },
+    Scheme {
+        name: "nvfp4a16",
+        about: "compressed-tensors NVFP4, weights only",
+        layout: &layouts::COMPRESSED_NVFP4,
+        groups: &[16],
+        zeros: Zeros::Never,
+        codes: Codes::E2M1,
+        scales: Scales::Eighth,
+        config: Config::Compressed("nvfp4-pack-quantized"),
         rows_multiple: 1,
         ..INT4
     },
@@ -417,9 +476,15 @@ impl Settled {
         (!rows.is_multiple_of(multiple)).then(|| format!("{rows} rows are no multiple of {multiple}"))
     }
 
-    /// Whether zero points are written: GPTQ's readers want them, though they be all the same.
+    /// Whether zero points are written: GPTQ's and torchao's readers want them, though they be all the same.
     fn has_zeros(&self) -> bool {
-        !self.symmetric || self.scheme.config == Config::Gptq
+        !self.symmetric || matches!(self.scheme.config, Config::Gptq | Config::TorchAo)
+    }
+
+    /// What mlx-lm gives eight bits.
+    pub fn in_eight_bits(&self) -> Settled {
+        let group = MLX_EIGHT.groups.first().copied().unwrap_or(CHANNEL);
+        Settled { scheme: &MLX_EIGHT, group, ..self.clone() }
     }
 
     /// How a matrix is held.
@@ -446,6 +511,7 @@ impl Settled {
             Codes::Integers if self.symmetric => Kind::Symmetric { bits, signed_scales: self.signed_scales },
             Codes::Integers => Kind::Asymmetric { bits },
             Codes::Affine => Kind::Affine { bits },
+            Codes::Centred => Kind::Centred { bits },
             Codes::Table(table) => Kind::Table(table),
             Codes::E2M1 => Kind::E2M1,
             Codes::Float(dtype) => Kind::Float(dtype),
@@ -455,6 +521,8 @@ impl Settled {
             Scales::Half => ScaleType::Float(DType::F16),
             Scales::F32 => ScaleType::Float(DType::F32),
             Scales::Exponent => ScaleType::E8M0,
+            // What it is follows from the numbers of all matrices that share it, and is set when they have been seen.
+            Scales::Eighth => ScaleType::E4M3 { global: 1.0 },
         };
         Quantiser {
             grid: Grid { kind, scale },

@@ -58,7 +58,9 @@ fn every_tensor_gets_the_type_that_llama_quantize_gives_it() {
                 for ((tensor, given), letter) in tensors.iter().zip(given).zip(expected.chars()) {
                     let found = match given {
                         Given::Type(dtype) | Given::Fallback { dtype, .. } => dtype.to_string(),
-                        Given::Kept if tensor.shape.len() < 2 || tensor.name.contains("gate_inp") => "f32".into(),
+                        Given::Kept if tensor.shape.len() < 2 || tensor.name.contains("gate_inp") => {
+                            "f32".into()
+                        }
                         Given::Kept => "bf16".into(),
                     };
                     let expected = golden["letters"][letter.to_string()].as_str().unwrap().to_lowercase();
@@ -111,7 +113,8 @@ fn whole_files_are_those_of_llama_quantize() {
         };
         let out = folder.path().join("out.gguf");
         let imatrix = testdata("golden/imatrix/rustdoc.gguf");
-        let mut args = vec!["quantize", small.to_str().unwrap(), "-o", out.to_str().unwrap(), "--scheme", name];
+        let mut args =
+            vec!["quantize", small.to_str().unwrap(), "-o", out.to_str().unwrap(), "--scheme", name];
         args.extend(["--force", "-q"]);
         if importance {
             args.extend(["--importance", imatrix.to_str().unwrap()]);

@@ -209,6 +209,9 @@ fn inspect_names_the_scheme_and_counts_what_is_packed() {
         ("ct_channel", 9 * 77 + 16 * 64, "as compressed-tensors integers: 4 bits, a scale for each row"),
         ("mlx_3bit", 24 * 128 + 17 * 256, "as MLX affine: 3 bits, groups of 64"),
         ("nf4_double", 24 * 128 + 17 * 36 + 160 * 128, "as bitsandbytes NF4, double-quantised: 4 bits"),
+        ("mlx_4bit", 2 * 24 * 128 + 17 * 256, "3 matrices are quantised as MLX affine: 4 bits, groups of"),
+        ("ct_nvfp4", 24 * 128 + 17 * 256, "as compressed-tensors NVFP4: 4 bits, groups of 16"),
+        ("torchao_int4", 24 * 128 + 17 * 256, "as torchao int4: 4 bits, groups of 64"),
         ("torchao_intx", 24 * 128 + 17 * 256, "as torchao integers in bytes: 8 bits, groups of 32"),
     ];
     for (folder, parameters, note) in rows {

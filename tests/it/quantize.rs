@@ -4,14 +4,15 @@
 use crate::cli::{code, hoist, text};
 use crate::families::model;
 use crate::naive::testdata;
+use hoist::dtype::DType;
 use hoist::open::Model;
 use hoist::quantize::{Options, Plan, quantize};
 use hoist::run::examine::pieces;
+use hoist::transform::method::{Method, ScaleType, amax, nvfp4_global};
 use hoist::transform::packing::Band;
 use hoist::transform::packing::faces::round_to;
 use hoist::transform::recipe::{Output, Part, Recipe};
 use hoist::transform::scheme::{self, Asked, CHANNEL};
-use hoist::{dtype::DType, transform::method::Method};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -100,13 +101,55 @@ fn apart(
     out
 }
 
+/// The same for stacks as mlx-lm has them: a tensor for each projection.
+fn stacked(
+    all: &BTreeMap<String, (Vec<u64>, Vec<f32>)>,
+    names: &[(&str, &str)],
+) -> BTreeMap<String, (Vec<u64>, Vec<f32>)> {
+    let mut out = BTreeMap::new();
+    for (name, (shape, numbers)) in all {
+        let predicts =
+            |layer: &str| all.contains_key(&format!("{}.eh_proj.weight", layer.trim_end_matches(".mlp")));
+        // Multi-token prediction is left as it is.
+        let Some((layer, _)) = name.split_once(".experts.").filter(|(layer, _)| !predicts(layer)) else {
+            out.insert(name.clone(), (shape.clone(), numbers.clone()));
+            continue;
+        };
+        for (own, stack) in names {
+            let expert = |e: usize| all.get(&format!("{layer}.experts.{e}.{own}.weight"));
+            let experts: Vec<_> = (0..).map_while(expert).collect();
+            let shape = [&[experts.len() as u64], &experts[0].0[..]].concat();
+            let numbers = experts.iter().flat_map(|(_, numbers)| numbers).copied().collect();
+            out.insert(format!("{layer}.switch_mlp.{stack}.weight"), (shape, numbers));
+        }
+    }
+    out
+}
+
+/// Ends of the names of matrices that NVFP4 gives one global scale.
+const TOGETHER: &[&[&str]] = &[
+    &["q_proj.weight", "k_proj.weight", "v_proj.weight"],
+    &["gate_proj.weight", "up_proj.weight"],
+    &["w1.weight", "w3.weight"],
+];
+
+/// How a source's experts become those of the output.
+enum Experts {
+    /// They are the same tensors.
+    Same,
+    /// They lie in one tensor: turned, gate and up in turn.
+    Fused(bool, bool),
+    /// They are stacked, and called otherwise.
+    Stacked(&'static [(&'static str, &'static str)]),
+}
+
 /// Quantises, reads back, and holds every number against the quantiser's own, made of whole matrices.
 fn check(
     source: &Path,
     name: &str,
     asked: Asked,
     memory_mib: u64,
-    fused: Option<(bool, bool)>,
+    experts: Experts,
 ) -> (usize, PathBuf, tempfile::TempDir) {
     let place = tempfile::tempdir().unwrap();
     let out = place.path().join("out");
@@ -115,9 +158,10 @@ fn check(
     options.memory_bytes = memory_mib << 20;
     let summary = quantize(open(source), options).wait().unwrap_or_else(|e| panic!("{name} {asked:?}: {e}"));
     let before = numbers(source);
-    let before = match fused {
-        Some((turned, paired)) => apart(&before, turned, paired),
-        None => before,
+    let before = match experts {
+        Experts::Fused(turned, paired) => apart(&before, turned, paired),
+        Experts::Stacked(names) => stacked(&before, names),
+        Experts::Same => before,
     };
     let after = numbers(&out);
     let settled = summary.decided.settled().unwrap();
@@ -135,9 +179,23 @@ fn check(
             assert_eq!(expected, found, "{name} {tensor} stays as it is");
             continue;
         };
-        let packing = settled.packing(shape[0], shape[1]);
+        // Routers, by mlx-lm's rule for this family.
+        let eight = name == "mlx" && tensor.ends_with("mlp.gate.weight");
+        let settled = if eight { settled.in_eight_bits() } else { settled.clone() };
+        let columns = *shape.last().unwrap();
+        let packing = settled.packing(expected.len() as u64 / columns, columns);
+        let mut quantiser = settled.quantiser(columns, None);
+        if let ScaleType::E4M3 { global } = &mut quantiser.grid.scale {
+            let of = |name: &str| amax(&before[name].1);
+            let together = TOGETHER.iter().find(|set| set.iter().any(|end| tensor.ends_with(end)));
+            let members = together.into_iter().flat_map(|set| {
+                let parent = set.iter().find_map(|end| tensor.strip_suffix(end)).unwrap();
+                set.iter().map(move |end| format!("{parent}{end}"))
+            });
+            *global = nvfp4_global(members.map(|m| of(&m)).fold(of(tensor), f32::max));
+        }
         let mut band = Band::default();
-        settled.quantiser(shape[1], None).quantise(expected, shape[1] as usize, &mut band);
+        quantiser.quantise(expected, columns as usize, &mut band);
         let mut own = vec![0.0; expected.len()];
         packing.numbers(&band, &mut own);
         round_to(packing.dtype, &mut own);
@@ -166,13 +224,19 @@ fn every_scheme_reads_back_as_it_was_quantised() {
         ("mlx", Asked { method: Some(Method::Hqq), ..Asked::default() }),
         ("nf4", rtn.clone()),
         ("mxfp4", rtn.clone()),
+        ("nvfp4a16", rtn.clone()),
+        ("nvfp4a16", Asked::default()),
+        ("torchao", Asked::default()),
+        ("torchao-int8", rtn.clone()),
+        ("torchao-int8", Asked { symmetric: Some(true), ..Asked::default() }),
         ("fp8", rtn.clone()),
         ("fp8-block", rtn.clone()),
     ];
     for (name, asked) in asked {
         // Small memory makes many bands of each matrix.
-        let (count, _, _) = check(&testdata(SMALL), name, asked.clone(), 64, None);
-        assert_eq!(count, 35, "{name}: five layers of seven linears");
+        let (count, _, _) = check(&testdata(SMALL), name, asked.clone(), 64, Experts::Same);
+        let more = if *name == "mlx" { 2 } else { 0 };
+        assert_eq!(count, 35 + more, "{name}: five layers of seven linears, and for MLX embedding and head");
     }
 }
 
@@ -180,9 +244,9 @@ fn every_scheme_reads_back_as_it_was_quantised() {
 fn experts_are_quantised_in_both_forms() {
     let rtn = Asked { method: Some(Method::Rtn), group: Some(32), ..Asked::default() };
     for (family, fused, count) in [
-        ("qwen3_moe", None, 4 + 6 * 3),
-        ("qwen3_moe-fused", Some((false, false)), 4 + 6 * 3),
-        ("llama4", Some((true, false)), 4 * 4 + 2 * 3 + 2 * (4 + 1) * 3),
+        ("qwen3_moe", Experts::Same, 4 + 6 * 3),
+        ("qwen3_moe-fused", Experts::Fused(false, false), 4 + 6 * 3),
+        ("llama4", Experts::Fused(true, false), 4 * 4 + 2 * 3 + 2 * (4 + 1) * 3),
     ] {
         let place = tempfile::tempdir().unwrap();
         let source = model::write(&model::spec(family), place.path());
@@ -202,20 +266,86 @@ fn experts_are_quantised_in_both_forms() {
 }
 
 #[test]
-fn the_same_bytes_whatever_the_cut() {
-    let place = tempfile::tempdir().unwrap();
-    let mut trees = Vec::new();
-    for (number, (memory, threads)) in [(64, 1), (512, 3), (100, 8)].into_iter().enumerate() {
-        let mut options = Options::new(place.path().join(number.to_string()), "int4").unwrap();
-        options.memory_bytes = memory << 20;
-        options.threads = Some(threads);
-        options.quantize.asked.group = Some(64);
-        let out = options.out.clone();
-        quantize(open(&testdata(SMALL)), options).wait().unwrap();
-        trees.push(tree(&out));
+fn experts_are_stacked_as_mlx_lm_has_them() {
+    let rtn = Asked { method: Some(Method::Rtn), group: Some(32), ..Asked::default() };
+    const NAMED: &[(&str, &str)] =
+        &[("gate_proj", "gate_proj"), ("up_proj", "up_proj"), ("down_proj", "down_proj")];
+    const NUMBERED: &[(&str, &str)] = &[("w1", "gate_proj"), ("w3", "up_proj"), ("w2", "down_proj")];
+    // Attention, three stacks, the router, embedding and head.
+    for (family, names, count) in
+        [("qwen3_moe", NAMED, 4 + 3 + 1 + 2), ("mixtral", NUMBERED, 4 + 3 + 1 + 2), ("glm4_moe", NAMED, 0)]
+    {
+        let place = tempfile::tempdir().unwrap();
+        let source = model::write(&model::spec(family), place.path());
+        let (found, out, _out) = check(&source, "mlx", rtn.clone(), 64, Experts::Stacked(names));
+        assert!(found == count || count == 0 && found > 7, "{family}: {found}");
+        let config: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(out.join("config.json")).unwrap()).unwrap();
+        let said = &config["quantization"];
+        assert_eq!(said, &config["quantization_config"], "{family}");
+        let router = &said["model.layers.0.mlp.gate"];
+        let eight = serde_json::json!({ "group_size": 64, "bits": 8 });
+        assert_eq!(router == &eight, family == "qwen3_moe", "{family}: {said}");
+        assert!(said.get("lm_head").is_none(), "{family}: {said}");
     }
-    assert!(trees[0] == trees[1] && trees[0] == trees[2], "a run differs");
-    assert!(trees[0].contains_key("tokenizer.json") && trees[0].contains_key("config.json"));
+    for (family, scheme) in [("deepseek_v3", "mlx"), ("qwen3_moe", "torchao")] {
+        let place = tempfile::tempdir().unwrap();
+        let source = model::write(&model::spec(family), place.path());
+        let options = Options::new(place.path().join("out"), scheme).unwrap();
+        let refused = Plan::new(&open(&source), &options).unwrap_err();
+        assert_eq!(refused.kind().exit_code(), 9, "{family}: {refused}");
+    }
+}
+
+#[test]
+fn the_same_bytes_whatever_the_cut() {
+    for (scheme, group) in [("int4", Some(64)), ("nvfp4a16", None)] {
+        let place = tempfile::tempdir().unwrap();
+        let mut trees = Vec::new();
+        for (number, (memory, threads)) in [(64, 1), (512, 3), (100, 8)].into_iter().enumerate() {
+            let mut options = Options::new(place.path().join(number.to_string()), scheme).unwrap();
+            options.memory_bytes = memory << 20;
+            options.threads = Some(threads);
+            options.quantize.asked.group = group;
+            let out = options.out.clone();
+            quantize(open(&testdata(SMALL)), options).wait().unwrap();
+            trees.push(tree(&out));
+        }
+        assert!(trees[0] == trees[1] && trees[0] == trees[2], "{scheme}: a run differs");
+        assert!(trees[0].contains_key("tokenizer.json") && trees[0].contains_key("config.json"));
+    }
+}
+
+/// The entries of the first file's header.
+fn metadata(out: &Path) -> BTreeMap<String, String> {
+    let file = tree(out).into_iter().find(|(name, _)| name.ends_with(".safetensors")).unwrap().1;
+    let size = u64::from_le_bytes(file[..8].try_into().unwrap()) as usize;
+    let header: serde_json::Value = serde_json::from_slice(&file[8..8 + size]).unwrap();
+    let entries = header["__metadata__"].as_object().unwrap().iter();
+    entries.map(|(key, value)| (key.clone(), value.as_str().unwrap().to_owned())).collect()
+}
+
+#[test]
+fn every_header_says_all_that_torchao_asks() {
+    let place = tempfile::tempdir().unwrap();
+    let mut options = Options::new(place.path().join("out"), "torchao").unwrap();
+    options.shard_bytes = Some(1_000_000);
+    let out = options.out.clone();
+    quantize(open(&testdata(SMALL)), options).wait().unwrap();
+    assert!(out.join("model.safetensors.index.json").is_file());
+    let said = metadata(&out);
+    let names: Vec<String> = serde_json::from_str(&said["tensor_names"]).unwrap();
+    let all = numbers(&testdata(SMALL));
+    assert_eq!(names.len(), all.len());
+    for name in &names {
+        let entry: serde_json::Value = serde_json::from_str(&said[name]).unwrap();
+        let class = if name.contains("_proj") { "Int4Tensor" } else { "Tensor" };
+        assert_eq!(entry["_type"], class, "{name}");
+        if class == "Int4Tensor" {
+            assert_eq!(entry["_data"]["shape"], serde_json::json!(all[name].0), "{name}");
+            assert_eq!(entry["_data"]["block_size"], serde_json::json!([1, 128]), "{name}");
+        }
+    }
 }
 
 #[test]
@@ -267,6 +397,8 @@ fn what_is_refused_and_how() {
         (vec![done], 9, "is quantised already"),
         (vec![gguf], 9, "is quantised already"),
         (vec![bad], 1, "self_attn.q_proj.weight"),
+        (vec![bad, "--scheme", "nvfp4a16"], 1, "self_attn.q_proj.weight"),
+        (vec![model, "--scheme", "torchao", "--symmetric"], 2, "never symmetric"),
     ] {
         let mut all = vec!["quantize", "-o", out_text, "-q"];
         all.extend(&arguments);
@@ -280,7 +412,12 @@ fn what_is_refused_and_how() {
         assert!(!out.exists(), "{arguments:?} leaves something");
     }
     // What may be had after all.
-    for arguments in [vec![done, "--requantize"], vec![gguf, "--requantize"], vec![bad, "--nan", "zero"]] {
+    for arguments in [
+        vec![done, "--requantize"],
+        vec![gguf, "--requantize"],
+        vec![bad, "--nan", "zero"],
+        vec![bad, "--nan", "zero", "--scheme", "nvfp4a16"],
+    ] {
         let mut all = vec!["quantize", "-o", out_text, "--method", "rtn", "--force", "-q"];
         all.extend(&arguments);
         let output = hoist(&all).output().unwrap();
@@ -314,7 +451,7 @@ fn what_does_not_fit_is_kept_and_told() {
         "int4",
         Asked { method: Some(Method::Rtn), group: Some(64), ..Asked::default() },
         64,
-        Some((true, false)),
+        Experts::Fused(true, false),
     );
     assert!(count > 0);
     let config: serde_json::Value =

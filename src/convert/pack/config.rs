@@ -6,8 +6,8 @@ use crate::transform::packing::layouts;
 use crate::transform::scheme::{CHANNEL, Codes, Config, Scales, Settled};
 use serde_json::{Map, Value as Json, json};
 
-/// The `quantization_config`. `ignored`: modules that are as they were.
-pub(super) fn of(settled: &Settled, ignored: &[String]) -> Json {
+/// The `quantization_config`. `ignored`: modules that are as they were; `own`: what is said of single modules.
+pub(super) fn of(settled: &Settled, ignored: &[String], own: &[(String, Json)]) -> Json {
     match settled.scheme.config {
         Config::Compressed(format) => compressed(settled, format, ignored),
         Config::Gptq => gptq(settled, ignored),
@@ -26,8 +26,16 @@ pub(super) fn of(settled: &Settled, ignored: &[String]) -> Json {
             said.insert("bits".into(), settled.scheme.bits.into());
             said.insert("mode".into(), "affine".into());
             said.extend(ignored.iter().map(|name| (name.clone(), false.into())));
+            said.extend(own.iter().cloned());
             Json::Object(said)
         }
+        Config::TorchAo => json!({
+            "quant_method": "torchao",
+            "quant_type": { "default": torchao(settled) },
+            "modules_to_not_convert": ignored,
+            "include_input_output_embeddings": false,
+            "untie_embedding_weights": false,
+        }),
         Config::BitsAndBytes => json!({
             "quant_method": "bitsandbytes",
             "_load_in_4bit": true,
@@ -52,9 +60,46 @@ fn without_head(ignored: &[String]) -> Json {
     if names.is_empty() { Json::Null } else { names.into() }
 }
 
+/// torchao's own name for the scheme, as it dumps it.
+fn torchao(settled: &Settled) -> Json {
+    if settled.layout == &layouts::TORCHAO_INT4 {
+        return json!({
+            "_type": "Int4WeightOnlyConfig",
+            "_version": 2,
+            "_data": {
+                "group_size": settled.group,
+                "set_inductor_config": true,
+                "int4_packing_format": { "_type": "Int4PackingFormat", "_data": "PLAIN" },
+                "int4_choose_qparams_algorithm": { "_type": "Int4ChooseQParamsAlgorithm", "_data": "TINYGEMM" },
+            },
+        });
+    }
+    let granularity = match settled.group {
+        CHANNEL => json!({ "_type": "PerAxis", "_version": 1, "_data": { "axis": 0 } }),
+        group => json!({ "_type": "PerGroup", "_version": 1, "_data": { "group_size": group } }),
+    };
+    json!({
+        "_type": "IntxWeightOnlyConfig",
+        "_version": 2,
+        "_data": {
+            "weight_dtype": { "_type": "torch.dtype", "_data": "int4" },
+            "granularity": granularity,
+            "mapping_type": {
+                "_type": "MappingType",
+                "_data": if settled.symmetric { "SYMMETRIC" } else { "ASYMMETRIC" },
+            },
+            "scale_dtype": null,
+            "intx_packing_format": { "_type": "IntxPackingFormat", "_data": "UNPACKED_TO_INT8" },
+            "intx_choose_qparams_algorithm": { "_type": "IntxChooseQParamsAlgorithm", "_data": "AFFINE" },
+        },
+    })
+}
+
 fn compressed(settled: &Settled, format: &str, ignored: &[String]) -> Json {
     let block = settled.scheme.group_rows > 1;
+    let is_grouped = !block && settled.group != CHANNEL;
     let strategy = match settled.group {
+        _ if settled.scheme.scales == Scales::Eighth => "tensor_group",
         _ if block => "block",
         CHANNEL => "channel",
         _ => "group",
@@ -65,17 +110,20 @@ fn compressed(settled: &Settled, format: &str, ignored: &[String]) -> Json {
         "type": if is_float { "float" } else { "int" },
         "symmetric": settled.symmetric,
         "strategy": strategy,
-        "group_size": if strategy == "group" { Json::from(settled.group) } else { Json::Null },
+        "group_size": if is_grouped { Json::from(settled.group) } else { Json::Null },
         "dynamic": false,
         "actorder": null,
         "block_structure": if block { json!([settled.scheme.group_rows, settled.group]) } else { Json::Null },
         "observer": "minmax",
         "observer_kwargs": {},
     });
-    if settled.scheme.scales == Scales::Exponent
-        && let Some(weights) = weights.as_object_mut()
-    {
-        weights.insert("scale_dtype".into(), "torch.uint8".into());
+    let scale_dtype = match settled.scheme.scales {
+        Scales::Exponent => Some("torch.uint8"),
+        Scales::Eighth => Some("torch.float8_e4m3fn"),
+        _ => None,
+    };
+    if let (Some(dtype), Some(weights)) = (scale_dtype, weights.as_object_mut()) {
+        weights.insert("scale_dtype".into(), dtype.into());
     }
     // Engines compute in the same eight bits: activations are quantised as they come.
     let activations = match settled.scheme.codes {

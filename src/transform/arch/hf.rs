@@ -43,6 +43,9 @@ pub(super) const ROWS: &[Row] = &[
     row("layers.#.mlp.experts.#.down_proj", Experts, In(Even), Linear),
     row("layers.#.mlp.shared_expert|shared_experts.gate_proj|up_proj", Experts, Out(Even), Linear),
     row("layers.#.mlp.shared_expert|shared_experts.down_proj", Experts, In(Even), Linear),
+    // mlx-lm: a tensor for each projection of all experts
+    row("layers.#.mlp|block_sparse_moe.switch_mlp.gate_proj|up_proj", Experts, Out(Even), Stacked),
+    row("layers.#.mlp|block_sparse_moe.switch_mlp.down_proj", Experts, In(Even), Stacked),
     // experts in one tensor: transformers 5 has [experts, gate ‖ up, in]; gpt-oss [experts, in, gate and up in turn]
     Row { except: Some((GPT_OSS, Out(Pairs), StackedConv)), ..row("layers.#.mlp.experts.gate_up_proj", Experts, Out(Halves), Stacked) },
     Row { except: Some((GPT_OSS, In(Even), StackedConv)), ..row("layers.#.mlp.experts.down_proj", Experts, In(Even), Stacked) },

@@ -68,13 +68,16 @@ const DENSE_LAYERS: &[Row] = &[
     Row { need: DENSE, ..r("blk.#.ffn_up", "model.layers.#.mlp.up_proj", Same, &[Any, Hidden]) },
 ];
 
-/// One tensor an expert, as published; and two tensors for all, as `transformers` 5 holds them.
+/// One tensor an expert, as published; two tensors for all, as `transformers` 5 holds them; and three, as mlx-lm does.
 #[rustfmt::skip]
 const EXPERTS: &[Row] = &[
     Row { need: MOE, ..r("blk.#.ffn_down_exps", "model.layers.#.mlp.experts.@.down_proj", Stacked, &[Experts, Hidden, Any]) },
     Row { need: MOE, ..r("blk.#.ffn_gate_exps", "model.layers.#.mlp.experts.@.gate_proj", Stacked, &[Experts, Any, Hidden]) },
     Row { need: MOE, ..r("blk.#.ffn_up_exps", "model.layers.#.mlp.experts.@.up_proj", Stacked, &[Experts, Any, Hidden]) },
     Row { need: MOE, ..r("blk.#.ffn_gate_inp", "model.layers.#.mlp.gate", Same, &[Experts, Hidden]) },
+    weight_in("blk.#.ffn_down_exps", "model.layers.#.mlp.switch_mlp.down_proj", Same, &[Experts, Hidden, Any]),
+    weight_in("blk.#.ffn_gate_exps", "model.layers.#.mlp.switch_mlp.gate_proj", Same, &[Experts, Any, Hidden]),
+    weight_in("blk.#.ffn_up_exps", "model.layers.#.mlp.switch_mlp.up_proj", Same, &[Experts, Any, Hidden]),
     bare_in("blk.#.ffn_down_exps.weight", "model.layers.#.mlp.experts.down_proj", Same, &[Experts, Hidden, Any]),
     bare_in("blk.#.ffn_gate_exps.weight", "model.layers.#.mlp.experts.gate_up_proj", HALF_GATE, &[Experts, Any, Hidden]),
     bare_in("blk.#.ffn_up_exps.weight", "model.layers.#.mlp.experts.gate_up_proj", HALF_UP, &[Experts, Any, Hidden]),
@@ -98,6 +101,16 @@ const fn bare_in(gguf: &'static str, hf: &'static str, map: super::Map, dims: &'
     Row { need: MOE, way: Way::In, ..bare(gguf, hf, map, dims) }
 }
 
+/// Experts as mlx-lm holds them: a tensor for each projection, `[experts, out, in]`.
+const fn weight_in(
+    gguf: &'static str,
+    hf: &'static str,
+    map: super::Map,
+    dims: &'static [super::Dim],
+) -> Row {
+    Row { need: MOE, way: Way::In, ..r(gguf, hf, map, dims) }
+}
+
 /// Mixtral: w1 is the gate, w2 goes down, w3 goes up. GGUFs of early 2024 have a tensor an expert.
 #[rustfmt::skip]
 const MIXTRAL: &[Row] = &[
@@ -115,6 +128,9 @@ const MIXTRAL: &[Row] = &[
     Row { need: MOE, way: Way::In, ..r("blk.#.ffn_gate_exps", "model.layers.#.mlp.experts.@.gate_proj", Stacked, &[Experts, Any, Hidden]) },
     Row { need: MOE, way: Way::In, ..r("blk.#.ffn_up_exps", "model.layers.#.mlp.experts.@.up_proj", Stacked, &[Experts, Any, Hidden]) },
     Row { need: MOE, way: Way::In, ..r("blk.#.ffn_gate_inp", "model.layers.#.mlp.gate", Same, &[Experts, Hidden]) },
+    weight_in("blk.#.ffn_down_exps", "model.layers.#.block_sparse_moe.switch_mlp.down_proj", Same, &[Experts, Hidden, Any]),
+    weight_in("blk.#.ffn_gate_exps", "model.layers.#.block_sparse_moe.switch_mlp.gate_proj", Same, &[Experts, Any, Hidden]),
+    weight_in("blk.#.ffn_up_exps", "model.layers.#.block_sparse_moe.switch_mlp.up_proj", Same, &[Experts, Any, Hidden]),
     bare_in("blk.#.ffn_down_exps.weight", "model.layers.#.mlp.experts.down_proj", Same, &[Experts, Hidden, Any]),
     bare_in("blk.#.ffn_gate_exps.weight", "model.layers.#.mlp.experts.gate_up_proj", HALF_GATE, &[Experts, Any, Hidden]),
     bare_in("blk.#.ffn_up_exps.weight", "model.layers.#.mlp.experts.gate_up_proj", HALF_UP, &[Experts, Any, Hidden]),
