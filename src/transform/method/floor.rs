@@ -194,9 +194,7 @@ fn sides(kind: Kind) -> Sides {
             let below = table.iter().rev().filter(|&&x| x <= 0.0).map(|&x| -f64::from(x));
             Sides { above: rungs(&above), below: rungs(&below.collect::<Vec<_>>()) }
         }
-        Kind::E2M1 | Kind::Float(_) => {
-            Sides { above: rungs(&E2M1_VALUES), below: rungs(&E2M1_VALUES) }
-        }
+        Kind::E2M1 | Kind::Float(_) => Sides { above: rungs(&E2M1_VALUES), below: rungs(&E2M1_VALUES) },
     }
 }
 
