@@ -9,16 +9,29 @@
 //! ```
 //!
 //! It is a conversion with a scheme ([`crate::convert::Quantize`]): the same draft, plan, shards, journal and companions. This
-//! file adds what is asked of it and what is told of it.
+//! file adds what is asked of it and what is told of it: for each matrix what was lost ([`Measured`]), what stays and how much
+//! of the output that is ([`Kept`], [`Ends`]), and how near the method came to the least error that its grid can have
+//! ([`Floor`]). [`report`] writes all of it down.
 
 use crate::checkpoint::Container;
 use crate::convert::{self, Decided, Quantize};
+pub mod report;
+mod sample;
+pub use sample::Floor;
+use crate::convert::{self, Chosen, Decided, Quantised, Quantize, Why};
+use crate::dtype::{Class, DType};
 use crate::error::Result;
 use crate::open::Model;
+use crate::plan::weave::Limits;
 use crate::run::job::Job;
+use crate::transform::arch::{self, Group};
 use crate::transform::method;
 use crate::transform::mixture::Mixture;
 use crate::transform::scheme::{self, Asked, Named};
+use crate::transform::recipe::{Form, Output, Recipe};
+use crate::transform::scheme::{self, Asked};
+use sample::Sample;
+use std::collections::HashMap;
 use std::path::PathBuf;
 
 /// What to quantise into, and how.
@@ -97,7 +110,89 @@ pub struct Plan {
     pub conversion: convert::Plan,
     /// The scheme, and what of the model becomes what.
     pub decided: Decided,
+    /// Matrices that stay.
+    pub kept: Vec<Kept>,
+    /// Embedding and head.
+    pub ends: Ends,
     options: convert::Options,
+    sample: Sample,
+}
+
+/// A matrix that stays as it is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Kept {
+    /// Its name.
+    pub name: String,
+    /// Its sizes, outermost first.
+    pub shape: Vec<u64>,
+    /// What it is written as.
+    pub dtype: DType,
+    /// Its bytes.
+    pub size_bytes: u64,
+    /// Why it stays.
+    pub why: Why,
+}
+
+/// Embedding and head: what stays of a model, or is quantised with more bits than the rest, because it is its two ends. In a
+/// model with a large vocabulary that is much of it.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Ends {
+    /// Matrices.
+    pub matrices: usize,
+    /// Their numbers.
+    pub numbers: u64,
+    /// Their bytes in the output.
+    pub size_bytes: u64,
+    /// Their bytes with as many bits as the rest has.
+    pub narrow_bytes: u64,
+    /// Whether they are quantised.
+    pub quantised: bool,
+}
+
+impl Ends {
+    fn of(recipe: &Recipe, decided: &Decided) -> Ends {
+        let bits = match &decided.chosen {
+            Chosen::Matrices(_) => decided.bits_per_weight(),
+            Chosen::Blocks(mixture) => {
+                let facts = mixture.dtype.facts();
+                f64::from(facts.block_bytes) * 8.0 / f64::from(facts.block_elements.max(1))
+            }
+        };
+        let mut ends = Ends::default();
+        for output in &recipe.outputs {
+            let is_end = matches!(arch::group(&output.name), Group::Embedding | Group::Head);
+            let is_block = output.dtype.facts().class == Class::Block;
+            if !is_end || output.shape.len() != 2 || !(is_block || output.dtype.is_float()) {
+                continue;
+            }
+            if matches!(output.form, Form::Face { .. }) {
+                continue;
+            }
+            ends.matrices += 1;
+            ends.numbers =
+                ends.numbers.saturating_add(crate::dtype::element_count(&output.shape).unwrap_or(0));
+            ends.size_bytes = ends.size_bytes.saturating_add(output.size_bytes().unwrap_or(0));
+            ends.quantised |= is_block;
+        }
+        ends.narrow_bytes = ((ends.numbers as f64 * bits / 8.0) as u64).min(ends.size_bytes);
+        ends
+    }
+
+    /// What they are of an output of so many bytes.
+    pub fn share(&self, file_bytes: u64) -> f64 {
+        self.size_bytes as f64 / (file_bytes as f64).max(1.0)
+    }
+
+    /// The bytes of such an output if they had as many bits as the rest.
+    pub fn output_bytes(&self, file_bytes: u64) -> u64 {
+        file_bytes.saturating_sub(self.size_bytes.saturating_sub(self.narrow_bytes))
+    }
+
+    /// Whether a person should be told: they are a quarter of the output, and a twentieth of it could go.
+    pub fn are_large(&self, file_bytes: u64) -> bool {
+        let saved = self.size_bytes.saturating_sub(self.narrow_bytes);
+        self.share(file_bytes) >= 0.25 && saved as f64 >= 0.05 * file_bytes as f64
+    }
 }
 
 impl Plan {
@@ -111,7 +206,22 @@ impl Plan {
         let mut conversion = convert::Plan::new(model, &options)?;
         let decided = conversion.quantized.take();
         let decided = decided.ok_or_else(|| crate::Error::bug("a plan without a scheme"))?;
-        Ok(Plan { conversion, decided, options })
+        let recipe = &conversion.recipe;
+        let sample = Sample::of(model, recipe, &Limits::within(options.memory_bytes))?;
+        let outputs: HashMap<&str, &Output> = recipe.outputs.iter().map(|o| (o.name.as_str(), o)).collect();
+        let kept = decided.kept.iter().map(|(name, why)| {
+            let output = outputs.get(name.as_str());
+            Kept {
+                name: name.clone(),
+                shape: output.map(|o| o.shape.clone()).unwrap_or_default(),
+                dtype: output.map_or(DType::F32, |o| o.dtype),
+                size_bytes: output.and_then(|o| o.size_bytes().ok()).unwrap_or(0),
+                why: why.clone(),
+            }
+        });
+        let kept = kept.collect();
+        let ends = Ends::of(recipe, &decided);
+        Ok(Plan { conversion, decided, kept, ends, options, sample })
     }
 
     /// Matrices that are quantised.
@@ -127,6 +237,39 @@ impl Plan {
     }
 }
 
+/// A matrix that was quantised, and what was lost of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Measured {
+    /// What it was and what it became.
+    pub quantised: Quantised,
+    /// How its scales and codes were chosen.
+    pub method: &'static str,
+    /// How far it is from what it was; not known of what an earlier run had finished.
+    pub error: Option<method::Error>,
+}
+
+impl Measured {
+    /// Its numbers.
+    pub fn numbers(&self) -> u64 {
+        self.quantised.shape.iter().fold(1u64, |n, &size| n.saturating_mul(size))
+    }
+
+    /// Bits of a number, with everything that belongs to it.
+    pub fn bits_per_weight(&self) -> f64 {
+        self.quantised.after_bytes as f64 * 8.0 / (self.numbers() as f64).max(1.0)
+    }
+
+    /// Length of the error over length of the numbers.
+    pub fn relative(&self) -> Option<f64> {
+        self.error.map(|error| error.relative())
+    }
+}
+
+/// Signal over noise in decibels, of a relative error; infinite where nothing is lost.
+pub fn snr_db(relative: f64) -> f64 {
+    -20.0 * relative.log10()
+}
+
 /// What was written.
 #[derive(Debug, Clone)]
 pub struct Summary {
@@ -134,10 +277,21 @@ pub struct Summary {
     pub written: convert::Summary,
     /// The scheme, and what of the model became what.
     pub decided: Decided,
-    /// How far all quantised matrices together are from what they were.
+    /// How far all quantised matrices together are from what they were; without those of files that an earlier run had
+    /// finished.
     pub error: method::Error,
-    /// The same for each, in the model's order; without those of files that an earlier run had finished.
+    /// The same for each, in the model's order, by name; without those too.
     pub errors: Vec<(String, method::Error)>,
+    /// Every quantised matrix, in the model's order.
+    pub matrices: Vec<Measured>,
+    /// Matrices that stayed.
+    pub kept: Vec<Kept>,
+    /// Embedding and head.
+    pub ends: Ends,
+    /// How near the method came to the least error of its grid, where that is known.
+    pub floor: Option<Floor>,
+    /// Tensors of the model, each matrix counted once.
+    pub tensors: usize,
 }
 
 impl Summary {
@@ -148,11 +302,16 @@ impl Summary {
 
     /// The matrices that are farthest from what they were, the worst first.
     pub fn worst(&self, count: usize) -> Vec<(&str, f64)> {
-        let mut all: Vec<(&str, f64)> =
-            self.errors.iter().map(|(name, error)| (name.as_str(), error.relative())).collect();
+        let errors = self.matrices.iter().filter_map(|m| Some((m.quantised.name.as_str(), m.relative()?)));
+        let mut all: Vec<(&str, f64)> = errors.collect();
         all.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(b.0)));
         all.truncate(count);
         all
+    }
+
+    /// Matrices whose error is known.
+    pub fn measured(&self) -> usize {
+        self.matrices.iter().filter(|m| m.error.is_some()).count()
     }
 }
 
@@ -170,9 +329,22 @@ pub fn carry_out(model: Model, plan: Plan) -> Job<Summary> {
 }
 
 fn carry(model: &Model, plan: Plan, control: &crate::run::job::Control) -> Result<Summary> {
-    let Plan { conversion, decided, options } = plan;
+    let tensors = plan.tensors();
+    let Plan { conversion, decided, kept, ends, options, sample } = plan;
     let mut written = convert::carry(model, &options, conversion, control)?;
     let errors = std::mem::take(&mut written.errors);
     let error = errors.iter().fold(method::Error::default(), |sum, (_, one)| sum.and(*one));
-    Ok(Summary { written, decided, error, errors })
+    let by_name: HashMap<&str, method::Error> = errors.iter().map(|(n, e)| (n.as_str(), *e)).collect();
+    let measured = |quantised: &Quantised| Measured {
+        error: by_name.get(quantised.name.as_str()).copied(),
+        quantised: quantised.clone(),
+        method: decided.method(),
+    };
+    let matrices = decided.quantised.iter().map(measured).collect();
+    // The model is there: what cannot be looked at again is no reason to lose it.
+    let floor = sample.measure(model, control).unwrap_or_else(|e| {
+        written.notes.push(format!("the error was not set against the floor of the grid: {e}"));
+        None
+    });
+    Ok(Summary { written, decided, error, errors, matrices, kept, ends, floor, tensors })
 }

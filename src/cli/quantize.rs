@@ -8,6 +8,7 @@ use super::{Common, Progress, model_text, signals};
 use clap::ValueEnum;
 use hoist::convert::BlockTypes;
 use hoist::dtype::DType;
+use hoist::quantize::report::{About, Format, Target};
 use hoist::quantize::{self, Options, Plan};
 use hoist::transform::method::Method;
 use hoist::transform::scheme::CHANNEL;
@@ -86,6 +87,9 @@ pub(crate) struct Args {
     /// The most memory
     #[arg(long, value_name = "SIZE", value_parser = size_bytes, default_value = "512MiB", env = "HOIST_MEMORY", hide_env_values = true)]
     memory: u64,
+    /// Write down what was lost, tensor by tensor: a page (.html), a document (.json) or a table (.csv)
+    #[arg(long, value_name = "FILE", env = "HOIST_REPORT", hide_env_values = true)]
+    report: Option<PathBuf>,
     /// Print the plan with bytes, memory and disk, and write nothing
     #[arg(long, env = "HOIST_DRY_RUN", hide_env_values = true, value_parser = clap::builder::FalseyValueParser::new())]
     dry_run: bool,
@@ -134,12 +138,16 @@ fn tensor_type(text: &str) -> std::result::Result<(String, DType), String> {
 pub(crate) fn run(args: Args, common: &Common) -> Result<()> {
     let name = model_text(&args.model)?;
     let options = options(&args, common)?;
+    // What is wrong with a name is said before anything is opened.
+    args.report.as_deref().map(Format::of).transpose()?;
     let model = open::open(name, &open::Options { follow_links: args.follow_links, hub_cache: None })?;
     let warnings = model.table.notes.clone();
     for note in &warnings {
         common.warn(note);
     }
     let plan = Plan::new(&model, &options)?;
+    let report = args.report.as_deref().map(|path| Target::new(path, args.force, &model, &args.out));
+    let report = report.transpose()?;
     let talks = !common.quiet && common.progress() != Progress::Json;
     let notes = notes(&plan, &args);
     let mut out = Out::stdout();
@@ -168,15 +176,20 @@ pub(crate) fn run(args: Args, common: &Common) -> Result<()> {
     for note in summary.written.notes.iter().filter(|n| !notes.contains(n)) {
         common.note(note);
     }
+    // The model has its name: a report that fails now is told after all that went well.
+    let about = About { model: name, out: &args.out.display().to_string() };
+    let reported = report.as_ref().map(|report| report.write(&summary, &about)).transpose();
+    let place = report.as_ref().filter(|_| reported.is_ok()).map(|r| r.path().display().to_string());
     match document {
-        Some(document) => out.json("hoist.quantize/1", done(document, &summary))?,
+        Some(document) => out.json("hoist.quantize/1", done(document, &summary, place.as_deref()))?,
         None => {
-            for line in lines(&summary, name) {
+            for line in lines(&summary, name, place.as_deref()) {
                 out.line(&line)?;
             }
         }
     }
-    out.finish()
+    out.finish()?;
+    reported.map(drop).map_err(|e| e.detail("the model was written, and its report was not"))
 }
 
 fn options(args: &Args, common: &Common) -> Result<Options> {

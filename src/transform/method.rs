@@ -9,6 +9,7 @@
 // Loops over lanes go through several arrays at one index: that is the form that becomes vectors.
 #![allow(clippy::needless_range_loop)]
 
+pub mod floor;
 mod groups;
 mod hqq;
 mod levels;

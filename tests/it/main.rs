@@ -39,6 +39,7 @@ mod packings;
 mod parallel;
 mod plan;
 mod quantize;
+mod report;
 mod safetensors;
 mod synth;
 mod torch;

@@ -1,9 +1,10 @@
 //! What `hoist quantize` says, to a person and to a program.
 
 use super::Args;
-use hoist::convert::Why;
+use hoist::convert::Decided;
 use hoist::machine;
-use hoist::quantize::{Options, Plan, Summary};
+use hoist::quantize::report::{change, ends_json, ends_text, floor_json, percent, why_text};
+use hoist::quantize::{Ends, Measured, Options, Plan, Summary, snr_db};
 use hoist::text::{Shown, bytes, grouped, rate};
 use hoist::transform::scheme::{CHANNEL, group_text};
 use serde_json::{Value, json};
@@ -49,7 +50,9 @@ pub(super) fn plan_lines(plan: &Plan, options: &Options, verbose: bool) -> Vec<S
             options.memory_bytes >> 20,
             bytes(plan.conversion.file_bytes),
         ),
+        packed(decided),
     ];
+    lines.extend(stays(decided, &plan.ends, plan.conversion.file_bytes));
     if verbose {
         for (name, why) in &decided.kept {
             lines.push(format!("       kept   {}   {}", Shown(name), why_text(why)));
@@ -59,44 +62,54 @@ pub(super) fn plan_lines(plan: &Plan, options: &Options, verbose: bool) -> Vec<S
     lines
 }
 
-fn why_text(why: &Why) -> String {
-    match why {
-        Why::Kind(kind) => (*kind).to_owned(),
-        Why::Asked => "asked for".to_owned(),
-        Why::Misfit(why) => why.clone(),
-        Why::Fused(with) => format!("fused with {}", Shown(with)),
-    }
+/// What became of the weights that are quantised.
+fn packed(decided: &Decided) -> String {
+    let (before, after) = (decided.before_bytes(), decided.after_bytes());
+    format!(
+        "packed {} → {} ({})   {:.2} bits a weight",
+        bytes(before),
+        bytes(after),
+        change(before, after),
+        decided.bits_per_weight()
+    )
 }
 
-fn percent(share: f64) -> String {
-    format!("{:.1} %", share * 100.0)
+/// What keeps the whole model from being as small as its weights are.
+fn stays(decided: &Decided, ends: &Ends, file_bytes: u64) -> Option<String> {
+    ends_text(decided, ends, file_bytes).map(|line| format!("stays  {line}"))
 }
 
 /// The result for a person.
-pub(super) fn lines(summary: &Summary, model: &str) -> Vec<String> {
+pub(super) fn lines(summary: &Summary, model: &str, report: Option<&str>) -> Vec<String> {
     let written = &summary.written;
     let out = written.out.display().to_string();
-    let share = written.file_bytes as f64 / (written.source_bytes as f64).max(1.0);
     let kept = match written.kept_files {
         0 => String::new(),
         1 => "   1 file kept from an earlier run".to_owned(),
         n => format!("   {n} files kept from an earlier run"),
     };
-    let error = match summary.errors.is_empty() {
-        true => String::new(),
-        false => format!("   error {}", percent(summary.error.relative())),
-    };
-    let mut lines = vec![format!(
-        "wrote  {}  {} → {} ({}{:.0} %)   {:.2} bits a weight{error}   {:.2} s   {}{kept}",
-        Shown(&out),
-        bytes(written.source_bytes),
-        bytes(written.file_bytes),
-        if share > 1.0 { '+' } else { '−' },
-        (share - 1.0).abs() * 100.0,
-        summary.bits_per_weight(),
-        written.seconds,
-        rate(written.source_bytes, written.seconds),
-    )];
+    let mut lines = vec![
+        format!(
+            "wrote  {}  {} → {} ({})   {:.2} s   {}{kept}",
+            Shown(&out),
+            bytes(written.source_bytes),
+            bytes(written.file_bytes),
+            change(written.source_bytes, written.file_bytes),
+            written.seconds,
+            rate(written.source_bytes, written.seconds),
+        ),
+        packed(&summary.decided),
+    ];
+    let (known, all) = (summary.measured(), summary.matrices.len());
+    if known > 0 {
+        let floor =
+            summary.floor.map(|f| format!("   {:.3} × the floor ({} groups)", f.ratio, grouped(f.groups)));
+        let of = match known < all {
+            true => format!("   of {} of {} matrices", grouped(known as u64), grouped(all as u64)),
+            false => String::new(),
+        };
+        lines.push(format!("error  {}{}{of}", percent(summary.error.relative()), floor.unwrap_or_default()));
+    }
     let worst: Vec<String> = summary
         .worst(2)
         .into_iter()
@@ -107,9 +120,11 @@ pub(super) fn lines(summary: &Summary, model: &str) -> Vec<String> {
     if !worst.is_empty() {
         lines.push(format!("worst  {}", worst.join("   ")));
     }
+    lines.extend(stays(&summary.decided, &summary.ends, written.file_bytes));
     if summary.error.odd > 0 {
         lines.push(format!("nan    {} numbers were taken for zeros", grouped(summary.error.odd)));
     }
+    lines.extend(report.map(|report| format!("report {}", Shown(report))));
     lines.push(format!("next   hoist verify {} --against {}", Shown(&out), Shown(model)));
     lines
 }
@@ -151,13 +166,14 @@ pub(super) fn planned(plan: &Plan, options: &Options, notes: &[String], warnings
         "files": files,
         "companions": plan.conversion.companion_names().collect::<Vec<_>>(),
         "files_left_out": plan.conversion.files_left_out,
+        "ends": ends_json(&plan.ends, plan.conversion.file_bytes),
         "notes": notes,
         "warnings": warnings,
     })
 }
 
 /// What the run adds to its plan.
-pub(super) fn done(mut document: Value, summary: &Summary) -> Value {
+pub(super) fn done(mut document: Value, summary: &Summary, report: Option<&str>) -> Value {
     let written = &summary.written;
     if let Some(fields) = document.as_object_mut() {
         let mut put = |key: &str, value: Value| fields.insert(key.to_owned(), value);
@@ -167,10 +183,24 @@ pub(super) fn done(mut document: Value, summary: &Summary) -> Value {
         put("cpu_seconds", json!(written.cpu_seconds));
         put("threads", json!(written.threads));
         put("kept_files", json!(written.kept_files));
-        put("error", if summary.errors.is_empty() { Value::Null } else { json!(summary.error.relative()) });
+        let relative = (summary.measured() > 0).then(|| summary.error.relative());
+        put("error", json!(relative));
+        put("snr_db", json!(relative.map(snr_db).filter(|x| x.is_finite())));
+        put("measured", json!(summary.measured()));
+        put("floor", summary.floor.as_ref().map_or(Value::Null, floor_json));
         put("odd", json!(summary.error.odd));
-        let of = |(name, error): &(String, hoist::transform::method::Error)| json!({ "name": name, "error": error.relative(), "largest": error.largest });
-        put("matrices", summary.errors.iter().map(of).collect());
+        let of = |m: &Measured| {
+            let error = m.error?;
+            Some(json!({
+                "name": m.quantised.name,
+                "error": error.relative(),
+                "largest": error.largest,
+                "bits_per_weight": m.bits_per_weight(),
+                "form": m.quantised.form,
+            }))
+        };
+        put("matrices", summary.matrices.iter().filter_map(of).collect());
+        put("report", json!(report));
         put("peak_rss_bytes", json!(machine::peak_resident_bytes()));
         put("notes", json!(written.notes));
     }
