@@ -9,6 +9,7 @@ pub mod examine;
 pub mod fill;
 pub mod job;
 pub mod make;
+mod pack;
 pub mod weave;
 mod worker;
 

@@ -10,9 +10,10 @@
 use super::budget::Budget;
 use super::job::Control;
 use super::make::{Hands, Losses, too_large};
+use super::pack::{Bands, Errors, Stripe};
 use crate::error::{Error, Result};
 use crate::open::Model;
-use crate::plan::weave::{Limits, Pack, Task, Work, tasks, writes};
+use crate::plan::weave::{Limits, Pack, Task, Work, tasks};
 use crate::sink::file::FileSink;
 use crate::sink::output::hash::{BLOCK_BYTES as HASH_BLOCK_BYTES, BlockHash};
 use crate::transform::method;
@@ -137,8 +138,7 @@ struct Shared<'a> {
     changed: Condvar,
     budget: Budget,
     losses: Vec<Mutex<Losses>>,
-    /// Bands of a matrix come in any order and sums of floats hang on it: by the first row, until all are there.
-    errors: Vec<Mutex<BTreeMap<u64, method::Error>>>,
+    errors: Errors,
     /// For each target where those of its tensors begin that hold matrices together, by the recipe's outputs.
     faces: Vec<HashMap<usize, u64>>,
     control: &'a Control,
@@ -170,7 +170,7 @@ pub fn weave(weave: &Weave<'_>, targets: &[Target], files: &dyn Files, control: 
         changed: Condvar::new(),
         budget: Budget::new(weave.memory_bytes),
         losses: weave.recipe.outputs.iter().map(|_| Mutex::default()).collect(),
-        errors: weave.recipe.packed.iter().map(|_| Mutex::default()).collect(),
+        errors: Errors::new(weave.recipe.packed.len()),
         faces: faces.collect(),
         control,
     };
@@ -190,10 +190,7 @@ pub fn weave(weave: &Weave<'_>, targets: &[Target], files: &dyn Files, control: 
         }
         Ok(())
     })?;
-    let sum = |bands: &Mutex<BTreeMap<u64, method::Error>>| {
-        lock(bands).values().fold(method::Error::default(), |sum, &one| sum.and(one))
-    };
-    let errors = shared.errors.iter().map(sum).collect();
+    let errors = shared.errors.sums();
     let losses = shared.losses.into_iter().map(|l| l.into_inner().unwrap_or_else(PoisonError::into_inner));
     Ok(Made { losses: losses.collect(), errors })
 }
@@ -429,29 +426,11 @@ impl<'a> Shared<'a> {
 
     /// Some rows of a matrix, from the source to all the tensors that hold them.
     fn pack(&self, hands: &mut Hands, buffer: &mut Vec<u8>, file: &File, pack: &Pack) -> Result<()> {
-        let Weave { model, recipe, limits, .. } = self.weave;
-        let of = recipe.packed.get(pack.packed).ok_or_else(|| Error::bug("a band of no matrix"))?;
-        let packing = &of.packing;
-        let makes = pack.makes(&model.table, recipe, limits).map_err(|e| e.tensor(&of.matrix.name))?;
-        let held = self.budget.take(pack.memory_bytes(packing, &makes), self.control)?;
-        let quantised = hands.quantise(&makes, &model.files, &of.quantiser, packing, self.weave.zero_odd);
-        let (band, error) = quantised.map_err(|e| {
-            let source = makes.first().and_then(|m| m.reads.first());
-            let source = source.and_then(|r| model.table.files.get(r.file.index()));
-            let e = e.tensor(&of.matrix.name);
-            match source {
-                Some(from) if e.file_name().is_none() => e.file(&from.name),
-                _ => e,
-            }
-        })?;
-        for (face, output) in of.outputs.iter().enumerate() {
-            let Some(output) = output.filter(|_| writes(packing, face, &pack.rows)) else { continue };
+        let Weave { model, recipe, limits, zero_odd, .. } = self.weave;
+        let bands = Bands { model, recipe, limits, budget: &self.budget, zero_odd: *zero_odd };
+        let mut write = |Stripe { output, face, strip, bytes }: Stripe<'_>| {
             let at = self.faces[file.target].get(&output);
             let &at = at.ok_or_else(|| Error::bug("a matrix whose tensors are in several files"))?;
-            let strip = packing.strip(face, pack.rows.clone());
-            let bytes = sized(buffer, strip.size_bytes() as usize);
-            bytes.fill(0);
-            packing.write(face, band, pack.rows.clone(), bytes);
             for (n, run) in bytes.chunks_exact((strip.run_bytes as usize).max(1)).enumerate() {
                 let place = at + strip.offset_bytes + n as u64 * strip.pitch_bytes;
                 // The disk may begin with codes, which come from front to back; the rest lies anywhere.
@@ -460,20 +439,9 @@ impl<'a> Shared<'a> {
                     _ => file.with(|sink| sink.write_all_at(run, place))?,
                 }
             }
-        }
-        if buffer.len() > COPY_BUFFER_BYTES {
-            *buffer = Vec::new();
-        }
-        hands.forget();
-        drop(held);
-        let mut bands = lock(&self.errors[pack.packed]);
-        bands.insert(pack.rows.start, error);
-        // All are there: only their sum is kept.
-        let sum = bands.values().fold(method::Error::default(), |sum, &one| sum.and(one));
-        if sum.count >= packing.rows.saturating_mul(packing.columns) {
-            *bands = BTreeMap::from([(0, sum)]);
-        }
-        Ok(())
+            Ok(())
+        };
+        bands.make(pack, (hands, buffer), self.control, &self.errors, &mut write)
     }
 
     /// Bytes of the source as they are: without passing through here where the system can and nobody needs to see them.
