@@ -9,7 +9,11 @@
 //! ```
 //!
 //! It is a conversion with a scheme ([`crate::convert::Quantize`]): the same draft, plan, shards, journal and companions. This
-//! file adds what is asked of it and what is told of it.
+//! file adds what is asked of it and what is told of it. The same can go into memory instead ([`load`]).
+
+mod load;
+
+pub use load::{Arrived, LoadOptions, LoadPlan, load, load_on};
 
 use crate::convert::{self, Decided, Quantize};
 use crate::error::Result;
