@@ -59,7 +59,7 @@ pub(super) fn plan_lines(plan: &Plan, options: &Options, verbose: bool) -> Vec<S
     lines
 }
 
-fn why_text(why: &Why) -> String {
+pub(in crate::cli) fn why_text(why: &Why) -> String {
     match why {
         Why::Kind(kind) => (*kind).to_owned(),
         Why::Asked => "asked for".to_owned(),
