@@ -75,7 +75,7 @@ pub(crate) struct Args {
     #[arg(long, env = "HOIST_FOLLOW_LINKS", hide_env_values = true, value_parser = clap::builder::FalseyValueParser::new())]
     follow_links: bool,
     #[command(flatten)]
-    quantise: quantise::Args,
+    quantise: quantise::Quantising,
 }
 
 /// How files are read.

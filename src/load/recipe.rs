@@ -443,7 +443,72 @@ fn pieces(put: Put, most_bytes: u64) -> impl Iterator<Item = (u64, Put)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dtype::DType;
+    use crate::load::{DeviceSpec, prepare};
     use crate::plan::ArenaId;
+    use crate::run::examine;
+    use crate::run::job::Job;
+    use crate::transform::block;
+    use crate::transform::recipe::{Output as Made, Part};
+
+    /// Blocks are outputs like any others, of types that the file has not.
+    #[test]
+    fn blocks_are_made_too() {
+        let job = Job::start("test", false, |control| {
+            let model = crate::open::open("testdata/rustdoc-llama-6m", &Default::default())?;
+            let values = model.values(model.json("config.json")?.as_ref())?.values;
+            let types = [DType::Q4_K, DType::Q8_0, DType::IQ4_NL, DType::Q6_K];
+            let outputs = values.iter().enumerate().map(|(n, value)| {
+                let whole = |d: &&DType| {
+                    let row = value.shape.last().copied().unwrap_or(0);
+                    value.shape.len() == 2 && row.is_multiple_of(u64::from(d.facts().block_elements))
+                };
+                let dtype = types.iter().cycle().skip(n).take(4).find(whole).copied().unwrap_or(DType::F32);
+                let (name, shape) = (value.name.clone(), value.shape.clone());
+                let parts = vec![Part::new(n, value.view()?)];
+                Ok(Made { name, dtype, shape, parts, narrow: None, form: Default::default() })
+            });
+            let outputs = outputs.collect::<Result<Vec<_>>>()?;
+            let recipe = Recipe { outputs, values: values.clone(), ..Recipe::default() };
+            for (threads, check) in [(1, false), (4, true)] {
+                let options = Options { threads: Some(threads), check, ..Options::default() };
+                let (model, recipe) = (&model, &recipe);
+                let making = Making {
+                    model,
+                    recipe,
+                    options: &options,
+                    work_bytes: Some(WORK_BYTES_MIN),
+                    zero_odd: false,
+                    control,
+                };
+                let (loaded, _) = making.load(prepare(Some(DeviceSpec::Cpu)))?;
+                let mut blocks = 0;
+                for output in &recipe.outputs {
+                    let mut numbers: Vec<f32> = Vec::new();
+                    let wide = Made { dtype: DType::F32, ..output.clone() };
+                    examine::pieces(model, recipe, &wide, |bytes| {
+                        let each = bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+                        numbers.extend(each);
+                        true
+                    })?;
+                    let mut expected = vec![0; output.size_bytes()? as usize];
+                    match output.dtype {
+                        DType::F32 => expected.copy_from_slice(bytemuck::cast_slice(&numbers)),
+                        dtype => {
+                            blocks += 1;
+                            block::encode(dtype, &numbers, &mut expected);
+                        }
+                    }
+                    let found = loaded.get(&output.name).unwrap();
+                    assert_eq!((found.dtype(), found.shape()), (output.dtype, output.shape.as_slice()));
+                    assert!(found.bytes() == Some(&expected[..]), "{} as {}", output.name, output.dtype);
+                }
+                assert!(blocks >= 30, "{blocks}");
+            }
+            Ok(())
+        });
+        job.wait().unwrap();
+    }
 
     /// Every byte of the rows is in one piece, none is larger than it may be, and each says where it comes from.
     #[test]

@@ -29,6 +29,7 @@ mod keys;
 mod layering;
 mod layout;
 mod load;
+mod load_quantize;
 mod methods;
 mod naive;
 mod open;

@@ -15,7 +15,7 @@ pub(crate) const QUANTISE: &str = "Quantising on the way";
 
 /// The arguments that say what is quantised, and how.
 #[derive(Debug, clap::Args)]
-pub(super) struct Args {
+pub(super) struct Quantising {
     /// Quantise on the way: the tensors are those of the files that `hoist quantize --scheme NAME` writes
     #[arg(long = "quantize", value_name = "NAME", help_heading = QUANTISE)]
     scheme: Option<String>,
@@ -51,7 +51,7 @@ pub(super) struct Args {
     requantize: bool,
 }
 
-impl Args {
+impl Quantising {
     /// What is asked for, if anything is.
     pub(super) fn options(&self, load: &load::Options) -> Result<Option<LoadOptions>> {
         let Some(scheme) = &self.scheme else { return Ok(None) };
