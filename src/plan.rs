@@ -413,7 +413,8 @@ impl Plan {
         let padding =
             |size: u64| size.checked_next_multiple_of(target.align_bytes).map_or(0, |end| end - size);
         let firsts = self.outputs.iter().enumerate().filter(|(i, o)| o.first == *i);
-        let padding_bytes = firsts.clone().fold(0u64, |sum, (_, o)| sum.saturating_add(padding(o.size_bytes)));
+        let padding_bytes =
+            firsts.clone().fold(0u64, |sum, (_, o)| sum.saturating_add(padding(o.size_bytes)));
         self.output_bytes = firsts.fold(0, |sum, (_, o)| sum.saturating_add(o.size_bytes));
         let pack_small = padding_bytes > target.padding_bytes_max;
         for index in 0..self.outputs.len() {

@@ -250,7 +250,8 @@ pub(super) fn device(
                     [_] => hash.update(bytes),
                     several => {
                         for arrival in several {
-                            let range = arrival.offset_bytes - at..arrival.offset_bytes - at + arrival.size_bytes;
+                            let range =
+                                arrival.offset_bytes - at..arrival.offset_bytes - at + arrival.size_bytes;
                             let bytes = crate::buf::usize_range(range).and_then(|r| bytes.get(r));
                             if bytes.map(xxhash_rust::xxh3::xxh3_64) != Some(arrival.xxh3) {
                                 return Err(map.differs(arrival));

@@ -189,7 +189,8 @@ impl Making<'_> {
     fn plan(&self, device: &str, align_bytes: u64, padding_bytes_max: u64) -> Result<(Plan, Report)> {
         let ranges = self.ranges();
         let read_bytes = ranges.iter().fold(0u64, |sum, (_, r)| sum.saturating_add(r.end - r.start));
-        let target = Target { align_bytes, padding_bytes_max, chunk_bytes: HOST_CHUNK_BYTES, cut: Cut::Arena };
+        let target =
+            Target { align_bytes, padding_bytes_max, chunk_bytes: HOST_CHUNK_BYTES, cut: Cut::Arena };
         let plan = Plan::of_outputs(&self.recipe.outputs, read_bytes, &target)?;
         let mut report = Report::new(self.model, device, &plan);
         report.made = true;
@@ -206,9 +207,8 @@ impl Making<'_> {
         let tensors: BTreeSet<usize> = values.flat_map(|v| v.source.tensors()).collect();
         let tensors = tensors.into_iter().filter_map(|t| self.model.table.tensors.get(t));
         let range = |start: u64, size: u64| start..start.saturating_add(size);
-        let mut ranges: Vec<_> = tensors
-            .map(|t| (t.at.span.file, range(t.at.span.offset_bytes, t.at.span.size_bytes)))
-            .collect();
+        let mut ranges: Vec<_> =
+            tensors.map(|t| (t.at.span.file, range(t.at.span.offset_bytes, t.at.span.size_bytes))).collect();
         ranges.sort_unstable_by_key(|(file, range)| (*file, range.start, range.end));
         ranges.dedup();
         ranges
@@ -335,7 +335,8 @@ impl ThroughLane<'_> {
     fn put_of(&self, output: usize, strip: &Strip) -> Result<Put> {
         let Strip { offset_bytes, run_bytes, pitch_bytes, run_count } = *strip;
         let to = self.target.plan.outputs.get(output).ok_or_else(|| Error::bug("bytes of no output"))?;
-        let reach = run_count.saturating_sub(1).checked_mul(pitch_bytes).and_then(|n| n.checked_add(run_bytes));
+        let reach =
+            run_count.saturating_sub(1).checked_mul(pitch_bytes).and_then(|n| n.checked_add(run_bytes));
         let end = reach.and_then(|n| n.checked_add(offset_bytes));
         if run_bytes == 0 || run_count == 0 || end.is_none_or(|end| end > to.size_bytes) {
             return Err(Error::bug("bytes that leave their output").tensor(&to.name));
@@ -457,7 +458,7 @@ mod tests {
         let job = Job::start("test", false, |control| {
             let model = crate::open::open("testdata/rustdoc-llama-6m", &Default::default())?;
             let values = model.values(model.json("config.json")?.as_ref())?.values;
-            let types = [DType::Q4_K, DType::Q8_0, DType::IQ4_NL, DType::Q6_K];
+            let types = [DType::Q4K, DType::Q8_0, DType::IQ4NL, DType::Q6K];
             let outputs = values.iter().enumerate().map(|(n, value)| {
                 let whole = |d: &&DType| {
                     let row = value.shape.last().copied().unwrap_or(0);
@@ -487,7 +488,8 @@ mod tests {
                     let mut numbers: Vec<f32> = Vec::new();
                     let wide = Made { dtype: DType::F32, ..output.clone() };
                     examine::pieces(model, recipe, &wide, |bytes| {
-                        let each = bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+                        let each =
+                            bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
                         numbers.extend(each);
                         true
                     })?;
@@ -517,14 +519,8 @@ mod tests {
             [(10, 1, 10, 100), (10, 1, 10, 3), (10, 7, 16, 30), (10, 7, 16, 9), (10, 7, 16, 1), (1, 5, 2, 2)]
         {
             let to = Dest { arena: ArenaId(0), offset_bytes: 1000, pitch_bytes };
-            let put = Put {
-                from_bytes: 0,
-                row_bytes,
-                pitch_bytes: row_bytes,
-                row_count,
-                kernel: Kernel::Copy,
-                to,
-            };
+            let put =
+                Put { from_bytes: 0, row_bytes, pitch_bytes: row_bytes, row_count, kernel: Kernel::Copy, to };
             let mut seen = vec![None; (row_bytes * row_count) as usize];
             for (at, piece) in pieces(put, most) {
                 assert!(piece.row_bytes * piece.row_count <= most);

@@ -41,7 +41,11 @@ impl LoadOptions {
             ("--include", !load.include.is_empty(), keep),
             ("--exclude", !load.exclude.is_empty(), keep),
             ("--rank", load.rank.is_some(), "hoist quantize writes files, of which a rank loads its part"),
-            ("--slice", !load.slices.is_empty(), "hoist quantize writes files, of which a rank loads its part"),
+            (
+                "--slice",
+                !load.slices.is_empty(),
+                "hoist quantize writes files, of which a rank loads its part",
+            ),
             ("--io direct", load.io == Io::Direct, "what is quantised is read through the page cache"),
             ("--saturate", load.saturate, "no number becomes too large"),
         ];

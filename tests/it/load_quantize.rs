@@ -120,7 +120,8 @@ fn what_arrives_is_what_the_files_would_hold() {
                 }
             };
             // One worker and many, memory for few tasks and for many, watched and not.
-            for (threads, work_mib, check) in [(Some(1), 64, false), (Some(5), 64, true), (None, 512, false)] {
+            for (threads, work_mib, check) in [(Some(1), 64, false), (Some(5), 64, true), (None, 512, false)]
+            {
                 let mut options = asked_for(scheme, &asked, DeviceSpec::Cpu);
                 options.load.threads = threads;
                 options.load.check = check;
@@ -235,7 +236,12 @@ fn each_end_has_its_code() {
         (&small, &["--quantize", "int4", "--rank", "0/2"], 2, "--rank does not go with --quantize"),
         (&small, &["--quantize", "int4", "--io", "direct"], 2, "--io direct does not go with --quantize"),
         (&small, &["--quantize", "int4", "--saturate"], 2, "--saturate does not go with --quantize"),
-        (&small, &["--quantize", "int4", "--memory", "1MB"], 8, "1 MB of memory are allowed, this load needs"),
+        (
+            &small,
+            &["--quantize", "int4", "--memory", "1MB"],
+            8,
+            "1 MB of memory are allowed, this load needs",
+        ),
         (&small, &["--quantize", "int4", "--memory", "1MB", "--dry-run"], 8, "this load needs"),
         (&done, &int4, 9, "is quantised already"),
         (&bad, &int4, 1, "self_attn.q_proj.weight"),
@@ -316,7 +322,9 @@ mod emulated {
                     options.work_bytes = Some(work_mib << 20);
                     let found = arrived(&testdata(SMALL), options).loaded;
                     assert_eq!(found.report.form, "device");
-                    assert!(found.tensors.iter().all(|t| t.bytes().is_none() && t.device_address().is_some()));
+                    assert!(
+                        found.tensors.iter().all(|t| t.bytes().is_none() && t.device_address().is_some())
+                    );
                     println!("\nDIGEST {number}|{}", found.report.check.unwrap().digest);
                 }
             }
