@@ -3,7 +3,7 @@
 
 use crate::cli::{code, hoist, text};
 use crate::families::{Read, model};
-use crate::load::{opened, synthetic};
+use crate::load::{opened, synthetic, write_safetensors};
 use crate::naive::testdata;
 use crate::quantize::damage;
 use hoist::ErrorKind;
@@ -39,9 +39,38 @@ fn schemes() -> Vec<(&'static str, Asked)> {
     ]
 }
 
-/// The small model, and experts in both forms that files have.
+/// A layer whose matrices have more rows than a band of a turned layout: strips of those are rows far apart.
+fn tall(place: &Path) -> PathBuf {
+    let root = place.join("tall");
+    std::fs::create_dir_all(&root).unwrap();
+    let config = serde_json::json!({
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "torch_dtype": "bfloat16", "vocab_size": 16,
+        "hidden_size": 256, "intermediate_size": 4224, "num_hidden_layers": 1, "num_attention_heads": 4,
+    });
+    std::fs::write(root.join("config.json"), config.to_string()).unwrap();
+    let mut state = 1u64;
+    let mut noise = |count: u64| -> Vec<u8> {
+        let mut next = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            half::bf16::from_f32(((state >> 40) as f32 / (1u64 << 24) as f32 - 0.5) * 0.1)
+        };
+        (0..count).flat_map(|_| next().to_le_bytes()).collect()
+    };
+    let mut tensor =
+        |name, rows: u64, columns: u64| (name, DType::BF16, vec![rows, columns], noise(rows * columns));
+    let tensors = [
+        tensor("model.embed_tokens.weight", 16, 256),
+        tensor("model.layers.0.mlp.gate_proj.weight", 4224, 256),
+        tensor("model.layers.0.mlp.up_proj.weight", 4224, 256),
+        tensor("model.layers.0.mlp.down_proj.weight", 256, 4224),
+    ];
+    write_safetensors(&root.join("model.safetensors"), &tensors);
+    root
+}
+
+/// The small model, tall matrices, and experts in both forms that files have.
 fn models(place: &Path) -> Vec<(&'static str, PathBuf)> {
-    let mut all = vec![(SMALL, testdata(SMALL))];
+    let mut all = vec![(SMALL, testdata(SMALL)), ("tall", tall(place))];
     for family in ["qwen3_moe", "qwen3_moe-fused", "llama4"] {
         all.push((family, model::write(&model::spec(family), place)));
     }
@@ -240,7 +269,7 @@ fn each_end_has_its_code() {
             &small,
             &["--quantize", "int4", "--memory", "1MB"],
             8,
-            "1 MB of memory are allowed, this load needs",
+            "1.0 MB of memory are allowed, this load needs",
         ),
         (&small, &["--quantize", "int4", "--memory", "1MB", "--dry-run"], 8, "this load needs"),
         (&done, &int4, 9, "is quantised already"),
@@ -313,14 +342,17 @@ mod emulated {
     /// Every scheme to the device: the digest of what is read back from there is that of the files, loaded.
     #[test]
     fn what_arrives_on_the_device_is_what_the_files_would_hold() {
+        let place = tempfile::tempdir().unwrap();
+        let models = [testdata(SMALL), tall(place.path())];
+        let rows = || models.iter().flat_map(|m| schemes().into_iter().map(move |s| (m, s))).enumerate();
         if inside() {
-            for (number, (scheme, asked)) in schemes().into_iter().enumerate() {
+            for (number, (model, (scheme, asked))) in rows() {
                 for (threads, work_mib) in [(1, 64), (3, 512)] {
                     let mut options = asked_for(scheme, &asked, DEVICE);
                     options.load.check = true;
                     options.load.threads = Some(threads);
                     options.work_bytes = Some(work_mib << 20);
-                    let found = arrived(&testdata(SMALL), options).loaded;
+                    let found = arrived(model, options).loaded;
                     assert_eq!(found.report.form, "device");
                     assert!(
                         found.tensors.iter().all(|t| t.bytes().is_none() && t.device_address().is_some())
@@ -339,11 +371,10 @@ mod emulated {
         assert!(report.calls("cuMemcpy2DAsync_v2") > 0, "turned layouts come in rows");
         let said = String::from_utf8_lossy(&run.output.stdout).into_owned();
         let found: Vec<&str> = said.lines().filter_map(|l| l.strip_prefix("DIGEST ")).collect();
-        let place = tempfile::tempdir().unwrap();
         let mut expected = Vec::new();
-        for (number, (scheme, asked)) in schemes().into_iter().enumerate() {
+        for (number, (model, (scheme, asked))) in rows() {
             let out = place.path().join(number.to_string());
-            written(&testdata(SMALL), scheme, &asked, &out).unwrap();
+            written(model, scheme, &asked, &out).unwrap();
             let options = load::Options { check: true, device: Some(DeviceSpec::Cpu), ..Default::default() };
             let digest = load::load(opened(&out), options).wait().unwrap().report.check.unwrap().digest;
             expected.extend([format!("{number}|{digest}"), format!("{number}|{digest}")]);
