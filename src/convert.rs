@@ -388,6 +388,28 @@ impl Plan {
     }
 }
 
+/// What would be written, without the files that would hold it.
+pub(crate) struct Drafted {
+    /// The tensors, and what they are made of.
+    pub(crate) recipe: Recipe,
+    /// What is quantised, and how.
+    pub(crate) decided: Option<Decided>,
+    /// What a person should know.
+    pub(crate) notes: Vec<String>,
+}
+
+/// Decides which tensors there are, and lays out no files. Where OUT is counts for nothing.
+///
+/// # Errors
+/// As [`Plan::new`], but for those of files.
+pub(crate) fn drafted(model: &Model, options: &Options) -> Result<Drafted> {
+    options.check()?;
+    let (Draft { mut recipe, mut notes, .. }, decided) = draft(model, options, options.container())?;
+    notes.append(&mut recipe.notes);
+    notes.extend(rounded(&recipe));
+    Ok(Drafted { recipe, decided, notes })
+}
+
 /// What was written.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Summary {

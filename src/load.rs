@@ -12,7 +12,8 @@
 //! Host memory comes in three forms. *Mapped*: where no byte changes, the files are mapped and every page made present;
 //! nothing is copied, and the files must not be shortened while the tensors are in use. *Owned*: read into memory made
 //! once. *Arenas*: the same memory given away, one `Vec` per dtype ([`Loaded::into_arenas`]). What no file holds as it is
-//! wanted (other names, rows in another order, codes with their scales) is made by a recipe, into arenas too ([`make`]).
+//! wanted (other names, rows in another order, codes with their scales) is made by a recipe, into arenas too ([`make`]); a
+//! whole model that is quantised on its way, into host memory or a GPU's ([`crate::quantize::load`]).
 
 mod check;
 #[cfg(feature = "cuda")]
@@ -20,9 +21,11 @@ mod cuda;
 mod digest;
 mod host;
 mod made;
+mod recipe;
 mod tensors;
 
 pub use made::{MakeOptions, Wanted, Watch, blocks, equal, make, pass};
+pub(crate) use recipe::{Making, WORK_BYTES_MIN};
 pub use tensors::{ArenaTensors, Loaded, LoadedTensor, Report};
 
 pub use crate::sink::device::{Choice, Device, DeviceSpec, detect};
@@ -44,6 +47,7 @@ use crate::text::{Shown, bytes as bytes_text};
 use crate::transform::arch::parallel::{Override, Rank, slice};
 use crate::transform::cast;
 use crate::transform::select::Selection;
+use std::ops::Range;
 
 /// The element type tensors shall have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -249,27 +253,7 @@ impl Loader<'_> {
     /// What is known before anything moves.
     fn report(&self, device: &str, plan: &Plan) -> Report {
         let mut report = Report::new(&self.model, device, plan);
-        let (mut cached, mut asked) = (0.0, 0u64);
-        // Views may share their bytes: each is asked about once.
-        let mut ranges: Vec<_> = plan.ranges().collect();
-        ranges.sort_unstable_by_key(|(file, range)| (*file, range.start));
-        let mut done = (FileId::default(), 0u64);
-        for (file, range) in ranges {
-            if self.control.is_stopped() {
-                break;
-            }
-            let start = if done.0 == file { range.start.max(done.1) } else { range.start };
-            if start >= range.end {
-                continue;
-            }
-            let range = start..range.end;
-            done = (file, range.end);
-            let Some(local) = self.model.files[file.index()].as_local() else { continue };
-            let Some(fraction) = cached_fraction(local, range.clone()) else { continue };
-            cached += fraction * (range.end - range.start) as f64;
-            asked += range.end - range.start;
-        }
-        report.cached_fraction = (asked > 0).then(|| cached / asked as f64);
+        report.cached_fraction = cached_part(&self.model, plan.ranges(), self.control);
         report
     }
 
@@ -322,6 +306,35 @@ impl Loader<'_> {
             None => error,
         }
     }
+}
+
+/// How much of what will be read the page cache holds; `None` where no system says.
+fn cached_part(
+    model: &Model,
+    ranges: impl IntoIterator<Item = (FileId, Range<u64>)>,
+    control: &Control,
+) -> Option<f64> {
+    let (mut cached, mut asked) = (0.0, 0u64);
+    // Views may share their bytes: each is asked about once.
+    let mut ranges: Vec<_> = ranges.into_iter().collect();
+    ranges.sort_unstable_by_key(|(file, range)| (*file, range.start));
+    let mut done = (FileId::default(), 0u64);
+    for (file, range) in ranges {
+        if control.is_stopped() {
+            break;
+        }
+        let start = if done.0 == file { range.start.max(done.1) } else { range.start };
+        if start >= range.end {
+            continue;
+        }
+        let range = start..range.end;
+        done = (file, range.end);
+        let Some(local) = model.files.get(file.index()).and_then(|f| f.as_local()) else { continue };
+        let Some(fraction) = cached_fraction(local, range.clone()) else { continue };
+        cached += fraction * (range.end - range.start) as f64;
+        asked += range.end - range.start;
+    }
+    (asked > 0).then(|| cached / asked as f64)
 }
 
 /// Where a load goes, for a person.

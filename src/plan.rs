@@ -20,6 +20,7 @@ use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::open::Model;
 use crate::transform::cast::{self, Fix};
+use crate::transform::recipe;
 use gather::Gather;
 use hashbrown::HashMap;
 use std::ops::Range;
@@ -95,7 +96,7 @@ pub struct ArenaPlan {
 /// One tensor as it will arrive.
 #[derive(Debug, Clone)]
 pub struct Output {
-    /// Its place in the table.
+    /// Its place in the table; of what a recipe makes, its place among the recipe's outputs.
     pub tensor: usize,
     /// Its name.
     pub name: String,
@@ -276,19 +277,8 @@ impl Plan {
     /// Plans the items of a model for a target.
     pub fn new(model: &Model, items: &[Item], target: &Target) -> Result<Plan> {
         let table = &model.table;
-        let mut plan = Plan {
-            arenas: Vec::new(),
-            outputs: Vec::with_capacity(items.len()),
-            read_bytes: 0,
-            output_bytes: 0,
-            pieces: Vec::with_capacity(items.len()),
-            runs: Vec::new(),
-            gathers: Vec::new(),
-            chunk_bytes: target.chunk_bytes,
-            cut: target.cut,
-            gaps_bytes: model.files.iter().map(|f| f.temper().gap_bytes_max).collect(),
-            single_rows: 0,
-        };
+        let mut plan = Plan::empty(target);
+        plan.gaps_bytes = model.files.iter().map(|f| f.temper().gap_bytes_max).collect();
         plan.lay_out(table, items, target)?;
         for (item, output) in items.iter().zip(0..) {
             if plan.outputs[output].first == output {
@@ -302,6 +292,47 @@ impl Plan {
         let gathers = plan.gathers.iter().map(Gather::source_bytes);
         plan.read_bytes = runs.chain(gathers).fold(0, u64::saturating_add);
         Ok(plan)
+    }
+
+    /// The memory for what a recipe makes, of `read_bytes` of files. How it is made is [`weave`]'s: such a plan has no units.
+    ///
+    /// # Errors
+    /// `BadInput`: sizes that do not fit into 64 bits.
+    pub fn of_outputs(outputs: &[recipe::Output], read_bytes: u64, target: &Target) -> Result<Plan> {
+        let mut plan = Plan { read_bytes, ..Plan::empty(target) };
+        let mut arenas = HashMap::new();
+        for (index, output) in outputs.iter().enumerate() {
+            let recipe::Output { name, dtype, shape, .. } = output;
+            let arena = plan.arena(&mut arenas, *dtype);
+            plan.outputs.push(Output {
+                tensor: index,
+                name: name.clone(),
+                dtype: *dtype,
+                shape: shape.clone(),
+                arena,
+                offset_bytes: 0,
+                size_bytes: output.size_bytes()?,
+                first: index,
+            });
+        }
+        plan.place(target)?;
+        Ok(plan)
+    }
+
+    fn empty(target: &Target) -> Plan {
+        Plan {
+            arenas: Vec::new(),
+            outputs: Vec::new(),
+            read_bytes: 0,
+            output_bytes: 0,
+            pieces: Vec::new(),
+            runs: Vec::new(),
+            gathers: Vec::new(),
+            chunk_bytes: target.chunk_bytes,
+            cut: target.cut,
+            gaps_bytes: Vec::new(),
+            single_rows: 0,
+        }
     }
 
     /// Bytes of all arenas.
@@ -333,7 +364,7 @@ impl Plan {
         })
     }
 
-    /// Gives each item its dtype's arena and a place in it, in the items' order.
+    /// Gives each item its dtype's arena and a place in it.
     fn lay_out(&mut self, table: &Checkpoint, items: &[Item], target: &Target) -> Result<()> {
         let firsts = table.firsts();
         let mut placed = HashMap::with_capacity(items.len());
@@ -352,11 +383,7 @@ impl Plan {
                 );
             };
             let first = *placed.entry((firsts[item.tensor], item.dtype, item.slice.clone())).or_insert(index);
-            let next = arenas.len();
-            let arena = *arenas.entry(item.dtype).or_insert(ArenaId(next as u32));
-            if arena.index() == self.arenas.len() {
-                self.arenas.push(ArenaPlan { dtype: item.dtype, size_bytes: 0 });
-            }
+            let arena = self.arena(&mut arenas, item.dtype);
             self.outputs.push(Output {
                 tensor: item.tensor,
                 name: tensor.name.clone(),
@@ -368,10 +395,26 @@ impl Plan {
                 first,
             });
         }
+        self.place(target)
+    }
+
+    /// The arena of a type, made where there is none.
+    fn arena(&mut self, arenas: &mut HashMap<DType, ArenaId>, dtype: DType) -> ArenaId {
+        let next = arenas.len();
+        let arena = *arenas.entry(dtype).or_insert(ArenaId(next as u32));
+        if arena.index() == self.arenas.len() {
+            self.arenas.push(ArenaPlan { dtype, size_bytes: 0 });
+        }
+        arena
+    }
+
+    /// Gives each output its place in its arena, in their order.
+    fn place(&mut self, target: &Target) -> Result<()> {
         let padding =
             |size: u64| size.checked_next_multiple_of(target.align_bytes).map_or(0, |end| end - size);
         let firsts = self.outputs.iter().enumerate().filter(|(i, o)| o.first == *i);
-        let padding_bytes: u64 = firsts.clone().map(|(_, o)| padding(o.size_bytes)).sum();
+        let padding_bytes =
+            firsts.clone().fold(0u64, |sum, (_, o)| sum.saturating_add(padding(o.size_bytes)));
         self.output_bytes = firsts.fold(0, |sum, (_, o)| sum.saturating_add(o.size_bytes));
         let pack_small = padding_bytes > target.padding_bytes_max;
         for index in 0..self.outputs.len() {

@@ -11,13 +11,16 @@
 //! It is a conversion with a scheme ([`crate::convert::Quantize`]): the same draft, plan, shards, journal and companions. This
 //! file adds what is asked of it and what is told of it: for each matrix what was lost ([`Measured`]), what stays and how much
 //! of the output that is ([`Kept`], [`Ends`]), and how near the method came to the least error that its grid can have
-//! ([`Floor`]). [`report`] writes all of it down.
+//! ([`Floor`]). [`report`] writes all of it down. The same can go into memory instead ([`load`]).
 
-use crate::checkpoint::Container;
-use crate::convert::{self, Decided, Quantize};
+mod load;
 pub mod report;
 mod sample;
+
+pub use load::{Arrived, LoadOptions, LoadPlan, load, load_on};
 pub use sample::Floor;
+
+use crate::checkpoint::Container;
 use crate::convert::{self, Chosen, Decided, Quantised, Quantize, Why};
 use crate::dtype::{Class, DType};
 use crate::error::Result;
@@ -27,9 +30,8 @@ use crate::run::job::Job;
 use crate::transform::arch::{self, Group};
 use crate::transform::method;
 use crate::transform::mixture::Mixture;
-use crate::transform::scheme::{self, Asked, Named};
 use crate::transform::recipe::{Form, Output, Recipe};
-use crate::transform::scheme::{self, Asked};
+use crate::transform::scheme::{self, Asked, Named};
 use sample::Sample;
 use std::collections::HashMap;
 use std::path::PathBuf;

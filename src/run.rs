@@ -10,6 +10,7 @@ pub mod fill;
 pub mod globals;
 pub mod job;
 pub mod make;
+mod pack;
 pub mod weave;
 mod worker;
 

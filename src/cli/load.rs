@@ -1,12 +1,19 @@
 //! `hoist load`: arguments and output; the work is the library's.
 
+mod quantise;
+
+#[cfg(test)]
+pub(crate) use quantise::QUANTISE;
+
 use super::output::{Out, size_bytes};
 use super::progress::{Trace, Watch};
 use super::{Common, Progress, model_text, say, signals};
 use clap::ValueEnum;
 use hoist::dtype::DType;
 use hoist::load::{self, DTypeChoice, Form, Loaded, Options, Report};
+use hoist::quantize::{self, LoadPlan};
 use hoist::run::Io;
+use hoist::run::job::Job;
 use hoist::sink::device::DeviceSpec;
 use hoist::text::{self, bytes, rate};
 use hoist::transform::arch::parallel::{Override, Rank};
@@ -14,6 +21,7 @@ use hoist::{Error, Result, machine, open};
 use serde_json::{Value, json};
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 
 /// The arguments of `hoist load`.
 #[derive(Debug, clap::Args)]
@@ -66,6 +74,8 @@ pub(crate) struct Args {
     /// Follow links that lead out of the model's directory
     #[arg(long, env = "HOIST_FOLLOW_LINKS", hide_env_values = true, value_parser = clap::builder::FalseyValueParser::new())]
     follow_links: bool,
+    #[command(flatten)]
+    quantise: quantise::Quantising,
 }
 
 /// How files are read.
@@ -107,6 +117,7 @@ pub(crate) fn run(args: Args, common: &Common) -> Result<()> {
         measure: !args.dry_run,
         dry_run: args.dry_run,
     };
+    let quantise = args.quantise.options(&options)?;
     let trace = match &args.trace {
         Some(path) if !args.dry_run => Some(Trace::create(path)?),
         _ => None,
@@ -125,14 +136,18 @@ pub(crate) fn run(args: Args, common: &Common) -> Result<()> {
     if !common.quiet && common.progress() != Progress::Json {
         say(&headline(&model));
     }
-    let job = load::load_on(prepared, model, options);
-    let spans = Watch::new(common, "load").follow(&job, cancel, args.trace.is_some());
-    let loaded = job.wait().map_err(|e| if signals::received().is_some() { signals::stopped() } else { e });
-    // Also of a load that failed: that is when one looks.
-    if let Some(trace) = trace {
-        trace.write(&spans)?;
-    }
-    let loaded = loaded?;
+    let (loaded, quantised) = match quantise {
+        None => (followed(load::load_on(prepared, model, options), common, trace, cancel)?, None),
+        Some(options) => {
+            let plan = LoadPlan::new(&model, options)?;
+            if !common.quiet && common.progress() != Progress::Json {
+                say(&quantise::headline(&plan));
+            }
+            let arrived = followed(quantize::load_on(prepared, model, plan), common, trace, cancel)?;
+            let (loaded, told) = quantise::Told::of(arrived);
+            (loaded, Some(told))
+        }
+    };
     for note in &loaded.report.notes {
         common.note(note);
     }
@@ -140,16 +155,37 @@ pub(crate) fn run(args: Args, common: &Common) -> Result<()> {
         for line in details(&loaded.report) {
             say(&line);
         }
+        for line in quantised.iter().flat_map(|q| quantise::details(&q.decided)) {
+            say(&line);
+        }
     }
     let mut out = Out::stdout();
     if common.json {
-        out.json("hoist.load/1", document(&loaded, &warnings, args.dry_run))?;
+        let mut document = document(&loaded, &warnings, args.dry_run);
+        if let (Some(fields), Some(quantised)) = (document.as_object_mut(), &quantised) {
+            fields.insert("quantize".into(), quantise::document(quantised));
+        }
+        out.json("hoist.load/1", document)?;
     } else {
         for line in lines(&loaded.report, args.dry_run) {
             out.line(&line)?;
         }
+        for line in quantised.iter().flat_map(quantise::lines) {
+            out.line(&line)?;
+        }
     }
     out.finish()
+}
+
+/// Follows a job to its end.
+fn followed<T>(job: Job<T>, common: &Common, trace: Option<Trace>, cancel: &AtomicBool) -> Result<T> {
+    let spans = Watch::new(common, "load").follow(&job, cancel, trace.is_some());
+    let done = job.wait().map_err(|e| if signals::received().is_some() { signals::stopped() } else { e });
+    // Also of a load that failed: that is when one looks.
+    if let Some(trace) = trace {
+        trace.write(&spans)?;
+    }
+    done
 }
 
 fn dtype_choice(text: &str) -> Result<DTypeChoice> {
@@ -231,6 +267,14 @@ fn lines(report: &Report, dry_run: bool) -> Vec<String> {
             let took = seconds(report.seconds);
             format!("mapped {} in {took}, {present}{}", bytes(report.bytes), reads.unwrap_or_default())
         }
+        // The cores decide, so what went in says more than what came out.
+        _ if report.made => format!(
+            "loaded {} of {} in {}   {}",
+            bytes(report.bytes),
+            bytes(report.read_bytes),
+            seconds(report.seconds),
+            rate(report.read_bytes, report.seconds)
+        ),
         _ => {
             let speed = rate(report.bytes, report.seconds);
             let limit = report.limit_bytes_per_second.map(|limit| {
@@ -271,7 +315,11 @@ fn lines(report: &Report, dry_run: bool) -> Vec<String> {
     }
     if let Some(check) = &report.check {
         let n = check.tensor_count;
-        let equal = if check.cast { "the file, cast" } else { "the file" };
+        let equal = match (report.made, check.cast) {
+            (true, _) => "what was made",
+            (false, true) => "the file, cast",
+            (false, false) => "the file",
+        };
         lines.push(format!("check  {n} of {n} tensors equal {equal}   digest {}", check.digest));
     }
     lines

@@ -13,6 +13,7 @@ use hoist::quantize::{self, Options, Plan};
 use hoist::transform::method::Method;
 use hoist::transform::scheme::CHANNEL;
 use hoist::{Error, Result, open};
+
 use say::{done, lines, notes, plan_lines, planned};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -100,7 +101,7 @@ pub(crate) struct Args {
 
 /// A method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum How {
+pub(super) enum How {
     /// Round to nearest: the codes of the reference tool
     Rtn,
     /// The least squared error
@@ -109,16 +110,27 @@ enum How {
     Hqq,
 }
 
+impl How {
+    /// The library's name for it.
+    pub(super) fn method(self) -> Method {
+        match self {
+            How::Rtn => Method::Rtn,
+            How::Search => Method::Search,
+            How::Hqq => Method::Hqq,
+        }
+    }
+}
+
 /// What becomes of NaN and infinity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Nan {
+pub(super) enum Nan {
     /// The model is refused, by the tensor's name
     Refuse,
     /// They are taken for zeros
     Zero,
 }
 
-fn group_size(text: &str) -> std::result::Result<u64, String> {
+pub(super) fn group_size(text: &str) -> std::result::Result<u64, String> {
     match text {
         "channel" => Ok(CHANNEL),
         _ => text.parse().ok().filter(|&n| n > 0).ok_or_else(|| "a number, or `channel`".to_owned()),
@@ -197,11 +209,7 @@ fn options(args: &Args, common: &Common) -> Result<Options> {
     let scheme = args.scheme.as_deref().unwrap_or(if is_gguf { "q4_k_m" } else { "int4" });
     let mut options = Options::new(&args.out, scheme)?;
     let quantize = &mut options.quantize;
-    quantize.asked.method = args.method.map(|m| match m {
-        How::Rtn => Method::Rtn,
-        How::Search => Method::Search,
-        How::Hqq => Method::Hqq,
-    });
+    quantize.asked.method = args.method.map(How::method);
     quantize.asked.group = args.group_size;
     quantize.asked.symmetric = match (args.symmetric, args.asymmetric) {
         (true, true) => return Err(Error::usage("--symmetric and --asymmetric exclude each other")),

@@ -13,7 +13,7 @@ use crate::format::torch::layout::TorchLaid;
 use crate::open::Model;
 use crate::run::weave::Target;
 use crate::transform::method::Quantiser;
-use crate::transform::recipe::{Form, Source};
+use crate::transform::recipe::{Form, Output, Source};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use xxhash_rust::xxh3::Xxh3;
@@ -327,18 +327,25 @@ pub(super) fn hash(
         let _ = std::fmt::Write::write_fmt(&mut sink, what);
     };
     add(format_args!("{:?} ", options.saturate));
+    // Importance as it lies: as text it would take seconds in a large model.
+    let digest = |weights: &[f32]| {
+        let mut hash = Xxh3::new();
+        weights.iter().for_each(|x| hash.update(&x.to_le_bytes()));
+        hash.digest128()
+    };
     for output in &draft.recipe.outputs {
-        add(format_args!("{output:?}"));
+        match &output.form {
+            Form::Weighed(weights) => {
+                let plain = Output { form: Form::Plain, ..output.clone() };
+                add(format_args!("{plain:?} {}", digest(weights)));
+            }
+            _ => add(format_args!("{output:?}")),
+        }
     }
     for packed in &draft.recipe.packed {
         let p = &packed.packing;
         add(format_args!("{:?} {} {} {} {}", packed.matrix, p.layout.name, p.bits, p.group_columns, p.dtype));
-        // Importance as it lies: as text it would take seconds in a large model.
-        let weights = packed.quantiser.importance.as_deref().map(|w| {
-            let mut hash = Xxh3::new();
-            w.iter().for_each(|x| hash.update(&x.to_le_bytes()));
-            hash.digest128()
-        });
+        let weights = packed.quantiser.importance.as_deref().map(digest);
         let quantiser = Quantiser { importance: None, ..packed.quantiser.clone() };
         add(format_args!("{quantiser:?} {weights:?} {:?}", packed.outputs));
     }

@@ -142,7 +142,7 @@ const FUSED: &[&[&str]] = &[
 pub(super) fn pack(model: &Model, options: &Options, asked: &Quantize, draft: &mut Draft) -> Result<Decided> {
     let scheme = match asked.scheme {
         Named::Matrices(scheme) => scheme,
-        Named::Blocks(mixture) => return blocks::blocks(mixture, asked, draft),
+        Named::Blocks(mixture) => return blocks::blocks(model, mixture, asked, draft),
     };
     if asked.blocks != BlockTypes::default() {
         return Err(Error::usage("types of single tensors are for the schemes of GGUF")

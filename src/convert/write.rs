@@ -8,7 +8,7 @@ use crate::open::Model;
 use crate::plan::weave::Limits;
 use crate::run::globals;
 use crate::run::job::Control;
-use crate::run::make::Losses;
+use crate::run::make::{Losses, Odd};
 use crate::run::weave::{self, Files, Target, Weave};
 use crate::sink::file::FileSink;
 use crate::sink::output::hash::{block_hash, combine};
@@ -107,8 +107,7 @@ fn how<'a>(model: &'a Model, options: &Options, recipe: &'a Recipe, threads: usi
         memory_bytes,
         threads,
         saturate: options.saturate,
-        quantises: options.quantize.is_some(),
-        zero_odd: options.quantize.as_ref().is_some_and(|q| q.zero_odd),
+        odd: options.quantize.as_ref().map_or(Odd::Keep, |q| Odd::of_scheme(q.zero_odd)),
     }
 }
 

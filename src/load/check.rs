@@ -11,6 +11,8 @@ use crate::open::Model;
 use crate::plan::{ArenaId, Output, Plan};
 use crate::run::{self, job::Control};
 use crate::sink::Arrival;
+#[cfg(feature = "cuda")]
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 #[cfg(feature = "cuda")]
@@ -74,7 +76,7 @@ impl<'a> Map<'a> {
 
     fn differs(&self, arrival: &Arrival) -> Error {
         let end = arrival.offset_bytes + arrival.size_bytes;
-        let message = "arrived with other contents than were read";
+        let message = "arrived with other contents than were sent";
         let error = Error::new(ErrorKind::Integrity, message)
             .hint("load again; if it happens again, suspect the memory");
         match self.within(arrival.arena, arrival.offset_bytes, end).next() {
@@ -189,6 +191,29 @@ pub(super) fn mapped(
     Ok(())
 }
 
+/// Arrivals that are read back at one go, as ranges of the list: short ones (rows of a matrix that was cut) as long as they
+/// follow each other and a piece holds them.
+#[cfg(feature = "cuda")]
+fn groups(arrivals: &[Arrival]) -> Vec<Range<usize>> {
+    let mut groups: Vec<Range<usize>> = Vec::new();
+    for (index, arrival) in arrivals.iter().enumerate() {
+        let end = arrival.offset_bytes + arrival.size_bytes;
+        let last = groups.last_mut().filter(|group| {
+            let begins = arrivals.get(group.start).zip(arrivals.get(index.wrapping_sub(1)));
+            begins.is_some_and(|(first, before)| {
+                first.arena == arrival.arena
+                    && before.offset_bytes + before.size_bytes == arrival.offset_bytes
+                    && end - first.offset_bytes <= PIECE_BYTES
+            })
+        });
+        match last {
+            Some(group) => group.end = index + 1,
+            None => groups.push(index..index + 1),
+        }
+    }
+    groups
+}
+
 /// Device memory against what was sent, read back through the slots.
 #[cfg(feature = "cuda")]
 pub(super) fn device(
@@ -200,28 +225,44 @@ pub(super) fn device(
     let map = Map::new(plan);
     let arrivals = sink.record.take();
     map.check_cover(&arrivals)?;
+    let groups = groups(&arrivals);
     let next = AtomicUsize::new(0);
     let threads = crate::machine::core_count().min(slots.len()).max(1);
     let slots = Mutex::new(slots);
     run::parallel("check", threads, control, |_| {
         let slot = slots.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let Some(mut slot) = slot else { return Ok(()) };
-        while let Some(arrival) = arrivals.get(next.fetch_add(1, Ordering::Relaxed)) {
+        while let Some(group) = groups.get(next.fetch_add(1, Ordering::Relaxed)) {
             if control.is_stopped() {
                 break;
             }
+            let group = arrivals.get(group.clone()).unwrap_or(&[]);
+            let Some((first, last)) = group.first().zip(group.last()) else { continue };
+            let (mut at, end) = (first.offset_bytes, last.offset_bytes + last.size_bytes);
+            // Only an arrival that is alone is longer than a piece.
             let mut hash = Xxh3::new();
-            let (mut at, end) = (arrival.offset_bytes, arrival.offset_bytes + arrival.size_bytes);
             while at < end {
                 let size = PIECE_BYTES.min(end - at) as usize;
-                sink.read_back(arrival.arena, at, &mut slot, size)?;
+                sink.read_back(first.arena, at, &mut slot, size)?;
                 let bytes = slot.get(..size).unwrap_or(&[]);
-                hash.update(bytes);
-                map.add(arrival.arena, at, bytes);
+                map.add(first.arena, at, bytes);
+                match group {
+                    [_] => hash.update(bytes),
+                    several => {
+                        for arrival in several {
+                            let range =
+                                arrival.offset_bytes - at..arrival.offset_bytes - at + arrival.size_bytes;
+                            let bytes = crate::buf::usize_range(range).and_then(|r| bytes.get(r));
+                            if bytes.map(xxhash_rust::xxh3::xxh3_64) != Some(arrival.xxh3) {
+                                return Err(map.differs(arrival));
+                            }
+                        }
+                    }
+                }
                 at += size as u64;
             }
-            if hash.digest() != arrival.xxh3 {
-                return Err(map.differs(arrival));
+            if group.len() == 1 && hash.digest() != first.xxh3 {
+                return Err(map.differs(first));
             }
         }
         Ok(())

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 /// Bytes a unit reads at most into host memory: a huge page, so that two workers do not fault in the same one.
-const HOST_CHUNK_BYTES: u64 = 2 << 20;
+pub(super) const HOST_CHUNK_BYTES: u64 = 2 << 20;
 /// Bytes one thread makes present at a go.
 const POPULATE_BYTES: u64 = 16 << 20;
 

@@ -12,10 +12,12 @@ use crate::machine;
 use crate::open::Model;
 use crate::plan::weave::{Limits, copies};
 use crate::run::BLOCKING_READERS;
-use crate::run::fill::{Fill, Target, fill};
+use crate::run::fill::{Fill, Lane, Target, fill};
 use crate::run::job::{Control, Job};
+use crate::run::make::Odd;
 use crate::text::bytes as bytes_text;
-use crate::transform::recipe::{Output, Part, Recipe, Source};
+use crate::transform::packing::faces::Strip;
+use crate::transform::recipe::{Form, Output, Part, Recipe, Source};
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
@@ -153,6 +155,9 @@ pub fn blocks(model: &Model, recipe: &Recipe, output: &Output) -> Option<DType> 
 fn output(model: &Model, recipe: &Recipe, wanted: &Wanted) -> Result<Output> {
     let whole =
         recipe.outputs.get(wanted.output).ok_or_else(|| Error::bug("an output that is none is wanted"))?;
+    if matches!(whole.form, Form::Face { .. }) {
+        return Err(Error::bug("is part of a matrix, and means nothing alone").tensor(&whole.name));
+    }
     // Never quantised anew: blocks are those of the file, or there are none.
     if !wanted.dtype.is_plain() && blocks(model, recipe, whole) != Some(wanted.dtype) {
         return Err(Error::bug(format!("does not lie in blocks of `{}`", wanted.dtype)).tensor(&whole.name));
@@ -244,13 +249,17 @@ struct Into<'a> {
     watch: &'a Option<Arc<dyn Watch>>,
 }
 
-impl Target for Into<'_> {
+impl Into<'_> {
+    /// The place of some bytes of an output, each given out once; `None` where they only pass.
+    #[allow(clippy::mut_from_ref)] // each place is given out once, as an arena does it
     fn place(&self, output: usize, offset_bytes: u64, size_bytes: u64) -> Result<Option<&mut [u8]>> {
         let Some((arena, start)) = self.places.get(output) else { return Ok(None) };
         let place = self.arenas.get(*arena).and_then(|(_, a)| a.take(start + offset_bytes, size_bytes));
         place.map(Some).ok_or_else(|| Error::bug("a place in an arena is given out twice"))
     }
 
+    /// Shows bytes that are there now, while the caches hold them: looking at all weights costs no second way through
+    /// memory.
     fn arrived(&self, output: usize, offset_bytes: u64, bytes: &[u8]) -> Result<()> {
         let (Some(watch), Some(wanted)) = (self.watch, self.wanted.get(output)) else { return Ok(()) };
         let facts = wanted.dtype.facts();
@@ -260,6 +269,54 @@ impl Target for Into<'_> {
             None => e,
         };
         watch.see(wanted, first, bytes).map_err(named)
+    }
+}
+
+impl Target for Into<'_> {
+    fn lane(&self, _worker: usize) -> Result<Box<dyn Lane + '_>> {
+        Ok(Box::new(IntoLane { target: self, passing: Vec::new() }))
+    }
+}
+
+/// One worker's end.
+struct IntoLane<'a> {
+    target: &'a Into<'a>,
+    /// Memory of what only passes.
+    passing: Vec<u8>,
+}
+
+impl Lane for IntoLane<'_> {
+    fn bring(
+        &mut self,
+        output: usize,
+        offset_bytes: u64,
+        size_bytes: u64,
+        read: &mut dyn FnMut(&mut [u8]) -> Result<()>,
+    ) -> Result<()> {
+        let into = match self.target.place(output, offset_bytes, size_bytes)? {
+            Some(place) => place,
+            None => {
+                let size = size_bytes as usize;
+                self.passing.resize(self.passing.len().max(size), 0);
+                self.passing.get_mut(..size).unwrap_or_default()
+            }
+        };
+        read(into)?;
+        self.target.arrived(output, offset_bytes, into)
+    }
+
+    fn put(&mut self, output: usize, strip: &Strip, bytes: &[u8]) -> Result<()> {
+        if strip.run_count != 1 {
+            return Err(Error::bug("what is wanted comes in one run"));
+        }
+        if let Some(place) = self.target.place(output, strip.offset_bytes, bytes.len() as u64)? {
+            place.copy_from_slice(bytes);
+        }
+        self.target.arrived(output, strip.offset_bytes, bytes)
+    }
+
+    fn finish(self: Box<Self>) -> Result<()> {
+        Ok(())
     }
 }
 
@@ -296,6 +353,7 @@ fn run(
         memory_bytes: work_bytes,
         threads,
         saturate: options.saturate,
+        odd: Odd::Keep,
     };
     fill(&work, target, control)?;
     unchanged()

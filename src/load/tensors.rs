@@ -89,7 +89,7 @@ impl LoadedTensor {
 /// A loaded model.
 #[derive(Debug)]
 pub struct Loaded {
-    /// The tensors, in the order of the model's table.
+    /// The tensors, in the order of the model's table; those that are made, in the order in which they would be written.
     pub tensors: Vec<LoadedTensor>,
     /// What is to be said about the load.
     pub report: Report,
@@ -189,6 +189,8 @@ pub struct Report {
     pub device: String,
     /// `mapped`, `owned` or `device`.
     pub form: &'static str,
+    /// Whether tensors were made of what was read, and not taken as they are: quantised on their way.
+    pub made: bool,
     /// Why it is the CPU, where nobody asked for that.
     pub fallback_reason: Option<String>,
     /// The GPU.
@@ -249,6 +251,7 @@ impl Report {
             commit: model.commit.clone(),
             device: device.into(),
             form: "",
+            made: false,
             fallback_reason: None,
             #[cfg(feature = "cuda")]
             gpu: None,

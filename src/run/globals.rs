@@ -7,7 +7,7 @@
 
 use super::budget::Budget;
 use super::job::Control;
-use super::make::{Hands, no_scale_fits};
+use super::make::{Hands, Odd, no_scale_fits};
 use super::weave::Weave;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
@@ -49,7 +49,7 @@ struct Looking<'a> {
 }
 
 /// For each of these sets of [`Recipe::sharing`] the number by which its scales are multiplied. NaN and infinity count as
-/// nothing where [`Weave::zero_odd`] says that they become zeros.
+/// nothing where [`Weave::odd`] says that they become zeros.
 ///
 /// # Errors
 /// `BadInput`: NaN or infinity. What reading gives; a cancelled run.
@@ -89,7 +89,7 @@ pub fn find(weave: &Weave<'_>, sets: &[usize], control: &Control) -> Result<Vec<
             let started = Instant::now();
             let (amax, odd) = look(weave, &budget, &task, &mut hands, &mut buffer, control)
                 .map_err(|e| e.tensor(&matrices[number].1.name))?;
-            if odd > 0 && !weave.zero_odd {
+            if odd > 0 && weave.odd != Odd::Zero {
                 return Err(no_scale_fits(odd).tensor(&matrices[number].1.name));
             }
             largest[place].fetch_max(amax.to_bits(), Ordering::Relaxed);

@@ -29,6 +29,25 @@ impl Losses {
     }
 }
 
+/// What becomes of NaN and infinity where numbers become blocks or codes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Odd {
+    /// Blocks of nothing finite: nobody quantises by a scheme.
+    #[default]
+    Keep,
+    /// An error.
+    Refuse,
+    /// They are taken for zeros.
+    Zero,
+}
+
+impl Odd {
+    /// What a scheme asks for.
+    pub fn of_scheme(zero: bool) -> Odd {
+        if zero { Odd::Zero } else { Odd::Refuse }
+    }
+}
+
 /// A worker's memory.
 #[derive(Debug, Default)]
 pub struct Hands {

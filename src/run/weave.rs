@@ -9,16 +9,15 @@
 
 use super::budget::Budget;
 use super::job::Control;
-use super::make::{Hands, Losses, Weigh, too_large};
-use crate::dtype::Class;
+use super::make::{Hands, Losses, Odd, too_large};
+use super::pack::{Bands, Blocks, Errors, Stripe};
 use crate::error::{Error, Result};
 use crate::open::Model;
-use crate::plan::weave::{Decode, Limits, Make, Pack, Task, Work, tasks, writes};
+use crate::plan::weave::{Limits, Pack, Task, Work, tasks};
 use crate::sink::file::FileSink;
 use crate::sink::output::hash::{BLOCK_BYTES as HASH_BLOCK_BYTES, BlockHash};
-use crate::transform::block;
 use crate::transform::method;
-use crate::transform::recipe::{Form, Output, Recipe};
+use crate::transform::recipe::{Form, Recipe};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
@@ -49,11 +48,8 @@ pub struct Weave<'a> {
     pub threads: usize,
     /// Whether a number too large becomes the largest there is, instead of an error.
     pub saturate: bool,
-    /// Whether blocks are quantised as a scheme asks for: what is NaN or infinite has its own rule, and what is lost is
-    /// measured.
-    pub quantises: bool,
-    /// Whether what is NaN or infinite is quantised as zero, instead of an error.
-    pub zero_odd: bool,
+    /// What becomes of NaN and infinity.
+    pub odd: Odd,
 }
 
 /// What happened to numbers.
@@ -136,20 +132,6 @@ struct Queue<'a> {
     closed_count: usize,
 }
 
-/// What was lost in the bands of a matrix, by their place in it.
-type Bands = Mutex<BTreeMap<u64, method::Error>>;
-
-/// Adds a band to those of its matrix.
-fn note(bands: &Bands, at: u64, error: method::Error, count: u64) {
-    let mut bands = lock(bands);
-    bands.insert(at, error);
-    // All are there: only their sum is kept.
-    let sum = bands.values().fold(method::Error::default(), |sum, &one| sum.and(one));
-    if sum.count >= count {
-        *bands = BTreeMap::from([(0, sum)]);
-    }
-}
-
 struct Shared<'a> {
     weave: &'a Weave<'a>,
     targets: &'a [Target],
@@ -158,10 +140,8 @@ struct Shared<'a> {
     changed: Condvar,
     budget: Budget,
     losses: Vec<Mutex<Losses>>,
-    /// Bands of a matrix come in any order and sums of floats hang on it: by the first row, until all are there.
-    errors: Vec<Bands>,
-    /// The same for outputs that become blocks.
-    block_errors: Vec<Bands>,
+    errors: Errors,
+    blocks: Blocks,
     /// For each target where those of its tensors begin that hold matrices together, by the recipe's outputs.
     faces: Vec<HashMap<usize, u64>>,
     control: &'a Control,
@@ -193,8 +173,8 @@ pub fn weave(weave: &Weave<'_>, targets: &[Target], files: &dyn Files, control: 
         changed: Condvar::new(),
         budget: Budget::new(weave.memory_bytes),
         losses: weave.recipe.outputs.iter().map(|_| Mutex::default()).collect(),
-        errors: weave.recipe.packed.iter().map(|_| Mutex::default()).collect(),
-        block_errors: weave.recipe.outputs.iter().map(|_| Mutex::default()).collect(),
+        errors: Errors::new(weave.recipe.packed.len()),
+        blocks: Blocks::new(weave.odd, weave.recipe.outputs.len()),
         faces: faces.collect(),
         control,
     };
@@ -214,9 +194,8 @@ pub fn weave(weave: &Weave<'_>, targets: &[Target], files: &dyn Files, control: 
         }
         Ok(())
     })?;
-    let sum = |bands: &Bands| lock(bands).values().fold(method::Error::default(), |sum, &one| sum.and(one));
-    let errors = shared.errors.iter().map(sum).collect();
-    let block_errors = shared.block_errors.iter().map(sum).collect();
+    let errors = shared.errors.sums();
+    let block_errors = shared.blocks.errors.sums();
     let losses = shared.losses.into_iter().map(|l| l.into_inner().unwrap_or_else(PoisonError::into_inner));
     Ok(Made { losses: losses.collect(), errors, block_errors })
 }
@@ -414,23 +393,11 @@ impl<'a> Shared<'a> {
                 self.control.span(worker, "copy", source.0, *offset_bytes, task.size_bytes, started);
             }
             Work::Make(make) => {
-                let Weave { model, recipe, quantises, zero_odd, saturate, .. } = *self.weave;
-                let blocks = quantises && makes_blocks(make);
-                let held = self
-                    .budget
-                    .take(make.memory_bytes() + if blocks { 4 * make.count } else { 0 }, self.control)?;
+                let Weave { model, recipe, saturate, .. } = *self.weave;
+                let held = self.budget.take(self.blocks.memory_bytes(make), self.control)?;
                 let source = make.reads.first().and_then(|r| tables.get(r.file.index()));
-                let of = &recipe.outputs[output];
-                let made = match blocks {
-                    true => hands.encode(make, &model.files, weigh(of, task), zero_odd).map(
-                        |(bytes, losses, error)| {
-                            let count = crate::dtype::element_count(&of.shape).unwrap_or(0);
-                            note(&self.block_errors[output], task.offset_bytes, error, count);
-                            (bytes, losses)
-                        },
-                    ),
-                    false => hands.make(make, &model.files, saturate),
-                };
+                let of = (output, &recipe.outputs[output], task.offset_bytes);
+                let made = self.blocks.make(hands, make, &model.files, of, saturate);
                 let (bytes, losses) = made.map_err(|e| {
                     let e = e.tensor(name);
                     match source {
@@ -466,29 +433,11 @@ impl<'a> Shared<'a> {
 
     /// Some rows of a matrix, from the source to all the tensors that hold them.
     fn pack(&self, hands: &mut Hands, buffer: &mut Vec<u8>, file: &File, pack: &Pack) -> Result<()> {
-        let Weave { model, recipe, limits, .. } = self.weave;
-        let of = recipe.packed.get(pack.packed).ok_or_else(|| Error::bug("a band of no matrix"))?;
-        let packing = &of.packing;
-        let makes = pack.makes(&model.table, recipe, limits).map_err(|e| e.tensor(&of.matrix.name))?;
-        let held = self.budget.take(pack.memory_bytes(packing, &makes), self.control)?;
-        let quantised = hands.quantise(&makes, &model.files, &of.quantiser, packing, self.weave.zero_odd);
-        let (band, error) = quantised.map_err(|e| {
-            let source = makes.first().and_then(|m| m.reads.first());
-            let source = source.and_then(|r| model.table.files.get(r.file.index()));
-            let e = e.tensor(&of.matrix.name);
-            match source {
-                Some(from) if e.file_name().is_none() => e.file(&from.name),
-                _ => e,
-            }
-        })?;
-        for (face, output) in of.outputs.iter().enumerate() {
-            let Some(output) = output.filter(|_| writes(packing, face, &pack.rows)) else { continue };
+        let Weave { model, recipe, limits, odd, .. } = self.weave;
+        let bands = Bands { model, recipe, limits, budget: &self.budget, zero_odd: *odd == Odd::Zero };
+        let mut write = |Stripe { output, face, strip, bytes }: Stripe<'_>| {
             let at = self.faces[file.target].get(&output);
             let &at = at.ok_or_else(|| Error::bug("a matrix whose tensors are in several files"))?;
-            let strip = packing.strip(face, pack.rows.clone());
-            let bytes = sized(buffer, strip.size_bytes() as usize);
-            bytes.fill(0);
-            packing.write(face, band, pack.rows.clone(), bytes);
             for (n, run) in bytes.chunks_exact((strip.run_bytes as usize).max(1)).enumerate() {
                 let place = at + strip.offset_bytes + n as u64 * strip.pitch_bytes;
                 // The disk may begin with codes, which come from front to back; the rest lies anywhere.
@@ -497,15 +446,9 @@ impl<'a> Shared<'a> {
                     _ => file.with(|sink| sink.write_all_at(run, place))?,
                 }
             }
-        }
-        if buffer.len() > COPY_BUFFER_BYTES {
-            *buffer = Vec::new();
-        }
-        hands.forget();
-        drop(held);
-        let count = packing.rows.saturating_mul(packing.columns);
-        note(&self.errors[pack.packed], pack.rows.start, error, count);
-        Ok(())
+            Ok(())
+        };
+        bands.make(pack, (hands, buffer), self.control, &self.errors, &mut write)
     }
 
     /// Bytes of the source as they are: without passing through here where the system can and nobody needs to see them.
@@ -549,21 +492,6 @@ impl<'a> Shared<'a> {
         }
         Ok(())
     }
-}
-
-/// Whether numbers become blocks.
-fn makes_blocks(make: &Make) -> bool {
-    make.to.facts().class == Class::Block && make.decode != Decode::As(make.to) && block::can_encode(make.to)
-}
-
-/// How much the error of the columns of a task's numbers counts.
-fn weigh<'a>(output: &'a Output, task: &Task) -> Option<Weigh<'a>> {
-    let Form::Weighed(weights) = &output.form else { return None };
-    let facts = output.dtype.facts();
-    let columns = output.shape.last().copied().unwrap_or(1);
-    let rows = output.shape.iter().rev().nth(1).copied().unwrap_or(1);
-    let first = task.offset_bytes / u64::from(facts.block_bytes) * u64::from(facts.block_elements);
-    Some(Weigh { weights, columns, matrix: rows.saturating_mul(columns), first })
 }
 
 /// The first bytes of some memory, which grows.

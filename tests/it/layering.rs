@@ -35,7 +35,8 @@ const ROOMS: &[(&str, u32, &str)] = &[
 ];
 
 /// Imports on one line that are meant, room to room.
-const SAME_LINE: &[(&str, &str)] = &[("error", "text"), ("plan", "open"), ("quantize", "convert")];
+const SAME_LINE: &[(&str, &str)] =
+    &[("error", "text"), ("plan", "open"), ("quantize", "convert"), ("quantize", "load")];
 
 /// Imports of a lower line that are refused all the same.
 const FORBIDDEN: &[(&str, &str)] = &[

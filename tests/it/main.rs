@@ -30,6 +30,7 @@ mod keys;
 mod layering;
 mod layout;
 mod load;
+mod load_quantize;
 mod methods;
 mod mixtures;
 mod naive;

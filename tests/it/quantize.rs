@@ -426,7 +426,7 @@ fn what_is_refused_and_how() {
 }
 
 /// A copy of a model with a NaN in one of its matrices.
-fn damage(from: &Path, to: &Path) {
+pub fn damage(from: &Path, to: &Path) {
     std::fs::create_dir(to).unwrap();
     for (name, mut bytes) in tree(from) {
         let mark = b"model.layers.0.self_attn.q_proj.weight";

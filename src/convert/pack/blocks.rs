@@ -6,12 +6,16 @@ use crate::checkpoint::MetaValue;
 use crate::convert::draft::Draft;
 use crate::dtype::{Class, DType};
 use crate::error::{Error, Result};
+use crate::open::Model;
 use crate::text::{Shown, grouped};
+use crate::transform::arch::families;
 use crate::transform::block;
+use crate::transform::importance::Importance;
 use crate::transform::mixture::{self, About, Choice, Given, Mixture, Tensor};
 use crate::transform::recipe::{Form, Output, Recipe, Source};
 use crate::transform::scheme::Asked;
 use crate::transform::select::Selection;
+use std::borrow::Cow;
 
 /// `general.quantization_version`: that of ggml's blocks since 2023.
 const QUANTIZATION_VERSION: u32 = 2;
@@ -22,7 +26,12 @@ const QUANTIZATION_VERSION: u32 = 2;
 /// `Usage`: what blocks do not have; a type that is not made; with `strict` rows that do not fit. `Unsupported`: a model that
 /// is quantised already. `NotFound`: a pattern that matches nothing. `BadInput`: nothing to quantise; an importance of other
 /// sizes.
-pub(super) fn blocks(mixture: &'static Mixture, asked: &Quantize, draft: &mut Draft) -> Result<Decided> {
+pub(super) fn blocks(
+    model: &Model,
+    mixture: &'static Mixture,
+    asked: &Quantize,
+    draft: &mut Draft,
+) -> Result<Decided> {
     check(mixture, asked)?;
     draft.recipe.outputs.sort_by(|a, b| mixture::order(&a.name, &b.name));
     draft.firsts = (0..draft.recipe.outputs.len()).collect();
@@ -34,6 +43,10 @@ pub(super) fn blocks(mixture: &'static Mixture, asked: &Quantize, draft: &mut Dr
         quantised: Vec::new(),
         kept: Vec::new(),
         zero_odd: asked.zero_odd,
+    };
+    let importance = match &asked.importance {
+        Some(importance) => Some(named(model, importance)?),
+        None => None,
     };
     let Recipe { outputs, values, .. } = &mut draft.recipe;
     let (mut fallen, mut unweighed) = (Vec::new(), 0u64);
@@ -64,7 +77,7 @@ pub(super) fn blocks(mixture: &'static Mixture, asked: &Quantize, draft: &mut Dr
         if dtype.facts().class != Class::Block {
             continue;
         }
-        if let Some(importance) = &asked.importance {
+        if let Some(importance) = &importance {
             let columns = output.shape.last().copied().unwrap_or(1);
             let rows = output.shape.iter().rev().nth(1).copied().unwrap_or(1);
             let count = crate::dtype::element_count(&output.shape).unwrap_or(0);
@@ -111,6 +124,19 @@ pub(super) fn blocks(mixture: &'static Mixture, asked: &Quantize, draft: &mut Dr
     }
     set_keys(draft, mixture, asked);
     Ok(decided)
+}
+
+/// An importance under the names that are written, where the family's rows know them.
+fn named<'a>(model: &Model, importance: &'a Importance) -> Result<Cow<'a, Importance>> {
+    let family = match (model.is_gguf(), model.json("config.json")?) {
+        (true, _) => families::of_gguf(&model.table.meta).ok(),
+        (false, Some(config)) => families::of_config_for_gguf(&config).ok(),
+        (false, None) => None,
+    };
+    match family {
+        Some(family) => importance.in_gguf_names(family).map(Cow::Owned),
+        None => Ok(Cow::Borrowed(importance)),
+    }
 }
 
 /// What a person asked for that blocks do not have.

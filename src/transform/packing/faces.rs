@@ -33,7 +33,8 @@ pub struct Strip {
 }
 
 impl Strip {
-    fn run(offset_bytes: u64, run_bytes: u64) -> Strip {
+    /// One run.
+    pub fn run(offset_bytes: u64, run_bytes: u64) -> Strip {
         Strip { offset_bytes, run_bytes, pitch_bytes: run_bytes, run_count: 1 }
     }
 

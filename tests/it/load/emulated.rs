@@ -138,7 +138,7 @@ fn a_check_finds_wrong_bytes() {
     {
         let got = run(&emulated().env("FAKE_CUDA_FREE_COPIES", 1), &path, arguments);
         check_failed(&got, &[7], "copies that move nothing");
-        assert!(stderr(&got).contains("arrived with other contents than were read"), "{}", stderr(&got));
+        assert!(stderr(&got).contains("arrived with other contents than were sent"), "{}", stderr(&got));
         assert_eq!(got.used().misuse(), None);
     }
 }
