@@ -37,7 +37,7 @@ const NUMBERED: &[(&str, &str)] = &[("w1", "gate_proj"), ("w3", "up_proj"), ("w2
 const RULES: &[Rules] = &[
     Rules { model_type: "mixtral",   experts: NUMBERED, linear_routers: true, ..PLAIN },
     Rules { model_type: "qwen2_moe", experts: NAMED,    linear_routers: true, ..PLAIN },
-    Rules { model_type: "qwen3_moe", experts: NAMED,    linear_routers: true, eight: &["mlp.gate"], ..PLAIN },
+    Rules { model_type: "qwen3_moe", experts: NAMED,    linear_routers: true, eight: &["mlp.gate"] },
     Rules { model_type: "olmoe",     experts: NAMED,    linear_routers: true, ..PLAIN },
     Rules { model_type: "glm4_moe",  experts: NAMED,    ..PLAIN },
     Rules { model_type: "granite",   eight: &["self_attn.o_proj", "mlp.down_proj", "lm_head"], ..PLAIN },

@@ -427,6 +427,7 @@ def table(folder, only):
         jobs.setdefault(REFERENCE.get(client, "plain"), []).append((str(plain_form), str(place / "ours.safetensors")))
     said = {}
     for client, list_ in jobs.items():
+        print(f"{time.time() - started:5.0f} s   {client}: {len(list_)} files", file=sys.stderr)
         said.update(run_client(client, list_))
     from importlib.metadata import PackageNotFoundError, version
 
