@@ -157,7 +157,7 @@ pub(super) fn svg(rows: &[Row]) -> Option<(String, Option<String>)> {
     layers.truncate(LAYERS_MAX);
     let labels: Vec<String> = with_layers.iter().map(|r| short(&r.label, 30)).collect();
     let left = labels.iter().map(|l| l.chars().count()).max().unwrap_or(0) * 7 + 14;
-    let step = (900 / layers.len()).clamp(7, 30);
+    let step = (900 / layers.len()).clamp(7, 44);
     let width = (left + step * layers.len() + 12).max(left + 360);
     let grid = with_layers.len() * (CELL_HEIGHT + GAP);
     let height = grid + AXIS_HEIGHT + LEGEND_HEIGHT;
