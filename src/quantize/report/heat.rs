@@ -162,10 +162,10 @@ pub(super) fn svg(rows: &[Row]) -> Option<(String, Option<String>)> {
     let grid = with_layers.len() * (CELL_HEIGHT + GAP);
     let height = grid + AXIS_HEIGHT + LEGEND_HEIGHT;
     let mut out = String::new();
-    let _ = write!(
+    let _ = writeln!(
         out,
         "<svg class=\"heat\" viewBox=\"0 0 {width} {height}\" width=\"{width}\" height=\"{height}\" role=\"img\" \
-         xmlns=\"http://www.w3.org/2000/svg\"><title>Relative error by layer and projection</title>\n"
+         xmlns=\"http://www.w3.org/2000/svg\"><title>Relative error by layer and projection</title>"
     );
     for (y, (row, label)) in with_layers.iter().zip(&labels).enumerate() {
         let y = y * (CELL_HEIGHT + GAP);

@@ -86,18 +86,18 @@ pub(super) fn page(summary: &Summary, about: &About<'_>) -> String {
     let decided = &summary.decided;
     let rows = heat::rows(summary);
     let mut out = String::with_capacity(64 << 10);
-    let _ = write!(
+    let _ = writeln!(
         out,
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\n<meta name=\"generator\" content=\"hoist {}\">\n\
-         <title>{} as {}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n",
+         <title>{} as {}</title>\n<style>{STYLE}</style>\n</head>\n<body>",
         env!("CARGO_PKG_VERSION"),
         Text(about.model),
         Text(decided.scheme()),
     );
-    let _ = write!(
+    let _ = writeln!(
         out,
-        "<h1>{} as {}</h1>\n<p class=\"dim\">{}; method {}; {} of {} tensors; written to <code>{}</code></p>\n",
+        "<h1>{} as {}</h1>\n<p class=\"dim\">{}; method {}; {} of {} tensors; written to <code>{}</code></p>",
         Text(about.model),
         Text(decided.scheme()),
         Text(&decided.text()),
