@@ -117,7 +117,7 @@ pub struct Plan {
     /// Embedding and head.
     pub ends: Ends,
     options: convert::Options,
-    sample: Sample,
+    sample: Result<Sample>,
 }
 
 /// A matrix that stays as it is.
@@ -209,7 +209,7 @@ impl Plan {
         let decided = conversion.quantized.take();
         let decided = decided.ok_or_else(|| crate::Error::bug("a plan without a scheme"))?;
         let recipe = &conversion.recipe;
-        let sample = Sample::of(model, recipe, &Limits::within(options.memory_bytes))?;
+        let sample = Sample::of(model, recipe, &Limits::within(options.memory_bytes));
         let outputs: HashMap<&str, &Output> = recipe.outputs.iter().map(|o| (o.name.as_str(), o)).collect();
         let kept = decided.kept.iter().map(|(name, why)| {
             let output = outputs.get(name.as_str());
@@ -344,7 +344,7 @@ fn carry(model: &Model, plan: Plan, control: &crate::run::job::Control) -> Resul
     };
     let matrices = decided.quantised.iter().map(measured).collect();
     // The model is there: what cannot be looked at again is no reason to lose it.
-    let floor = sample.measure(model, control).unwrap_or_else(|e| {
+    let floor = sample.and_then(|sample| sample.measure(model, control)).unwrap_or_else(|e| {
         written.notes.push(format!("the error was not set against the floor of the grid: {e}"));
         None
     });

@@ -17,7 +17,7 @@ use super::{Ends, Summary};
 use crate::convert::{Chosen, Decided, Why};
 use crate::error::{Error, Result};
 use crate::open::Model;
-use crate::sink::file::{Existing, write_file};
+use crate::sink::file::{Existing, FileSink, write_file};
 use crate::text::{Shown, bytes};
 use crate::transform::mixture::Mixture;
 use std::path::{Path, PathBuf};
@@ -161,7 +161,7 @@ impl Target {
                 .hint("name a place outside the model"));
         }
         // Whether the folder takes files at all: a run of an hour is not to end with that.
-        write_probe(&folder).map_err(|e| Error::io("its folder cannot be written", e).file(shown()))?;
+        drop(FileSink::create(&place, 0, Existing::Replace)?);
         Ok(Target { path: path.to_owned(), format, force })
     }
 
@@ -190,12 +190,6 @@ fn whole(path: &Path) -> PathBuf {
         Some(parent) if !parent.as_os_str().is_empty() => whole(parent).join(name),
         _ => Path::new(".").canonicalize().unwrap_or_default().join(name),
     }
-}
-
-fn write_probe(folder: &Path) -> std::io::Result<()> {
-    let probe = folder.join(format!(".hoist-report-{}", std::process::id()));
-    std::fs::OpenOptions::new().write(true).create_new(true).open(&probe)?;
-    std::fs::remove_file(&probe)
 }
 
 /// Why a matrix stays, in words.

@@ -352,7 +352,7 @@ fn a_report_never_costs_the_model() {
     assert!(said["floor"]["ratio"].as_f64().unwrap() > 1.0 && said["measured"] == 35);
     assert_eq!(parse_csv(&std::fs::read_to_string(&report).unwrap()).len(), 38);
     let left: Vec<_> = std::fs::read_dir(place.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
-    assert!(!left.iter().any(|n| n.to_string_lossy().starts_with(".hoist-report")), "{left:?}");
+    assert!(!left.iter().any(|n| n.to_string_lossy().starts_with(".there.csv.hoist")), "{left:?}");
 }
 
 #[test]

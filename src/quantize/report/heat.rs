@@ -157,15 +157,15 @@ pub(super) fn svg(rows: &[Row]) -> Option<(String, Option<String>)> {
     layers.truncate(LAYERS_MAX);
     let labels: Vec<String> = with_layers.iter().map(|r| short(&r.label, 30)).collect();
     let left = labels.iter().map(|l| l.chars().count()).max().unwrap_or(0) * 7 + 14;
-    let step = (900 / layers.len()).clamp(7, 30);
+    let step = (900 / layers.len()).clamp(7, 44);
     let width = (left + step * layers.len() + 12).max(left + 360);
     let grid = with_layers.len() * (CELL_HEIGHT + GAP);
     let height = grid + AXIS_HEIGHT + LEGEND_HEIGHT;
     let mut out = String::new();
-    let _ = write!(
+    let _ = writeln!(
         out,
         "<svg class=\"heat\" viewBox=\"0 0 {width} {height}\" width=\"{width}\" height=\"{height}\" role=\"img\" \
-         xmlns=\"http://www.w3.org/2000/svg\"><title>Relative error by layer and projection</title>\n"
+         xmlns=\"http://www.w3.org/2000/svg\"><title>Relative error by layer and projection</title>"
     );
     for (y, (row, label)) in with_layers.iter().zip(&labels).enumerate() {
         let y = y * (CELL_HEIGHT + GAP);

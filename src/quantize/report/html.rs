@@ -62,9 +62,9 @@ body{margin:0 auto;max-width:1180px;padding:32px 24px 64px;background:var(--bg);
 font:15px/1.5 system-ui,-apple-system,\"Segoe UI\",Roboto,\"Noto Sans\",sans-serif}\
 h1{font-size:24px;line-height:1.25;margin:0 0 4px;overflow-wrap:anywhere}h2{font-size:17px;margin:40px 0 10px}\
 p{margin:6px 0}.dim{color:var(--dim)}\
-.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(165px,1fr));gap:12px;margin:24px 0 0;padding:0}\
+.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(200px,1fr));gap:12px;margin:24px 0 0;padding:0}\
 .tiles div{background:var(--card);border:1px solid var(--line);border-radius:8px;padding:12px 14px}\
-.tiles dt{color:var(--dim);font-size:13px}.tiles dd{margin:2px 0 0;font-size:21px;font-weight:600;white-space:nowrap}\
+.tiles dt{color:var(--dim);font-size:13px}.tiles dd{margin:2px 0 0;font-size:19px;font-weight:600;white-space:nowrap}\
 .tiles dd small{display:block;font-size:13px;font-weight:400;color:var(--dim);white-space:normal}\
 .scroll{overflow-x:auto}\
 table{border-collapse:collapse;font-size:14px;font-variant-numeric:tabular-nums}\
@@ -86,18 +86,18 @@ pub(super) fn page(summary: &Summary, about: &About<'_>) -> String {
     let decided = &summary.decided;
     let rows = heat::rows(summary);
     let mut out = String::with_capacity(64 << 10);
-    let _ = write!(
+    let _ = writeln!(
         out,
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\n<meta name=\"generator\" content=\"hoist {}\">\n\
-         <title>{} as {}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n",
+         <title>{} as {}</title>\n<style>{STYLE}</style>\n</head>\n<body>",
         env!("CARGO_PKG_VERSION"),
         Text(about.model),
         Text(decided.scheme()),
     );
-    let _ = write!(
+    let _ = writeln!(
         out,
-        "<h1>{} as {}</h1>\n<p class=\"dim\">{}; method {}; {} of {} tensors; written to <code>{}</code></p>\n",
+        "<h1>{} as {}</h1>\n<p class=\"dim\">{}; method {}; {} of {} tensors; written to <code>{}</code></p>",
         Text(about.model),
         Text(decided.scheme()),
         Text(&decided.text()),

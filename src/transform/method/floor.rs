@@ -88,7 +88,8 @@ pub fn floor(grid: Grid, numbers: &[f32], weights: &[f32]) -> Option<f64> {
         (kind, Some(scales)) => (group.with_scales(&sides(kind), scales), group.squares()),
         (kind, None) => {
             let squares = group.squares();
-            (squares - group.sweep(&sides(kind), 0.0, false).merit, squares)
+            let found = group.sweep(&sides(kind), 0.0, false);
+            (squares - found.iter().fold(0.0, |most: f64, one| most.max(one.merit)), squares)
         }
     };
     Some(if least > NOTHING * of { least } else { 0.0 })
@@ -233,13 +234,12 @@ fn scales(of: ScaleType) -> Option<Vec<f64>> {
     }
 }
 
-/// What a sweep found.
-#[derive(Debug, Clone, Copy)]
+/// What a sweep found in a lane.
+#[derive(Debug, Clone, Copy, Default)]
 struct Found {
     /// What is taken off the squares.
     merit: f64,
     scale: f64,
-    lane: usize,
 }
 
 /// The events of a group in their order.
@@ -256,10 +256,10 @@ struct Sweep<'a> {
 }
 
 impl Kernel for Sweep<'_> {
-    type Out = Found;
+    type Out = [Found; LANES];
 
     #[inline(always)]
-    fn run(self) -> Found {
+    fn run(self) -> [Found; LANES] {
         let Sweep { events, numbers, sides, rungs, share } = self;
         let (mut xq, mut qq, mut q) = ([0f64; LANES], [0f64; LANES], [0f64; LANES]);
         let (mut merits, mut at) = ([0f64; LANES], [0u64; LANES]);
@@ -283,14 +283,10 @@ impl Kernel for Sweep<'_> {
                 at[l] = if is_better { event } else { at[l] };
             }
         }
-        let mut best = Found { merit: 0.0, scale: 0.0, lane: 0 };
-        for lane in 0..LANES {
-            if merits[lane] > best.merit {
-                let scale = 1.0 / f64::from(f32::from_bits((at[lane] >> 32) as u32));
-                best = Found { merit: merits[lane], scale, lane };
-            }
-        }
-        best
+        std::array::from_fn(|l| {
+            let scale = 1.0 / f64::from(f32::from_bits((at[l] >> 32) as u32));
+            Found { merit: merits[l], scale }
+        })
     }
 }
 
@@ -336,7 +332,7 @@ impl<'a> Group<'a> {
 
     /// The best of all scales for the numbers less `shift`. With a bias the best one goes with each scale; `shift` is the mean
     /// then.
-    fn sweep(&self, sides: &Sides, shift: f64, has_bias: bool) -> Found {
+    fn sweep(&self, sides: &Sides, shift: f64, has_bias: bool) -> [Found; LANES] {
         let rungs = sides.above.len().max(sides.below.len()).max(1);
         let mut events: Vec<u64> = Vec::with_capacity(self.numbers.len() * rungs);
         for (i, (x, v)) in self.items().enumerate() {
@@ -377,13 +373,18 @@ impl<'a> Group<'a> {
 
     /// The least error of a line `code · scale + bias`.
     fn with_bias(&self, top: u32) -> f64 {
-        let mut least = self.spread();
+        let spread = self.spread();
+        let mut least = spread;
         for fraction in FRACTIONS {
             let sides = integers(top, 0, top, fraction);
-            let found = self.sweep(&sides, self.mean, true);
-            least = least.min(self.spread() - found.merit);
-            let bias = -(found.lane as f64 + fraction) * found.scale;
-            least = least.min(self.refined(top, (found.scale, bias)));
+            // Each zero point may lead to another valley, and the deepest need not be that which is entered deepest.
+            for (lane, found) in self.sweep(&sides, self.mean, true).into_iter().enumerate() {
+                if found.merit > 0.0 {
+                    least = least.min(spread - found.merit);
+                    let bias = -(lane as f64 + fraction) * found.scale;
+                    least = least.min(self.refined(top, (found.scale, bias)));
+                }
+            }
         }
         least.max(0.0)
     }
