@@ -34,6 +34,8 @@ fn schemes() -> Vec<(&'static str, Asked)> {
         ("mlx", rtn()),
         ("nf4", rtn()),
         ("mxfp4", rtn()),
+        ("nvfp4a16", rtn()),
+        ("torchao", rtn()),
         ("fp8", rtn()),
         ("fp8-block", rtn()),
     ]
@@ -169,6 +171,21 @@ fn what_arrives_is_what_the_files_would_hold() {
             compared += 1;
         }
         assert!(compared >= 6, "{name}: {compared} schemes");
+    }
+}
+
+#[test]
+fn blocks_arrive_as_in_a_gguf() {
+    let place = tempfile::tempdir().unwrap();
+    let small = testdata(SMALL);
+    for scheme in ["q4_k_m", "q5_0", "iq4_xs"] {
+        let asked = Asked::default();
+        let expected = written(&small, scheme, &asked, &place.path().join(format!("{scheme}.gguf"))).unwrap();
+        let mut options = asked_for(scheme, &asked, DeviceSpec::Cpu);
+        options.load.check = true;
+        let found = arrived(&small, options);
+        same(&expected, &tensors(&found.loaded), scheme);
+        assert_eq!(found.errors.len(), found.decided.quantised.len(), "{scheme}");
     }
 }
 
