@@ -8,6 +8,7 @@
 //! matrix is in the other two.
 
 mod csv;
+mod escape;
 mod heat;
 mod html;
 mod json;

@@ -74,8 +74,11 @@ impl Sample {
     /// # Errors
     /// As [`Pack::makes`].
     pub(super) fn of(model: &Model, recipe: &Recipe, limits: &Limits) -> Result<Sample> {
-        let is_known =
-            |of: &Packed| of.quantiser.group_rows <= 1 && size(of) > 0 && floor::is_known(of.quantiser.grid);
+        let is_known = |of: &Packed| {
+            of.quantiser.group_rows <= 1
+                && (1..=NUMBERS_MAX).contains(&size(of))
+                && floor::is_known(of.quantiser.grid)
+        };
         let known = recipe.packed.iter().enumerate().filter(|(_, of)| is_known(of));
         let (mut matrices, mut rows, mut numbers, mut groups) = (Vec::new(), 0u64, 0u64, 0u64);
         let mut cost = 1;
@@ -187,8 +190,14 @@ fn points(
         elements.sort_unstable();
         let (Some(&low), Some(&high)) = (elements.first(), elements.last()) else { continue };
         let from = low / columns;
-        let pack = Pack { packed, rows: from..(high + size).div_ceil(columns) };
+        let pack_rows = from..(high + size).div_ceil(columns);
+        let pack = Pack { packed, rows: pack_rows.clone() };
         let makes = pack.makes(&model.table, recipe, limits).map_err(|e| e.tensor(&of.matrix.name))?;
+        // A sample is not to take more memory than the run did.
+        let memory_bytes = makes.iter().map(Make::memory_bytes).max().unwrap_or(0);
+        if memory_bytes.max((pack_rows.end - pack_rows.start) * columns * 4) > limits.matrix_bytes {
+            continue;
+        }
         let reads = makes.iter().flat_map(|m| &m.reads);
         cost_bytes =
             reads.fold(cost_bytes, |sum, r| sum.saturating_add(r.size_bytes).saturating_add(READ_COST_BYTES));

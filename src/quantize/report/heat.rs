@@ -1,7 +1,7 @@
 //! The heat map: a cell for each layer and projection, its colour the error. Experts of one layer and projection share a cell,
 //! which shows all of them together and, below, the worst of them.
 
-use super::html::{Text, short};
+use super::escape::{Text, short};
 use super::percent;
 use super::place::{Place, place};
 use crate::quantize::Summary;

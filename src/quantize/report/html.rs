@@ -1,11 +1,12 @@
 //! The page. It is read without a script and without a network, in the light and in the dark; every name in it comes from a
 //! file and is escaped.
 
+use super::escape::{Text, short};
 use super::heat::{self, Row};
 use super::{About, change, percent, why_text};
 use crate::quantize::{Measured, Summary, snr_db};
-use crate::text::{Shown, bytes, grouped};
-use std::fmt::{self, Display, Write};
+use crate::text::{bytes, grouped};
+use std::fmt::Write;
 
 /// Matrices that are listed one by one, at most.
 const LISTED_MAX: usize = 400;
@@ -15,37 +16,6 @@ const KEPT_MAX: usize = 100;
 const ROWS_MAX: usize = 64;
 /// Characters of a name.
 const NAME_CHARS: usize = 90;
-
-/// Text as it may stand in a page, in an attribute too. Control characters are shown as what they are.
-pub(super) struct Text<'a>(pub &'a str);
-
-impl Display for Text<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for c in Shown(self.0).to_string().chars() {
-            match c {
-                '&' => f.write_str("&amp;")?,
-                '<' => f.write_str("&lt;")?,
-                '>' => f.write_str("&gt;")?,
-                '"' => f.write_str("&quot;")?,
-                '\'' => f.write_str("&#39;")?,
-                c => f.write_char(c)?,
-            }
-        }
-        Ok(())
-    }
-}
-
-/// A name of so many characters at most: the middle of a longer one goes.
-pub(super) fn short(name: &str, chars: usize) -> String {
-    let shown = Shown(name).to_string();
-    let count = shown.chars().count();
-    if count <= chars {
-        return shown;
-    }
-    let (head, tail) = (chars / 2, chars - chars / 2 - 1);
-    let end: String = shown.chars().skip(count - tail).collect();
-    shown.chars().take(head).chain(['…']).chain(end.chars()).collect()
-}
 
 /// A name in the page.
 fn name(text: &str) -> String {
