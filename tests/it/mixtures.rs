@@ -2,9 +2,12 @@
 //! and keys are those of llama-quantize.
 
 use crate::cli::{code, hoist, text};
+use crate::families::{Read, model};
 use crate::naive::testdata;
+use crate::quantize::damage;
 use hoist::checkpoint::MetaValue;
 use hoist::open::Model;
+use hoist::quantize::{Options, quantize};
 use hoist::transform::mixture::{self, About, Choice, Given, MIXTURES, Mixture, Tensor};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -119,7 +122,7 @@ fn whole_files_are_those_of_llama_quantize() {
         if importance {
             args.extend(["--importance", imatrix.to_str().unwrap()]);
         }
-        let output = hoist(&args);
+        let output = hoist(&args).output().unwrap();
         assert_eq!(code(&output), 0, "{title}: {}", text(&output.stderr));
         let (hash, keys) = digest(&out);
         assert_eq!(hash, expected["sha256"].as_str().unwrap(), "{title}");
@@ -131,4 +134,130 @@ fn whole_files_are_those_of_llama_quantize() {
         compared += 1;
     }
     assert!(compared >= 39, "{compared}");
+}
+
+#[test]
+fn experts_are_weighed_each_by_its_own_importance() {
+    let golden = golden("imatrix/llama_quantize");
+    let folder = tempfile::tempdir().unwrap();
+    let source = model::write(&model::spec("qwen3_moe"), folder.path());
+    let imatrix = testdata("golden/imatrix/experts.gguf");
+    for (name, expected) in golden["experts"]["tensors"].as_object().unwrap() {
+        let out = folder.path().join(format!("{name}.gguf"));
+        let mut options = Options::new(&out, name).unwrap();
+        options.quantize.importance = Some(hoist::open::importance(&imatrix).unwrap().into());
+        quantize(open(&source), options).wait().unwrap();
+        let read = Read::new(&out);
+        let mut weighed = 0;
+        for tensor in &read.table.tensors {
+            let Some(expected) = expected.get(&tensor.name) else { continue };
+            let hash = Sha256::digest(read.bytes(tensor));
+            let hex: String = hash.iter().take(8).map(|b| format!("{b:02x}")).collect();
+            assert_eq!(
+                tensor.dtype.to_string(),
+                expected[0].as_str().unwrap().to_lowercase(),
+                "{name}: {}",
+                tensor.name
+            );
+            assert_eq!(hex, expected[1].as_str().unwrap(), "{name}: {}", tensor.name);
+            weighed += 1;
+        }
+        assert!(weighed >= 7, "{name}: {weighed}");
+    }
+}
+
+#[test]
+fn what_a_person_chooses_comes_first() {
+    let folder = tempfile::tempdir().unwrap();
+    let small = testdata("rustdoc-llama-6m");
+    // NAME=TYPE for each: what is to be found of a few tensors.
+    let cases: &[(&[&str], &[(&str, &str)])] = &[
+        (&["--pure"], &[("output.weight", "q4_k"), ("blk.2.ffn_down.weight", "q4_k")]),
+        (&["--output-type", "q8_0"], &[("output.weight", "q8_0"), ("token_embd.weight", "q4_k")]),
+        (&["--embedding-type", "bf16"], &[("output.weight", "q6_k"), ("token_embd.weight", "bf16")]),
+        (
+            &["--tensor-type", "*ffn_up*=q5_0", "--tensor-type", "*.ffn_*=q2_k"],
+            &[
+                ("blk.0.ffn_up.weight", "q5_0"),
+                ("blk.0.ffn_gate.weight", "q2_k"),
+                ("blk.0.attn_q.weight", "q4_k"),
+            ],
+        ),
+        // By the checkpoint's names too.
+        (
+            &["--keep", "model.layers.1.*"],
+            &[("blk.1.ffn_up.weight", "bf16"), ("blk.2.ffn_up.weight", "q4_k")],
+        ),
+    ];
+    for (flags, expected) in cases {
+        let out = folder.path().join("out.gguf");
+        let mut args =
+            vec!["quantize", small.to_str().unwrap(), "-o", out.to_str().unwrap(), "--force", "-q"];
+        args.extend(*flags);
+        let output = hoist(&args).output().unwrap();
+        assert_eq!(code(&output), 0, "{flags:?}: {}", text(&output.stderr));
+        let table = open(&out).table;
+        for (name, dtype) in *expected {
+            let tensor = table.tensors.iter().find(|t| t.name == *name).unwrap();
+            assert_eq!(tensor.dtype.to_string(), *dtype, "{flags:?}: {name}");
+        }
+    }
+}
+
+#[test]
+fn what_does_not_go_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let small = testdata("rustdoc-llama-6m");
+    let small = small.to_str().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let quantised = path("q8.gguf");
+    let made = hoist(&["quantize", small, "-o", &quantised, "--scheme", "q8_0", "-q"]).output().unwrap();
+    assert_eq!(code(&made), 0);
+    let imatrix = testdata("golden/imatrix/experts.gguf");
+    let imatrix = imatrix.to_str().unwrap();
+    let cases: &[(&[&str], i32, &str)] = &[
+        (&[small, "--scheme", "q4_k_m", "--group-size", "32"], 2, "--group-size"),
+        (&[small, "--scheme", "q4_k_m", "--method", "rtn"], 2, "--method"),
+        (&[small, "--scheme", "int4"], 2, "not written as"),
+        (&[small, "--scheme", "q4_k_m", "--output-type", "iq1_s"], 2, "no type that hoist makes"),
+        (&[small, "--scheme", "q4_k_m", "--tensor-type", "nothing*=q8_0"], 3, "nothing"),
+        (&[small, "--scheme", "q2_k_s"], 2, "--importance"),
+        (&[small, "--scheme", "q4_k_m", "--importance", imatrix], 1, "importance"),
+        (&[&quantised, "--scheme", "q4_k_m"], 9, "--requantize"),
+    ];
+    for (arguments, expected, message) in cases {
+        let out = path("out.gguf");
+        let mut args = vec!["quantize"];
+        args.extend(*arguments);
+        args.extend(["-o", out.as_str()]);
+        let output = hoist(&args).output().unwrap();
+        assert_eq!(code(&output), *expected, "{arguments:?}: {}", text(&output.stderr));
+        assert!(text(&output.stderr).contains(message), "{arguments:?}: {}", text(&output.stderr));
+        assert!(!Path::new(&out).exists(), "{arguments:?}");
+    }
+    let again = path("again.gguf");
+    let done = hoist(&["quantize", &quantised, "-o", &again, "--scheme", "q4_0", "--requantize", "-q"]);
+    assert_eq!(code(&{ done }.output().unwrap()), 0);
+    // A type flag without a GGUF.
+    let output = hoist(&["quantize", small, "-o", &path("int4"), "--pure"]).output().unwrap();
+    assert_eq!(code(&output), 2, "{}", text(&output.stderr));
+}
+
+#[test]
+fn not_a_number_is_refused_or_zero() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = model::write(&model::spec("llama"), folder.path());
+    damage(&source, f32::NAN);
+    let run = |flags: &[&str]| {
+        let out = folder.path().join("out.gguf");
+        let mut args =
+            vec!["quantize", source.to_str().unwrap(), "-o", out.to_str().unwrap(), "--force", "-q"];
+        args.extend(["--scheme", "q4_0"]);
+        args.extend(flags);
+        hoist(&args).output().unwrap()
+    };
+    let refused = run(&[]);
+    assert_eq!(code(&refused), 1, "{}", text(&refused.stderr));
+    assert!(text(&refused.stderr).contains("--nan zero"), "{}", text(&refused.stderr));
+    assert_eq!(code(&run(&["--nan", "zero"])), 0);
 }
