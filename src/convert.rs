@@ -322,7 +322,7 @@ impl Plan {
             }
         }
         let identity = plan.identity(model)?;
-        let inputs = inputs(model);
+        let inputs = inputs(model, options.quantize.as_ref());
         let begin = Begin {
             target: &options.out,
             force: options.force,
@@ -540,7 +540,7 @@ fn beside(out: &Path) -> PathBuf {
 
 /// Every file that is read, by its path, and the directory that was named. What lies beside the weights counts: a config or a
 /// tokenizer is as much of the model as they are.
-fn inputs(model: &Model) -> Vec<PathBuf> {
+fn inputs(model: &Model, quantize: Option<&Quantize>) -> Vec<PathBuf> {
     let files = model.files.iter().filter_map(|f| f.as_local().map(|l| l.path().to_owned()));
     let named = model.place.directory().filter(|_| !model.is_file);
     // Other weights in that folder are none of this model's.
@@ -549,5 +549,7 @@ fn inputs(model: &Model) -> Vec<PathBuf> {
         let names = model.entries.iter().filter(is_companion).map(|e| directory.join(&e.name));
         names.collect::<Vec<_>>()
     });
-    files.chain(named.map(Path::to_owned)).chain(beside.into_iter().flatten()).collect()
+    let importance = quantize.and_then(|q| q.importance.as_ref());
+    let importance = importance.map(|importance| PathBuf::from(&importance.file));
+    files.chain(named.map(Path::to_owned)).chain(beside.into_iter().flatten()).chain(importance).collect()
 }

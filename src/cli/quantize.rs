@@ -27,8 +27,9 @@ pub(crate) struct Args {
     /// Where to: a directory, or a file that ends in .gguf
     #[arg(short, long, value_name = "OUT", env = "HOIST_OUT", hide_env_values = true)]
     out: PathBuf,
-    /// The scheme: int4, gptq, awq, mlx, torchao, torchao-int8, nf4, mxfp4, nvfp4a16, fp8, fp8-block; for a GGUF q4_k_m and all others of llama-quantize
-    /// [default: int4; q4_k_m where OUT ends in .gguf]
+    /// The scheme: int4, gptq, awq, mlx, torchao, torchao-int8, nf4, mxfp4, nvfp4a16, fp8, fp8-block; for a GGUF tq1_0, tq2_0,
+    /// q2_k_s, q2_k, q3_k_s, q3_k_m, q3_k_l, iq4_xs, iq4_nl, q4_0, q4_1, q4_k_s, q4_k_m, mxfp4, q5_0, q5_1, q5_k_s, q5_k_m, q6_k,
+    /// q8_0 [default: int4; q4_k_m where OUT ends in .gguf]
     #[arg(short, long, value_name = "NAME", env = "HOIST_SCHEME", hide_env_values = true)]
     scheme: Option<String>,
     /// How scales and codes are chosen [default: search]

@@ -194,8 +194,10 @@ pub(super) fn pack(model: &Model, options: &Options, asked: &Quantize, draft: &m
             Why::Misfit(why) => Some(format!("`{}`: {why}", Shown(name))),
             _ => None,
         });
+        let asked_for = decided.kept.iter().any(|(_, why)| *why == Why::Asked);
         return Err(match why {
             Some(why) => Error::usage("the group size fits no tensor of the model").detail(why),
+            None if asked_for => Error::usage("--keep keeps every linear layer of the model"),
             None => Error::unsupported("holds no linear layers that hoist knows to quantise")
                 .hint("--also 'GLOB' names them; hoist inspect MODEL --tree shows the names"),
         });
@@ -204,7 +206,20 @@ pub(super) fn pack(model: &Model, options: &Options, asked: &Quantize, draft: &m
         draft.notes.push(weighing.finish()?);
     }
     let ignored = ignored(draft, &config, &settled);
-    let said = config::of(&settled, &ignored, &how.own(&draft.recipe.packed));
+    let mut said = config::of(&settled, &ignored, &how.own(&draft.recipe.packed));
+    if settled.scheme.config == Config::Gptq && said.get("dynamic").is_some() {
+        let names = draft.recipe.packed.iter().map(|p| p.matrix.name.as_str());
+        let modules = names.map(|name| name.strip_suffix(".weight").unwrap_or(name));
+        match config::gptq_modules(modules, &ignored) {
+            Some(modules) => {
+                let modules: Vec<[&str; 1]> = modules.into_iter().map(|m| [m]).collect();
+                said["modules_in_block_to_quantize"] = serde_json::json!(modules);
+            }
+            None => draft.notes.push(
+                "transformers does not open GPTQ where a projection is quantised in some layers only; gptqmodel does".into(),
+            ),
+        }
+    }
     draft.config = ConfigEdit { quantization: Some(said.clone()), ..std::mem::take(&mut draft.config) };
     if let Some((_, bytes)) = draft.texts.iter_mut().find(|(name, _)| name == "config.json") {
         let mut config = config;
@@ -342,16 +357,31 @@ fn choose(draft: &Draft, asked: &Quantize, choice: &Choice<'_>) -> Result<Vec<us
         globs => Selection::new(globs, &[])?.pick_names(names()),
     };
     let also = pick(&asked.also)?;
+    let skips_head = match asked.scheme {
+        Named::Matrices(scheme) => matches!(scheme.config, Config::Awq | Config::BitsAndBytes),
+        Named::Blocks(_) => false,
+    };
     // A pattern to keep that matches nothing is a typing mistake too.
     pick(&asked.keep)?;
     for &index in &also {
         let output = &outputs[index];
         let is_matrix = output.shape.len() == 2 && output.name.ends_with(".weight");
         let is_float = output.dtype.is_float();
-        if !is_matrix || !is_float || arch::group(&output.name) == Group::Embedding {
-            return Err(Error::usage("is no linear layer, and cannot be quantised as one")
+        let is_turned = arch::find(&output.name).is_some_and(|(row, _)| row.form == Laid::Conv);
+        if !is_matrix || !is_float || is_turned || arch::group(&output.name) == Group::Embedding {
+            let what = if is_turned { "a Conv1D, `[in, out]`" } else { "no linear layer" };
+            return Err(Error::usage(format!("is {what}, and cannot be quantised as a linear layer"))
                 .tensor(&output.name)
-                .hint("a narrower pattern for --also"));
+                .hint("a narrower pattern for --also; --scheme q4_k_m, a GGUF, quantises all matrices"));
+        }
+        // Their readers leave the head alone, whatever the config says.
+        if skips_head && arch::group(&output.name) == Group::Head {
+            return Err(Error::usage(format!(
+                "is the head, which readers of `{}` take as it is",
+                asked.scheme.name()
+            ))
+            .tensor(&output.name)
+            .hint("--scheme int4 or gptq, or a GGUF"));
         }
     }
     let linear = |index: &usize| {
@@ -550,7 +580,13 @@ fn ignored(draft: &Draft, config: &Json, settled: &Settled) -> Vec<String> {
     }
     // A head that is the embedding is a module all the same.
     let generates = Description::from_config(config).generates();
-    if generates && !embeddings && !modules.iter().any(|m| m == "lm_head" || m.ends_with(".lm_head")) {
+    let is_head = |name: &str| arch::group(name) == Group::Head;
+    let written = draft.recipe.packed.iter().any(|p| is_head(&p.matrix.name));
+    if generates
+        && !embeddings
+        && !written
+        && !modules.iter().any(|m| m == "lm_head" || m.ends_with(".lm_head"))
+    {
         modules.push("lm_head".to_owned());
     }
     let mut seen = std::collections::HashSet::new();
@@ -618,6 +654,7 @@ impl Decided {
     /// What stays, by reason: the reason in words, and how many.
     pub fn kept_lines(&self) -> Vec<String> {
         let mut groups: Vec<(String, Vec<&str>)> = Vec::new();
+        let mut places: HashMap<String, usize> = HashMap::new();
         for (name, why) in &self.kept {
             let why = match why {
                 Why::Kind(kind) => (*kind).to_owned(),
@@ -625,7 +662,8 @@ impl Decided {
                 Why::Misfit(why) => why.clone(),
                 Why::Fused(_) => "engines fuse it with one that stays".to_owned(),
             };
-            match groups.iter_mut().find(|(w, _)| *w == why) {
+            let place = *places.entry(why.clone()).or_insert(groups.len());
+            match groups.get_mut(place) {
                 Some((_, names)) => names.push(name),
                 None => groups.push((why, vec![name])),
             }

@@ -38,7 +38,7 @@ impl TensorFile {
         let entries: Vec<Entry> = tensors.into_iter().map(entry).collect();
         let laid = lay_out(&entries, &[("format".into(), "pt".into())], None)?;
         check(&laid, &entries)?;
-        let inputs: Vec<PathBuf> = models.iter().flat_map(|model| inputs(model)).collect();
+        let inputs: Vec<PathBuf> = models.iter().flat_map(|model| inputs(model, None)).collect();
         // Only outputs that go on where they were cut off are asked who they are.
         let identity = Identity { plan_hash: String::new(), sources: Vec::new() };
         let out = begin(&Begin { target, force, inputs: &inputs, identity: &identity, directory: false })?;

@@ -116,7 +116,7 @@ pub(super) fn write(model: &Model, options: &Options, mut plan: Plan, control: &
     let started = Instant::now();
     let cpu = machine::cpu_time();
     let identity = plan.identity(model)?;
-    let inputs = inputs(model);
+    let inputs = inputs(model, options.quantize.as_ref());
     let out = begin(&Begin {
         target: &options.out,
         force: options.force,

@@ -134,7 +134,10 @@ fn carry(prepared: Prepared, model: &Model, plan: LoadPlan, control: &Control) -
     let LoadPlan { mut recipe, decided, notes, options } = plan;
     let LoadOptions { load: how, work_bytes, .. } = &options;
     let (work_bytes, zero_odd) = (*work_bytes, decided.zero_odd);
-    find_globals(model, &mut recipe, &options, zero_odd, control)?;
+    // A plan needs no numbers.
+    if !how.dry_run {
+        find_globals(model, &mut recipe, &options, zero_odd, control)?;
+    }
     let making = Making { model, recipe: &recipe, options: how, work_bytes, zero_odd, control };
     let (mut loaded, made) = making.load(prepared)?;
     let named = recipe.packed.iter().map(|p| p.matrix.name.clone()).zip(made.errors);
@@ -160,7 +163,7 @@ fn find_globals(
         recipe,
         limits: Limits::within(memory_bytes),
         memory_bytes,
-        threads: options.load.threads.unwrap_or_else(convert::default_threads).max(1),
+        threads: options.load.threads.unwrap_or_else(convert::default_threads).clamp(1, 256),
         saturate: false,
         odd: Odd::of_scheme(zero_odd),
     };

@@ -19,6 +19,8 @@ use crate::convert::{Chosen, Decided, Why};
 use crate::error::{Error, Result};
 use crate::open::Model;
 use crate::sink::file::{Existing, FileSink, write_file};
+use crate::source::ReadAt;
+use crate::source::local::LocalFile;
 use crate::text::{Shown, bytes};
 use crate::transform::mixture::Mixture;
 use std::path::{Path, PathBuf};
@@ -85,12 +87,19 @@ pub fn ends_text(decided: &Decided, ends: &Ends, file_bytes: u64) -> Option<Stri
     );
     let narrow = bytes(ends.output_bytes(file_bytes));
     Some(match &decided.chosen {
+        // Some types of a mixture are as small as it gets.
+        Chosen::Blocks(mixture) if ends.output_bytes(file_bytes) > file_bytes / 100 * 97 => {
+            format!("{share}, at {} as all others", mixture.name)
+        }
         Chosen::Blocks(mixture) => format!(
             "{share}; all at {} it would be {narrow}: --embedding-type {} --output-type {}",
             mixture.dtype, mixture.dtype, mixture.dtype
         ),
         Chosen::Matrices(_) => {
-            let other = Mixture::find("q4_k_m").map_or("", |_| "; --scheme q4_k_m, a GGUF, quantises them");
+            let name = if decided.settled().is_some_and(|s| s.scheme.bits > 4) { "q8_0" } else { "q4_k_m" };
+            let other = Mixture::find(name);
+            let other =
+                other.map(|m| format!("; --scheme {}, a GGUF, quantises them", m.name)).unwrap_or_default();
             format!(
                 "{share}, which engines of this layout take as they are; with the same {:.2} bits it would be {narrow}{other}",
                 decided.bits_per_weight()
@@ -151,6 +160,11 @@ impl Target {
                     .file(shown())
                     .hint("--force replaces it; or choose another name"));
             }
+            Ok(_) if !is_report(&place)? => {
+                return Err(Error::bad_input("is there, and is no report of hoist's: it is not replaced")
+                    .file(shown())
+                    .hint("choose another name"));
+            }
             Ok(_) => {}
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
             Err(e) => return Err(Error::io("cannot be examined", e).file(shown())),
@@ -179,6 +193,17 @@ impl Target {
         let existing = if self.force { Existing::Replace } else { Existing::Keep };
         write_file(&self.path, text(self.format, summary, about).as_bytes(), existing)
     }
+}
+
+/// Whether a file begins as reports do, or is empty: with --force too nothing else is replaced.
+fn is_report(path: &Path) -> Result<bool> {
+    let file = LocalFile::open(path)?;
+    let mut begin = vec![0; usize::try_from(file.size_bytes().min(512)).unwrap_or(0)];
+    file.read_exact_at(&mut begin, 0)?;
+    let marks: [&[u8]; 3] =
+        [b"content=\"hoist ", b"\"hoist.quantize.report/", b"name,layer,projection,expert,"];
+    let has = |mark: &&[u8]| begin.windows(mark.len()).any(|w| w == *mark);
+    Ok(begin.is_empty() || marks.iter().any(|mark| has(mark)))
 }
 
 /// A path with every link resolved as far as it is there.

@@ -10,9 +10,8 @@ use crate::open::Model;
 use crate::plan::weave::{Limits, Make, Pack};
 use crate::run::job::Control;
 use crate::run::make::Hands;
-use crate::transform::method::Kind;
-use crate::transform::method::Quantiser;
 use crate::transform::method::floor::{self, Against};
+use crate::transform::method::{Kind, Quantiser, ScaleType};
 use crate::transform::recipe::{Packed, Recipe};
 use std::time::Instant;
 
@@ -78,6 +77,10 @@ impl Sample {
             of.quantiser.group_rows <= 1
                 && (1..=NUMBERS_MAX).contains(&size(of))
                 && floor::is_known(of.quantiser.grid)
+                // What its scales are multiplied by is not known before the run.
+                && !matches!(of.quantiser.grid.scale, ScaleType::E4M3 { .. })
+                // The error that is told is unweighed.
+                && of.quantiser.importance.is_none()
         };
         let known = recipe.packed.iter().enumerate().filter(|(_, of)| is_known(of));
         let (mut matrices, mut rows, mut numbers, mut groups) = (Vec::new(), 0u64, 0u64, 0u64);

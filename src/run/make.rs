@@ -190,6 +190,11 @@ impl Hands {
         let numbers = sized(&mut self.numbers, self.rows.len());
         packing.numbers(&self.band, numbers);
         round_to(packing.dtype, numbers);
+        // Scales that a reader computes in a narrow type may be beyond it though the weights are not.
+        let lost = method::odd(numbers);
+        if lost > 0 {
+            return Err(beyond(lost, packing.dtype));
+        }
         let mut error = method::error(&self.rows, numbers);
         error.odd = odd;
         Ok((&self.band, error))
@@ -329,6 +334,25 @@ pub(super) fn no_scale_fits(odd: u64) -> Error {
         }
     ))
     .hint("--nan zero takes them for zeros")
+}
+
+/// Numbers that a reader would find infinite.
+fn beyond(count: u64, dtype: DType) -> Error {
+    let many =
+        if count == 1 { "a number".to_owned() } else { format!("{} numbers", crate::text::grouped(count)) };
+    Error::bad_input(format!("has {many} too large for the scheme, whose readers compute in `{dtype}`"))
+        .hint("--scheme int4 of a bf16 model holds them; --keep 'GLOB' leaves the tensor as it is")
+}
+
+/// Blocks whose scales do not fit.
+pub(super) fn too_large_for_blocks(count: u64, make: &Make, weighed: bool) -> Error {
+    let many =
+        if count == 1 { "a value".to_owned() } else { format!("{} values", crate::text::grouped(count)) };
+    let error = Error::bad_input(format!("has {many} that no scale of `{}` fits", make.to));
+    match weighed {
+        true => error.hint("weights or importance are too large; --keep 'GLOB' leaves the tensor as it is"),
+        false => error.hint("--keep 'GLOB' leaves the tensor as it is"),
+    }
 }
 
 /// What does not fit its type.

@@ -3,7 +3,7 @@
 
 use super::budget::Budget;
 use super::job::Control;
-use super::make::{Hands, Losses, Odd, Weigh};
+use super::make::{Hands, Losses, Odd, Weigh, too_large_for_blocks};
 use crate::dtype::{Class, element_count};
 use crate::error::{Error, Result};
 use crate::open::Model;
@@ -135,6 +135,9 @@ impl Blocks {
         }
         let weigh = weigh(output, offset_bytes);
         let (bytes, losses, error) = hands.encode(make, files, weigh, self.odd == Odd::Zero)?;
+        if losses.overflows > 0 {
+            return Err(too_large_for_blocks(losses.overflows, make, weigh.is_some()));
+        }
         self.errors.note(place, offset_bytes, error, element_count(&output.shape).unwrap_or(0));
         Ok((bytes, losses))
     }

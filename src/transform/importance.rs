@@ -262,6 +262,14 @@ fn stacked(stack: &BTreeMap<u64, &Entry>) -> Result<Entry> {
         ))
         .hint("it was measured on another model, or on too little text"));
     }
+    if count.saturating_mul(columns as u64) > MADE_UP_MAX && count > stack.len() as u64 {
+        return Err(Error::bad_input(format!(
+            "has importance for {} of at least {} experts of {} channels, too many to be made up",
+            stack.len(),
+            grouped(count),
+            grouped(columns as u64)
+        )));
+    }
     let mut weights = Vec::new();
     for expert in 0..count {
         match stack.get(&expert) {

@@ -1,7 +1,7 @@
 //! Mixtures: which block type each tensor of a GGUF gets when a model is quantised, as llama-quantize decides it.
 //!
 //! A mixture is what llama.cpp calls a file type: a block type for most tensors, and rules for those that suffer more than
-//! others. The rules are rows ([`rows`]); [`assign`] walks the tensors in llama.cpp's order, by layer and then by name, because
+//! others. The rules are rows (`mixture/rows.rs`); [`assign`] walks the tensors in llama.cpp's order, by layer and then by name, because
 //! some rules count. Facts from llama.cpp, `src/llama-quant.cpp` of ggml 0.25.
 
 mod rows;
@@ -338,7 +338,7 @@ impl Walk<'_> {
             When::More => {
                 let eighth = count / 8;
                 // Below the first eighth the first condition holds already.
-                index < eighth || index >= 7 * count / 8 || (index - eighth) % 3 == 2
+                index < eighth || index >= count - count.div_ceil(8) || (index - eighth) % 3 == 2
             }
             When::First(many) => index < many,
             When::FirstOf(parts) => index < count / parts,

@@ -13,6 +13,22 @@ use serde_json::{Value, json};
 pub(super) fn notes(plan: &Plan, args: &Args) -> Vec<String> {
     let decided = &plan.decided;
     let mut notes = plan.conversion.notes.clone();
+    let scheme = decided.scheme();
+    if decided.experts && ["gptq", "awq", "nf4", "nvfp4a16"].contains(&scheme) {
+        notes.push(format!(
+            "transformers (5.23) does not read experts as {scheme}: they stay random or it fails; the layout is vLLM's, which has \
+             not been run on it here"
+        ));
+    }
+    if scheme == "int4" && decided.settled().is_some_and(|s| !s.symmetric) {
+        notes.push(
+            "transformers (5.23) needs CompressedTensorsConfig(dequantize=True) to open zero points; --symmetric opens without"
+                .to_owned(),
+        );
+    }
+    if args.requantize {
+        notes.push("errors are against the numbers of the quantised source, not of its original".to_owned());
+    }
     if let Some(settled) = decided.settled().filter(|s| decided.experts && s.scheme.name == "int4") {
         notes.push(match settled.symmetric {
             true if !args.symmetric && !args.signed_scales => {

@@ -12,7 +12,7 @@ use crate::transform::arch::families;
 use crate::transform::block;
 use crate::transform::importance::Importance;
 use crate::transform::mixture::{self, About, Choice, Given, Mixture, Tensor};
-use crate::transform::recipe::{Form, Output, Recipe, Source};
+use crate::transform::recipe::{Form, Output, Recipe, Source, Value};
 use crate::transform::scheme::Asked;
 use crate::transform::select::Selection;
 use std::borrow::Cow;
@@ -49,15 +49,17 @@ pub(super) fn blocks(
         None => None,
     };
     let Recipe { outputs, values, .. } = &mut draft.recipe;
-    let (mut fallen, mut unweighed) = (Vec::new(), 0u64);
-    for (output, given) in outputs.iter_mut().zip(given) {
+    let (mut fallen, mut unweighed) = (Vec::new(), Vec::new());
+    let mut stored = 0u64;
+    for (output, (given, is_asked)) in outputs.iter_mut().zip(given) {
         // ggml does not count outer dimensions of one.
         let ones = output.shape.iter().take_while(|&&n| n == 1).count();
         output.shape.drain(..ones.min(output.shape.len().saturating_sub(1)));
         let dtype = match given {
             Given::Kept => {
                 if output.dtype.is_float() && output.shape.len() >= 2 {
-                    decided.kept.push((output.name.clone(), Why::Kind("llama-quantize keeps it")));
+                    let why = if is_asked { Why::Asked } else { Why::Kind("llama-quantize keeps it") };
+                    decided.kept.push((output.name.clone(), why));
                 }
                 continue;
             }
@@ -67,7 +69,8 @@ pub(super) fn blocks(
                 dtype
             }
         };
-        if output.dtype == dtype && is_stored(output, values) {
+        if is_stored(output, dtype, values) {
+            stored += 1;
             continue;
         }
         refuse_quantised(output, values, dtype, asked)?;
@@ -84,7 +87,7 @@ pub(super) fn blocks(
             let matrices = count / rows.saturating_mul(columns).max(1);
             match importance.of_gguf(&output.name, matrices, columns)? {
                 Some(weights) => output.form = Form::Weighed(weights),
-                None => unweighed += 1,
+                None => unweighed.push(output.name.clone()),
             }
         }
         decided.quantised.push(Quantised {
@@ -96,8 +99,19 @@ pub(super) fn blocks(
         });
     }
     if decided.quantised.is_empty() {
-        return Err(Error::unsupported("holds no tensors that llama-quantize would quantise")
-            .hint("--also 'GLOB' names some; hoist inspect MODEL --tree shows the names"));
+        let asked_for = decided.kept.iter().any(|(_, why)| *why == Why::Asked);
+        return Err(match (stored, asked_for) {
+            (1.., _) => Error::usage(format!("is `{}` already, as far as it can be", mixture.name)),
+            (0, true) => Error::usage("--keep keeps everything that would be quantised"),
+            (0, false) => Error::unsupported("holds no tensors that llama-quantize would quantise")
+                .hint("--also 'GLOB' names some; hoist inspect MODEL --tree shows the names"),
+        });
+    }
+    if mixture.dtype == DType::MXFP4 && outputs.iter().all(|o| o.dtype != DType::MXFP4) {
+        draft.notes.push(
+            "no tensor is mxfp4: llama-quantize makes experts so, and there are none; all others are q8_0"
+                .to_owned(),
+        );
     }
     if let Some((name, dtype, instead_of)) = fallen.first() {
         if asked.strict {
@@ -115,12 +129,16 @@ pub(super) fn blocks(
             if fallen.len() > 1 { ", and so on" } else { "" },
         ));
     }
-    if unweighed > 0 {
-        if unweighed == decided.quantised.len() as u64 {
+    if let Some(first) = unweighed.first() {
+        if unweighed.len() == decided.quantised.len() {
             return Err(Error::bad_input("has importance for none of the model's tensors")
                 .hint("it was measured on another model"));
         }
-        draft.notes.push(format!("no importance for {unweighed} tensors: they are quantised without"));
+        let rest = match unweighed.len() - 1 {
+            0 => String::new(),
+            n => format!(" and {} more", grouped(n as u64)),
+        };
+        draft.notes.push(format!("no importance for `{}`{rest}: quantised without", Shown(first)));
     }
     set_keys(draft, mixture, asked);
     Ok(decided)
@@ -167,7 +185,7 @@ fn check(mixture: &Mixture, asked: &Quantize) -> Result<()> {
 }
 
 /// What each output becomes, by the mixture's rules and a person's wishes.
-fn assign(mixture: &Mixture, asked: &Quantize, about: &About, recipe: &Recipe) -> Result<Vec<Given>> {
+fn assign(mixture: &Mixture, asked: &Quantize, about: &About, recipe: &Recipe) -> Result<Vec<(Given, bool)>> {
     let outputs = &recipe.outputs;
     // A person may know the name that the checkpoint has.
     let origin =
@@ -177,11 +195,21 @@ fn assign(mixture: &Mixture, asked: &Quantize, about: &About, recipe: &Recipe) -
         if globs.is_empty() {
             return Ok(is_picked);
         }
-        let names = outputs.iter().flat_map(|o| [o.name.as_str(), origin(o).unwrap_or(&o.name)]);
-        for index in Selection::new(globs, &[])?.pick_names(names)? {
-            is_picked[index / 2] = true;
+        // By the names that are written, then by those of the checkpoint.
+        let written: Vec<&str> = outputs.iter().map(|o| o.name.as_str()).collect();
+        let origins = outputs.iter().map(|o| origin(o).unwrap_or(&o.name)).collect();
+        let selection = Selection::new(globs, &[])?;
+        let mut error = None;
+        for names in [written, origins] {
+            match selection.pick_names(names) {
+                Ok(indices) => indices.into_iter().for_each(|index| is_picked[index] = true),
+                Err(e) => drop(error.get_or_insert(e)),
+            }
         }
-        Ok(is_picked)
+        match error {
+            Some(e) if !is_picked.contains(&true) => Err(e),
+            _ => Ok(is_picked),
+        }
     };
     let mut named: Vec<Option<DType>> = vec![None; outputs.len()];
     for (glob, dtype) in &asked.blocks.tensors {
@@ -216,24 +244,21 @@ fn assign(mixture: &Mixture, asked: &Quantize, about: &About, recipe: &Recipe) -
             *given = mixture::fall_back(by_index(index).unwrap_or(mixture.dtype), tensors[index]);
         }
     }
-    Ok(given)
+    Ok(given.into_iter().zip(keep).collect())
 }
 
 /// Whether all of an output lies in the source in its own type.
-fn is_stored(output: &Output, values: &[crate::transform::recipe::Value]) -> bool {
-    output
-        .parts
-        .iter()
-        .all(|part| values.get(part.value).is_some_and(|v| v.dtype == output.dtype && part.add == 0.0))
+fn is_stored(output: &Output, dtype: DType, values: &[Value]) -> bool {
+    let is_so = |v: &Value| match v.source {
+        Source::Mxfp4 { .. } => dtype == DType::MXFP4,
+        _ => v.dtype == dtype,
+    };
+    let parts = || output.parts.iter().map(|part| (part.add, values.get(part.value)));
+    output.dtype == dtype && parts().all(|(add, value)| add == 0.0 && value.is_some_and(is_so))
 }
 
 /// Codes are quantised again only where a person says so; f8 with scales is what its makers publish, and is only widened.
-fn refuse_quantised(
-    output: &Output,
-    values: &[crate::transform::recipe::Value],
-    dtype: DType,
-    asked: &Quantize,
-) -> Result<()> {
+fn refuse_quantised(output: &Output, values: &[Value], dtype: DType, asked: &Quantize) -> Result<()> {
     for value in output.parts.iter().filter_map(|p| values.get(p.value)) {
         let scheme = match &value.source {
             Source::Packed(packed) => packed.packing.layout.name.to_owned(),

@@ -195,6 +195,30 @@ fn gptq(settled: &Settled, ignored: &[String]) -> Json {
     said
 }
 
+/// A module's name within its block.
+fn within_block(module: &str) -> Option<&str> {
+    let (at, _) = module.match_indices('.').find(|&(at, _)| {
+        let rest = &module[at + 1..];
+        let number = rest.split('.').next().unwrap_or_default();
+        !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit())
+    })?;
+    module[at + 1..].split_once('.').map(|(_, rest)| rest)
+}
+
+/// GPTQ's modules that are quantised, as transformers wants them listed where a block holds others: by their names within a
+/// block. `None` where that cannot be said, because layers differ.
+pub(super) fn gptq_modules<'a>(
+    quantised: impl Iterator<Item = &'a str>,
+    ignored: &[String],
+) -> Option<Vec<&'a str>> {
+    let mut modules: Vec<&str> = quantised.filter_map(within_block).collect();
+    modules.sort_unstable();
+    modules.dedup();
+    let kept: Vec<&str> = ignored.iter().filter_map(|m| within_block(m)).collect();
+    let differ = kept.iter().any(|m| modules.binary_search(m).is_ok());
+    (!differ).then_some(modules)
+}
+
 /// Puts it into a config, in place of what was there.
 pub(in crate::convert) fn insert(config: &mut Json, said: &Json) {
     let Some(config) = config.as_object_mut() else { return };

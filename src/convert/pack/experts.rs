@@ -54,6 +54,14 @@ pub(super) fn take_apart(draft: &mut Draft, config: &Json, layers: Option<u64>) 
             }
         };
         let count = output.shape.first().copied().unwrap_or(0);
+        // Each expert becomes tensors of its own: there must be bytes for each.
+        if crate::dtype::element_count(&output.shape).unwrap_or(0) < count.max(1) {
+            return Err(Error::bad_input(format!(
+                "has shape {:?}, in which experts have no numbers",
+                output.shape
+            ))
+            .tensor(&output.name));
+        }
         let prefix = prefix(&output.name);
         for expert in 0..count {
             for piece in &pieces {
