@@ -203,7 +203,7 @@ fn is_report(path: &Path) -> Result<bool> {
     let marks: [&[u8]; 3] =
         [b"content=\"hoist ", b"\"hoist.quantize.report/", b"name,layer,projection,expert,"];
     let has = |mark: &&[u8]| begin.windows(mark.len()).any(|w| w == *mark);
-    Ok(begin.is_empty() || marks.iter().any(|mark| has(mark)))
+    Ok(begin.is_empty() || marks.iter().any(has))
 }
 
 /// A path with every link resolved as far as it is there.
