@@ -40,6 +40,7 @@ mod packings;
 mod parallel;
 mod plan;
 mod quantize;
+mod quantize_faults;
 mod report;
 mod safetensors;
 mod synth;
