@@ -153,12 +153,19 @@ impl Target {
                 .file(shown())
                 .hint("name a place beside OUT"));
         }
+        let of_model = model.place.directory().and_then(|d| d.canonicalize().ok());
+        let is_of_model = of_model.is_some_and(|directory| place.starts_with(directory));
         match std::fs::symlink_metadata(&place) {
             Ok(found) if found.is_dir() => return Err(Error::bad_input("is a directory").file(shown())),
             Ok(_) if !force => {
                 return Err(Error::bad_input("exists already")
                     .file(shown())
                     .hint("--force replaces it; or choose another name"));
+            }
+            Ok(_) if is_of_model => {
+                return Err(Error::bad_input("is a file of the model, and would be lost")
+                    .file(shown())
+                    .hint("name a place outside the model"));
             }
             Ok(_) if !is_report(&place)? => {
                 return Err(Error::bad_input("is there, and is no report of hoist's: it is not replaced")
@@ -168,12 +175,6 @@ impl Target {
             Ok(_) => {}
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
             Err(e) => return Err(Error::io("cannot be examined", e).file(shown())),
-        }
-        let of_model = model.place.directory().and_then(|d| d.canonicalize().ok());
-        if of_model.is_some_and(|directory| place.starts_with(directory)) && place.exists() {
-            return Err(Error::bad_input("is a file of the model, and would be lost")
-                .file(shown())
-                .hint("name a place outside the model"));
         }
         // Whether the folder takes files at all: a run of an hour is not to end with that.
         drop(FileSink::create(&place, 0, Existing::Replace)?);

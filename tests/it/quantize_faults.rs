@@ -21,7 +21,8 @@ fn config(out: &Path) -> Value {
 /// A model of one matrix in f32.
 fn one(folder: &Path, name: &str, family: &str, dtype: &str, shape: Vec<u64>, numbers: Vec<f32>) {
     std::fs::create_dir_all(folder).unwrap();
-    let config = json!({"architectures": ["LlamaForCausalLM"], "model_type": family, "torch_dtype": dtype,
+    let class = if family == "llama" { "LlamaForCausalLM" } else { "Qwen3MoeForCausalLM" };
+    let config = json!({"architectures": [class], "model_type": family, "torch_dtype": dtype,
         "num_hidden_layers": 1, "num_attention_heads": 4, "hidden_size": 256, "vocab_size": 16});
     std::fs::write(folder.join("config.json"), config.to_string()).unwrap();
     let bytes = numbers.iter().flat_map(|x| x.to_le_bytes()).collect();
