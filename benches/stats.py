@@ -44,7 +44,7 @@ def main():
     parser.add_argument("a")
     parser.add_argument("b")
     parser.add_argument("--labels", default="hoist,rival")
-    parser.add_argument("--field", default="bytes_per_second", choices=["bytes_per_second", "seconds"])
+    parser.add_argument("--field", default="bytes_per_second", choices=["bytes_per_second", "seconds", "cpu_seconds"])
     parser.add_argument("--out")
     parser.add_argument("--ratio-min", type=float)
     options = parser.parse_args()
