@@ -4,6 +4,7 @@
 use crate::text::Shown;
 use std::fmt;
 use std::io;
+use std::time::Duration;
 
 /// The crate's result.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -65,6 +66,11 @@ impl ErrorKind {
             ErrorKind::Signal(n) => 128u8.saturating_add(n),
         }
     }
+
+    /// Whether the same may succeed a little later.
+    pub fn is_worth_a_retry(self) -> bool {
+        matches!(self, ErrorKind::Io | ErrorKind::RateLimited)
+    }
 }
 
 /// An error of any part of hoist. Parsers give tensor and offset; `open` adds the file.
@@ -80,6 +86,7 @@ struct Facts {
     detail: Option<String>,
     hint: Option<String>,
     source: Option<io::Error>,
+    retry_after: Option<Duration>,
 }
 
 impl Error {
@@ -95,6 +102,7 @@ impl Error {
             detail: None,
             hint: None,
             source: None,
+            retry_after: None,
         }))
     }
 
@@ -182,6 +190,12 @@ impl Error {
         self
     }
 
+    /// How long a server asked to wait before another attempt.
+    pub fn after(mut self, wait: Duration) -> Error {
+        self.0.retry_after = Some(wait);
+        self
+    }
+
     /// Another kind: what is refused where a file is read is what a check of it finds.
     pub fn kind_instead(mut self, kind: ErrorKind) -> Error {
         self.0.kind = kind;
@@ -191,6 +205,11 @@ impl Error {
     /// The kind, which is the exit code.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
+    }
+
+    /// How long a server asked to wait before another attempt, where it did.
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.0.retry_after
     }
 
     /// The file, where one is known.

@@ -11,11 +11,14 @@ pub mod globals;
 pub mod job;
 pub mod make;
 mod pack;
+mod threads;
 pub mod weave;
 mod worker;
 
+pub use threads::parallel;
+
 use crate::buf::Slot;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::open::Model;
 use crate::plan::Plan;
 use crate::sink::Sink;
@@ -130,47 +133,4 @@ pub fn run(run: &Run<'_>, slots: Vec<Slot>, control: &Control) -> Result<(Traffi
         Ok(())
     })?;
     Ok((traffic, returned.into_inner().unwrap_or_else(PoisonError::into_inner)))
-}
-
-/// Runs `work` in `count` named threads and waits for all of them. The first error stops the others and is returned; a
-/// cancelled job is an error too. The only place where data-plane threads start.
-pub fn parallel(
-    name: &str,
-    count: usize,
-    control: &Control,
-    work: impl Fn(usize) -> Result<()> + Sync,
-) -> Result<()> {
-    let failure: Mutex<Option<Error>> = Mutex::new(None);
-    let fail = |error: Error| {
-        failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
-        control.stop();
-    };
-    let (work, fail) = (&work, &fail);
-    std::thread::scope(|scope| {
-        for index in 0..count.max(1) {
-            let body = move || {
-                // A panic is a bug; it must still end as an error with the other workers stopped.
-                let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(index)));
-                match outcome {
-                    Ok(Ok(())) => {}
-                    Ok(Err(error)) => fail(error),
-                    Err(_) => fail(Error::bug("a worker panicked")),
-                }
-            };
-            let started =
-                std::thread::Builder::new().name(format!("{name}-{index}")).spawn_scoped(scope, body);
-            if let Err(e) = started {
-                // With fewer threads the work still gets done; with none it does not.
-                if index == 0 {
-                    fail(Error::io("no thread can be started", e));
-                }
-                break;
-            }
-        }
-    });
-    match failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
-        Some(error) => Err(error),
-        None if control.is_cancelled() => Err(Error::new(ErrorKind::Signal(2), "cancelled")),
-        None => Ok(()),
-    }
 }

@@ -1,8 +1,12 @@
 //! Sources: where bytes come from. Each knows how to read at an offset through a shared reference, and declares its
 //! temper: what it likes to be asked.
 
+#[cfg(feature = "http")]
+pub mod http;
 pub mod hub;
 pub mod local;
+#[cfg(feature = "http")]
+pub mod ranged;
 
 use crate::error::{Error, Result};
 use crate::text::grouped;

@@ -1,0 +1,14 @@
+#![allow(missing_docs)]
+pub mod buf;
+pub mod checkpoint;
+pub mod dtype;
+pub mod error;
+pub mod machine;
+pub mod source;
+pub mod text;
+pub mod run {
+    pub mod job;
+    mod threads;
+    pub use threads::parallel;
+}
+pub use error::{Error, ErrorKind, Result};
