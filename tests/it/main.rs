@@ -42,6 +42,10 @@ mod plan;
 mod quantize;
 mod quantize_faults;
 mod report;
+#[cfg(feature = "hub")]
+mod rig;
+#[cfg(feature = "hub")]
+mod rig_checks;
 mod safetensors;
 mod synth;
 mod torch;
