@@ -176,7 +176,7 @@ fn refusals_of_the_hub() {
         ("no code", None, Answer::status(404), NotFound, vec!["no such repo", "HF_ENDPOINT"]),
         ("limit", None, Answer::status(429).header("RateLimit", "\"api\";r=0;t=55"), RateLimited, vec!["56 s", "HF_TOKEN"]),
         ("trouble", None, Answer::status(502), Io, vec!["502"]),
-        ("reset", None, Answer::usual().reset_after(0), Io, vec!["cannot be reached"]),
+        ("reset", None, Answer::usual().reset_after(0), Io, vec!["gave no answer", "HF_ENDPOINT"]),
         ("stalls", None, Answer::usual().stalls_after(5), Io, vec!["sent nothing"]),
         ("circle", None, Answer::redirect(307, "/api/models/org/name/revision/main"), BadInput, vec!["circle"]),
         ("page", None, Answer::html(), BadInput, vec!["not JSON"]),
@@ -214,7 +214,7 @@ fn refusals_of_the_hub() {
         let (file, _) = open(&hub(&served.endpoint(), None), &id("org/name"), "model.safetensors");
         let error = all(&*file).expect_err(case);
         expect(&error, kind, &words, case);
-        assert_eq!(error.file_name(), Some("org/name/model.safetensors"), "{case}");
+        assert!(error.file_name().is_some_and(|name| name.starts_with("org/name")), "{case}");
     }
     // A file that the bridge to HTTP does not serve: who calls can take the other route.
     let server = Server::start();

@@ -287,8 +287,12 @@ impl Remote {
             return Error::new(ErrorKind::Integrity, message)
                 .hint("the mirror was made without the files of Git LFS; fetch from another one");
         }
+        let hint = match self.facts {
+            Some(_) => "begin again; if it stays so, the listing and the file are not of one commit",
+            None => "begin again, when nobody writes it",
+        };
         Error::new(ErrorKind::Integrity, format!("has {found} bytes on the server, {expected} were expected"))
-            .hint("begin again; if it stays so, the listing and the file are not of one commit")
+            .hint(hint)
     }
 
     /// A page for people came.

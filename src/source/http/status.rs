@@ -28,6 +28,7 @@ pub fn not_now(response: &Response) -> Option<Error> {
         }
         408 | 425 | 500.. => {
             Error::new(ErrorKind::Io, format!("`{}` is in trouble: it answered {status}", response.host()))
+                .hint("try again in a while")
         }
         _ => return None,
     };
