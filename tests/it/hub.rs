@@ -137,6 +137,7 @@ fn listings_are_refused() {
         ("negative", vec![page(vec![file("a", json!(-1))])], &["is not what a hub says"]),
         ("huge", vec![page(vec![file("a", json!(u64::MAX))])], &["size"]),
         ("no hex", vec![page(vec![json!({"type": "file", "path": "a", "size": 1, "oid": "../../../x"})])], &["40 hex digits"]),
+        ("not recursive", vec![page(vec![file("a", json!(1)), json!({"type": "directory", "path": "b", "size": 0})])], &["in folders", "new name"]),
         ("page", vec![Answer::html()], &["not JSON", "HF_ENDPOINT"]),
         ("object", vec![Answer::json("{}")], &["is not what a hub says"]),
         ("too long", vec![Answer::json("[]").endless()], &["more than"]),

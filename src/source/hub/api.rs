@@ -34,7 +34,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// The most bytes of one answer, and of all pages of a listing.
-const ANSWER_BYTES_MAX: usize = 32 << 20;
+const ANSWER_BYTES_MAX: usize = 8 << 20;
 const LISTING_BYTES_MAX: usize = 64 << 20;
 
 /// The most pages and files of a listing.
@@ -148,6 +148,11 @@ impl Hub {
             }
             // The page is asked of the endpoint, whatever host the link names: a mirror repeats the hub's links.
             url.set_query(Some(&next));
+        }
+        if files.is_flat() {
+            // What a redirect to a renamed repo leads to, where it drops the question's second half.
+            return Err(Error::bad_input("the hub's listing leaves out what is in folders")
+                .hint("if the repo was renamed, use its new name"));
         }
         Ok(Tree { files: files.files, is_listed: true })
     }
