@@ -135,6 +135,7 @@ fn each_fault_ends_with_its_kind() {
         ("404", refused(404), part.clone(), NotFound, &["404"]),
         ("410", refused(410), part.clone(), NotFound, &["410"]),
         ("418", refused(418), part.clone(), BadInput, &["418"]),
+        ("203", file().but_status(203), part.clone(), BadInput, &["203"]),
         ("304", refused(304), part.clone(), BadInput, &["304"]),
         ("204", refused(204).without("Content-Length"), part.clone(), BadInput, &["204"]),
         ("circle", Answer::redirect(302, "/f"), part.clone(), BadInput, &["circle"]),
@@ -217,6 +218,9 @@ fn redirects_keep_the_range_and_leave_the_token_at_home() {
         let paths: Vec<_> = log.iter().map(|seen| seen.path.as_str()).collect();
         assert_eq!(paths, ["/f", "/g", "/data", "/data"], "{status}: the place is remembered");
         assert!(log.iter().all(|seen| seen.range.is_some()));
+        assert!(log.iter().all(|seen| seen.headers["accept-encoding"] == "identity"));
+        assert!(log.iter().all(|seen| seen.headers["user-agent"].starts_with("hoist/")));
+        assert_eq!(log[2].connection, log[3].connection, "{status}: the connection is kept");
         assert_eq!(log[0].token.as_deref(), Some("hunter2"));
         assert_eq!(log[1].token.as_deref(), Some("hunter2"));
         server.assert_token_stayed_home();
@@ -296,6 +300,10 @@ fn many_readers_ask_the_home_once() {
         }
     });
     assert_eq!((server.count("/f"), server.count("/data")), (1, 160));
+    // A connection is made while another one falls free: some more than readers, and by far fewer than requests.
+    assert!(server.connections_max() <= 80, "{} connections", server.connections_max());
+    let redirect = "status 302\n".len();
+    assert_eq!(server.sent_bytes(), 160_000 + redirect);
 }
 
 #[test]
