@@ -372,6 +372,9 @@ fn serve(mut stream: TcpStream, shared: &Shared, connection: usize) -> Result<()
         }
         // Only now the head's last byte: closing a connection with bytes unread resets it.
         stream.read_exact(&mut [0])?;
+        if seen.headers.get("connection").is_some_and(|c| c.eq_ignore_ascii_case("close")) {
+            return Ok(());
+        }
     }
 }
 
