@@ -323,12 +323,12 @@ impl Server {
         self.log().iter().filter(|seen| seen.path.starts_with(path)).count()
     }
 
-    /// Bytes of bodies that were sent.
+    /// Bytes of bodies that were sent, or were about to be.
     pub fn sent_bytes(&self) -> usize {
         self.shared.sent_bytes.load(Ordering::Relaxed)
     }
 
-    /// The most connections that were open at once.
+    /// The most connections that were open at once, those included that nothing was asked over.
     pub fn connections_max(&self) -> usize {
         self.shared.open_max.load(Ordering::Relaxed)
     }
@@ -526,6 +526,8 @@ impl Answer {
         if shared.over.load(Ordering::Relaxed) {
             return Err(Closed);
         }
+        // Before: who reads them may look at once.
+        shared.sent_bytes.fetch_add(piece.len(), Ordering::Relaxed);
         if self.chunked {
             write!(stream, "{:x}\r\n", piece.len())?;
         }
@@ -533,7 +535,6 @@ impl Answer {
         if self.chunked {
             stream.write_all(b"\r\n")?;
         }
-        shared.sent_bytes.fetch_add(piece.len(), Ordering::Relaxed);
         Ok(())
     }
 
