@@ -496,6 +496,7 @@ fn any_answer_ends() {
         "HTTP/1.1 206 Partial Content\r\nContent-Type: text/plain\r\nContent-Range: bytes 100-199/600\r\n",
         "Content-Length: 100\r\nETag: \"a\"\r\nLocation: /g\r\nRetry-After: 1\r\nX-Repo-Commit: 0123\r\n\r\n"
     );
+    let client = client();
     let mut seed = 7;
     let mut accepted = 0;
     for round in 0..300 {
@@ -525,7 +526,7 @@ fn any_answer_ends() {
         }
         server.on("/f", [Answer::raw(&answer)]);
         server.on("/g", [Answer::file(&data)]);
-        let remote = Remote::new(client(), "w", url(&server.url("/f")), None, 600);
+        let remote = Remote::new(client.clone(), "w", url(&server.url("/f")), None, 600);
         let start = Instant::now();
         let got = read(&remote, 100..200);
         let case = format!("round {round}: {:?}", String::from_utf8_lossy(&answer));

@@ -481,9 +481,12 @@ impl Answer {
         }
         let head = self.head(status, &range, total, body.len());
         stream.write_all(head.as_bytes())?;
-        while self.endless_head {
-            stream.write_all("X-More: more and more and more and more and more\r\n".repeat(64).as_bytes())?;
-            pause(Duration::from_micros(200), shared)?;
+        if self.endless_head {
+            let more = "X-More: more and more and more and more and more\r\n".repeat(64);
+            loop {
+                stream.write_all(more.as_bytes())?;
+                pause(Duration::from_micros(200), shared)?;
+            }
         }
         stream.write_all(b"\r\n")?;
         if seen.method == "HEAD" {
@@ -506,14 +509,12 @@ impl Answer {
             }
             return Ok(false);
         }
-        let spaces = [b' '; 16 << 10];
-        while self.endless_body {
-            match self.drip {
-                Some((bytes, wait)) => {
-                    pause(wait, shared)?;
-                    self.write(stream, &spaces[..bytes.min(spaces.len())], shared)?;
-                }
-                None => self.write(stream, &spaces, shared)?,
+        if self.endless_body {
+            let spaces = [b' '; 16 << 10];
+            let (bytes, wait) = self.drip.unwrap_or((spaces.len(), Duration::ZERO));
+            loop {
+                pause(wait, shared)?;
+                self.write(stream, &spaces[..bytes.min(spaces.len())], shared)?;
             }
         }
         if self.chunked {
