@@ -247,7 +247,8 @@ impl Response {
 
     /// A header that is text; the first of that name.
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.inner.headers().get(name)?.to_str().ok().map(str::trim)
+        // Not only ASCII: some servers send places of redirects as UTF-8.
+        std::str::from_utf8(self.inner.headers().get(name)?.as_bytes()).ok().map(str::trim)
     }
 
     /// The size of the body, where the head tells it.

@@ -208,12 +208,15 @@ impl Remote {
                 Turn::Read(url) => {
                     let asked = self.ask(&url, range, stop);
                     let is_home = url == self.home.url;
-                    let answer = asked.inspect_err(|e| {
+                    let is_broken = match &asked {
+                        Ok(answer) => answer.status() >= 500,
+                        Err(error) => error.kind() == ErrorKind::Io,
+                    };
+                    if is_broken && !is_home {
                         // The next attempt may be sent to a place that works.
-                        if e.kind() == ErrorKind::Io && !is_home {
-                            self.forget(&url);
-                        }
-                    })?;
+                        self.forget(&url);
+                    }
+                    let answer = asked?;
                     if !is_home && expired.is_none() && EXPIRED.contains(&answer.status()) {
                         expired = Some(url);
                         continue;

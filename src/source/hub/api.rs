@@ -96,6 +96,11 @@ impl Hub {
         &self.settings.endpoint
     }
 
+    /// The token that it is asked with.
+    pub fn token(&self) -> Option<&Secret> {
+        self.settings.token.as_ref()
+    }
+
     /// Whether it is asked with a token.
     pub fn has_token(&self) -> bool {
         self.settings.token.is_some()
