@@ -367,6 +367,21 @@ fn a_repo_is_a_place() {
 }
 
 #[test]
+fn a_byte_for_each_attempt_is_not_progress() {
+    let server = Server::start();
+    let served = server.hub(sample());
+    served.data("model.safetensors", [Answer::usual().cut_after(1)]);
+    let hub = hub(&served.endpoint(), None);
+    let (commit, tree) = listed(&hub, &id("org/name")).unwrap();
+    let place = HubPlace::new(hub, id("org/name"), commit, tree, quick());
+    let mut buffer = vec![0; 100_000];
+    let file = place.open("model.safetensors").unwrap();
+    let error = file.read_exact_at(&mut buffer, 0).unwrap_err();
+    expect(&error, ErrorKind::Io, &["broke"], "a byte each");
+    assert!(served.data_count("model.safetensors") <= 6);
+}
+
+#[test]
 fn what_the_environment_says() {
     let get = |name: &str| match name {
         "HF_ENDPOINT" => Some("http://mirror.example/hf/".into()),
