@@ -81,6 +81,7 @@ fn a_repo_is_read() {
                 let ranged = hub.file(&repo, &commit, file);
                 assert!(all(&*ranged).unwrap() == *expected.bytes, "{}", file.path);
                 assert_eq!(ranged.name(), format!("org/name/{}", file.path));
+                assert_eq!(ranged.version(), Some(expected.etag().as_str()));
             }
             server.assert_token_stayed_home();
             let log = server.log();

@@ -35,6 +35,11 @@ pub trait Facts: Send + Sync + Debug {
 
     /// What a refusal of the home means: a status of 4xx that stays.
     fn refused(&self, answer: &Response) -> Error;
+
+    /// What tells this version of the object from others of its name.
+    fn version(&self) -> Option<&str> {
+        None
+    }
 }
 
 /// An object at a URL. The token goes to the origin's own scheme, host and port only.
@@ -344,6 +349,11 @@ impl Ranged for Remote {
 
     fn size_bytes(&self) -> u64 {
         self.size_bytes
+    }
+
+    fn version(&self) -> Option<&str> {
+        let known = self.facts.as_ref().and_then(|facts| facts.version());
+        known.or(self.validator.etag.as_deref()).or(self.validator.modified.as_deref())
     }
 
     fn open(&self, range: Range<u64>, stop: Stop<'_>) -> Result<Box<dyn Body>> {
