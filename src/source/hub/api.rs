@@ -2,10 +2,10 @@
 //! one listing, one resolve for each file.
 //!
 //! # What hf-hub serves, and what it does not
-//! The crate hf-hub 1.0 speaks the same protocol and brings the Xet transport, for which it is used here. The calls below
-//! are our own, because of what its version does (read in its source):
+//! The crate hf-hub 1.0 speaks the same protocol, and brings the Xet transport, for files that plain HTTP does not serve.
+//! The calls below are our own, because of what it does (read in its source, 1.0.0):
 //! - no deadline: its clients are built without time-outs, and a server that says nothing holds a call for ever;
-//! - a wait between attempts that knows neither `Retry-After` nor `RateLimit`, five attempts within seconds: a rate limit
+//! - a wait between attempts that knows neither `Retry-After` nor `RateLimit`, five retries within seconds: a rate limit
 //!   of minutes ends a fetch;
 //! - the next page of a listing is asked for at whatever address the answer names, with the token, and without an end to
 //!   pages or bytes: behind a mirror that leads past the mirror, and a hostile one gets the token elsewhere;
