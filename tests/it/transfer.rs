@@ -263,6 +263,12 @@ fn map_of(partial: &Path) -> PathBuf {
     PathBuf::from(format!("{}.map", partial.display()))
 }
 
+/// Nothing came twice, but for what was on its way when a segment was split.
+fn check_sum(totals: &Totals) {
+    let sum = totals.resumed_bytes + totals.received_bytes;
+    assert!(sum >= totals.size_bytes && sum <= totals.size_bytes + MIB, "{totals:?}");
+}
+
 /// The file at `to` is whole and its map is gone.
 fn check_whole(to: &Path, bytes: &[u8]) {
     assert!(fs::read(to).unwrap() == bytes, "{}: other bytes", to.display());
@@ -320,7 +326,7 @@ fn taken_up_again_at_many_points() {
     let bytes = content(40 * MIB + 1234, 7);
     let expected = Some(sha256(&bytes));
     let (mut state, mut twice_most) = (3, 0);
-    for round in 0..12 {
+    'rounds: for round in 0..12 {
         let place = tempfile::tempdir().unwrap();
         let to = place.path().join("file");
         let mut given = 0;
@@ -336,7 +342,8 @@ fn taken_up_again_at_many_points() {
             given += source.given();
             match result {
                 Err(error) => assert_eq!((error.kind(), finished.len()), (ErrorKind::NotFound, 0)),
-                Ok(_) => break,
+                // It was done before the error came.
+                Ok(_) => continue 'rounds,
             }
             runs += 1;
         }
@@ -344,8 +351,8 @@ fn taken_up_again_at_many_points() {
         let totals = check_fetch(source, &to, expected);
         let twice = (given + totals.received_bytes).saturating_sub(bytes.len() as u64);
         twice_most = twice_most.max(twice / (runs + 1));
-        assert!(twice <= (runs + 1) * 8 * MIB, "round {round}: {twice} bytes came twice in {runs} runs");
-        assert!(totals.resumed_bytes + totals.received_bytes == bytes.len() as u64);
+        assert!(twice <= runs * 8 * MIB + MIB, "round {round}: {twice} bytes came twice in {runs} runs");
+        check_sum(&totals);
     }
     eprintln!("at most {twice_most} bytes came twice");
 }
@@ -415,10 +422,7 @@ fn faults_that_pass() {
         ),
         (
             "one of the connections hears nothing",
-            Box::new(|asked| Fault {
-                silent: (asked.range.start == 0).then_some(100_000),
-                ..Fault::default()
-            }),
+            Box::new(|asked| Fault { silent: (asked.index == 0).then_some(100_000), ..Fault::default() }),
         ),
     ];
     for (name, script) in scripts {
@@ -444,7 +448,7 @@ fn connections_that_are_refused_are_given_up() {
     });
     source.open = open;
     let totals = check_fetch(source, &place.path().join("file"), Some(sha256(&bytes)));
-    assert_eq!(totals.received_bytes, bytes.len() as u64);
+    check_sum(&totals);
 }
 
 /// Errors that do not pass, each with its kind, in bounded time; another file of the same run keeps what it has.
@@ -611,7 +615,7 @@ fn damage_between_two_runs() {
             let totals = check_fetch(source, &to, expected);
             assert_eq!(totals.resumed_bytes > 0, *is_taken_up, "{name}");
             if *name == "nothing" {
-                assert_eq!(totals.resumed_bytes + totals.received_bytes, bytes.len() as u64);
+                check_sum(&totals);
             }
             let metadata = fs::symlink_metadata(&to).unwrap();
             assert!(metadata.is_file(), "{name}: a link was followed");
@@ -834,7 +838,10 @@ fn killed_at_random_moments() {
         let twice = u64::from_le_bytes(given).saturating_sub(total);
         killed += kills;
         most = most.max(twice / kills.max(1));
-        assert!(twice <= kills * 8 * MIB, "round {round}: {twice} bytes came twice after {kills} kills");
+        assert!(
+            twice <= kills * 8 * MIB + MIB,
+            "round {round}: {twice} bytes came twice after {kills} kills"
+        );
     }
     assert!(killed >= 10, "only {killed} were killed");
     eprintln!("{killed} killed, at most {most} bytes came twice for each");

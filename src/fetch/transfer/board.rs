@@ -26,6 +26,8 @@ const ALONE_UNITS: u64 = 4096;
 const SPLIT_SECONDS: f64 = 0.5;
 /// A segment that has heard nothing for so long is taken over by an idle connection.
 const SILENT: Duration = Duration::from_secs(3);
+/// So often in a row; then its owner is left to its own deadlines, and the error that they give counts.
+const SILENCES_MAX: u32 = 3;
 /// Files that are complete and not yet on the disk: each is open.
 const SYNCING_MAX: usize = 128;
 /// Failures that a file may have in all: so many, and one for each 16 MiB.
@@ -43,6 +45,8 @@ pub(super) struct Segment {
     end: AtomicU64,
     from: u64,
     since: Instant,
+    /// How many before it were taken over at its first unit.
+    silences: u32,
     /// When a byte last came, in milliseconds since `since`.
     heard_ms: AtomicU64,
     is_taken: AtomicBool,
@@ -71,7 +75,9 @@ impl Segment {
     /// Whether it has heard nothing for long, though it listens.
     fn is_silent(&self, now: Instant) -> bool {
         let heard = self.since + Duration::from_millis(self.heard_ms.load(Ordering::Relaxed));
-        !self.is_busy.load(Ordering::Relaxed) && now.saturating_duration_since(heard) >= SILENT
+        self.silences < SILENCES_MAX
+            && !self.is_busy.load(Ordering::Relaxed)
+            && now.saturating_duration_since(heard) >= SILENT
     }
 
     /// How long what is left will take, as far as it can be told.
@@ -424,10 +430,10 @@ impl State {
         if first.is_empty() {
             file.free.remove(0);
         }
-        Some(self.begin(place, units))
+        Some(self.begin(place, units, 0))
     }
 
-    fn begin(&mut self, place: usize, units: Range<u64>) -> Arc<Segment> {
+    fn begin(&mut self, place: usize, units: Range<u64>, silences: u32) -> Arc<Segment> {
         let file = &mut self.active[place];
         let segment = Arc::new(Segment {
             index: file.index,
@@ -436,6 +442,7 @@ impl State {
             end: AtomicU64::new(units.end),
             from: units.start,
             since: Instant::now(),
+            silences,
             heard_ms: AtomicU64::new(0),
             is_taken: AtomicBool::new(false),
             is_busy: AtomicBool::new(false),
@@ -456,16 +463,17 @@ impl State {
             // The owner keeps the unit that it is at.
             let middle = left.start + 1 + (left.end - left.start - 1) / 2;
             segment.end.store(middle, Ordering::Relaxed);
-            return Some(self.begin(place, middle..left.end));
+            return Some(self.begin(place, middle..left.end, 0));
         }
         let silent = self.active.iter().enumerate().find_map(|(place, file)| {
             Some((place, Arc::clone(file.running.iter().find(|segment| segment.is_silent(now))?)))
         });
         let (place, segment) = silent?;
         segment.is_taken.store(true, Ordering::Relaxed);
+        let left = segment.left();
         let file = &mut self.active[place];
-        file.failures += 1;
         file.running.retain(|other| !Arc::ptr_eq(other, &segment));
-        Some(self.begin(place, segment.left()))
+        let silences = if segment.from == left.start { segment.silences + 1 } else { 1 };
+        Some(self.begin(place, left, silences))
     }
 }

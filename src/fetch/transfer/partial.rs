@@ -16,7 +16,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 
 /// Units that one turn of the hash takes at most: 16 MiB, some ten milliseconds.
@@ -101,8 +101,16 @@ pub(super) struct Partial {
     /// What an earlier run's map says of each unit; empty where there was none.
     claims: Vec<u64>,
     front: Mutex<Front>,
-    /// Bytes that were counted as arrived and must come again: they are not counted twice.
-    owed_bytes: AtomicU64,
+    counted: Mutex<Counted>,
+}
+
+/// What was said to have arrived. What was lost and comes again is not counted twice, and never more than there is.
+#[derive(Debug)]
+struct Counted {
+    /// Bytes that were counted.
+    bytes: u64,
+    /// Of these, what was lost since.
+    lost_bytes: u64,
 }
 
 /// What an earlier run left of an item.
@@ -201,7 +209,7 @@ impl Partial {
                 (create(&item.to, item.size_bytes)?, Vec::new())
             }
         };
-        let found_bytes = claimed_bytes(&claims, item.size_bytes);
+        let lost_bytes = counted_bytes.saturating_sub(claimed_bytes(&claims, item.size_bytes));
         let unit = |unit: u64| {
             let claim = usize::try_from(unit).ok().and_then(|unit| claims.get(unit));
             AtomicU8::new(if claim.is_some_and(|claim| *claim != 0) { CLAIMED } else { MISSING })
@@ -222,7 +230,7 @@ impl Partial {
                 buffer: Vec::new(),
                 started: 0,
             }),
-            owed_bytes: AtomicU64::new(counted_bytes.saturating_sub(found_bytes)),
+            counted: Mutex::new(Counted { bytes: counted_bytes, lost_bytes }),
         })
     }
 
@@ -267,17 +275,18 @@ impl Partial {
 
     /// Of so many bytes that arrived, those that were never counted before.
     pub(super) fn new_of(&self, bytes: u64) -> u64 {
-        let mut paid = 0;
-        let _ = self.owed_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |owed| {
-            paid = owed.min(bytes);
-            (owed > 0).then(|| owed - paid)
-        });
-        bytes - paid
+        let mut counted = lock(&self.counted);
+        let again = counted.lost_bytes.min(bytes);
+        counted.lost_bytes -= again;
+        let new = (bytes - again).min(self.size_bytes.saturating_sub(counted.bytes));
+        counted.bytes += new;
+        new
     }
 
     /// Bytes that were counted will have to come again.
     pub(super) fn lose(&self, bytes: u64) {
-        self.owed_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let mut counted = lock(&self.counted);
+        counted.lost_bytes = (counted.lost_bytes + bytes).min(counted.bytes);
     }
 
     /// Writes a whole unit, then its entry in the map.

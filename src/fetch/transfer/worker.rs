@@ -10,7 +10,6 @@ use crate::run::job::Control;
 use crate::sink::file::shown;
 use crate::source::ranged::{Patience, Stop, stopped};
 use crate::text::grouped;
-use bytes::Bytes;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -157,12 +156,13 @@ impl Shared<'_> {
                 );
                 return Err(Broken::There(Error::new(ErrorKind::Io, message)));
             }
-            self.count(segment, piece.len() as u64);
+            self.received_bytes.fetch_add(piece.len() as u64, Ordering::Relaxed);
             while !piece.is_empty() {
                 let unit = segment.left().start;
                 let size = usize::try_from(segment.partial.unit_size(unit)).unwrap_or(0);
                 let take = size.saturating_sub(gathered.len()).min(piece.len());
                 let part = piece.split_to(take);
+                self.count(segment, take as u64);
                 let after = if take == size {
                     // A whole unit in one piece: not copied.
                     self.store(segment, unit, &part)?
@@ -177,7 +177,8 @@ impl Shared<'_> {
                 };
                 match after {
                     After::More => {}
-                    After::Over => return Ok(self.drop_rest(segment, &piece)),
+                    // What came behind the end of a segment that was cut is another's to bring.
+                    After::Over => return Ok(()),
                     After::Complete => {
                         return self.finish(segment.index, &segment.partial).map_err(Broken::Here);
                     }
@@ -186,13 +187,7 @@ impl Shared<'_> {
         }
     }
 
-    /// What came behind the end of a segment that was cut is another's to bring.
-    fn drop_rest(&self, segment: &Segment, rest: &Bytes) {
-        segment.partial.lose(rest.len() as u64);
-    }
-
     fn count(&self, segment: &Segment, bytes: u64) {
-        self.received_bytes.fetch_add(bytes, Ordering::Relaxed);
         let new = segment.partial.new_of(bytes);
         if new > 0 {
             self.control.moved(new);
