@@ -84,6 +84,8 @@ struct Source {
     given: Arc<AtomicU64>,
     open: Arc<AtomicUsize>,
     open_most: AtomicUsize,
+    /// It sends the whole file whatever is asked for; what lies before the range is thrown away, if it is not much.
+    ignores_ranges: bool,
 }
 
 impl fmt::Debug for Source {
@@ -104,6 +106,7 @@ impl Source {
             given: Arc::default(),
             open: Arc::default(),
             open_most: AtomicUsize::new(0),
+            ignores_ranges: false,
         }
     }
 
@@ -157,6 +160,9 @@ impl Ranged for Source {
             log.push(asked.clone());
             asked
         };
+        if self.ignores_ranges && range.start > 4 * MIB {
+            return Err(Error::unsupported("ignores ranges"));
+        }
         let fault = (self.script)(&asked);
         let open = self.open.fetch_add(1, Ordering::Relaxed) + 1;
         self.open_most.fetch_max(open, Ordering::Relaxed);
@@ -449,6 +455,33 @@ fn connections_that_are_refused_are_given_up() {
     source.open = open;
     let totals = check_fetch(source, &place.path().join("file"), Some(sha256(&bytes)));
     check_sum(&totals);
+}
+
+/// A server that ignores ranges: the file comes as a whole, again from its beginning where that breaks.
+#[test]
+fn a_server_that_ignores_ranges() {
+    let bytes = content(30 * MIB + 5, 14);
+    for breaks in [0, 1, 3] {
+        let place = tempfile::tempdir().unwrap();
+        let to = place.path().join("file");
+        let broken = AtomicUsize::new(0);
+        let mut source = Source::new(Arc::clone(&bytes), move |asked| {
+            let is_long = asked.range.end - asked.range.start > 20 * MIB;
+            let breaks = is_long && broken.fetch_add(1, Ordering::Relaxed) < breaks;
+            Fault {
+                error: breaks.then_some((12 * MIB, ErrorKind::Io, None)),
+                pause: Duration::from_micros(300),
+                ..Fault::default()
+            }
+        });
+        source.ignores_ranges = true;
+        check_fetch(source, &to, Some(sha256(&bytes)));
+        // Taken up by a server that ignores them.
+        fs::remove_file(&to).unwrap();
+        leave_partial(&bytes, &to, 0.8, Some(sha256(&bytes)), None);
+        let source = Source { ignores_ranges: true, ..Source::good(Arc::clone(&bytes)) };
+        assert!(check_fetch(source, &to, Some(sha256(&bytes))).resumed_bytes > 0);
+    }
 }
 
 /// Errors that do not pass, each with its kind, in bounded time; another file of the same run keeps what it has.

@@ -4,7 +4,8 @@
 //! many files as connections each file has one, and its segments are long; else files are shared in segments of some
 //! seconds, and whoever is free goes to the file that has the fewest. When nothing is left to give out, the segment that
 //! would take longest is split and its owner told where its new end is; one that hears nothing any more is taken over.
-//! A unit is written by whoever holds its segment when it is complete, and by nobody else ([`Board::claim_store`]).
+//! A file of a server that ignores ranges comes over one connection, from its beginning at each attempt, and what is there
+//! already is passed over. A unit is written by whoever holds its segment when it is complete, and by nobody else ([`Board::claim_store`]).
 
 use super::map::UNIT_BYTES;
 use super::pace::Pace;
@@ -45,6 +46,8 @@ pub(super) struct Segment {
     end: AtomicU64,
     from: u64,
     since: Instant,
+    /// It is a whole file, and each attempt begins at its beginning.
+    pub(super) is_whole: bool,
     /// How many before it were taken over at its first unit.
     silences: u32,
     /// When a byte last came, in milliseconds since `since`.
@@ -101,6 +104,8 @@ struct Active {
     units_left: u64,
     failures: u64,
     is_second_try: bool,
+    /// Its server ignores ranges.
+    is_whole: bool,
 }
 
 /// A file that is whole and verified, and not yet synced.
@@ -233,6 +238,7 @@ impl Board {
             units_left,
             failures: 0,
             is_second_try: false,
+            is_whole: false,
         });
         let place = state.active.len() - 1;
         let segment = state.give(place);
@@ -266,46 +272,56 @@ impl Board {
     /// The segment's next unit is stored.
     pub(super) fn stored(&self, segment: &Arc<Segment>, bytes: u64) -> After {
         let mut state = self.lock();
-        let now = Instant::now();
+        segment.is_busy.store(false, Ordering::Relaxed);
         state.units_stored += 1;
         segment.mark.store(state.units_stored, Ordering::Relaxed);
-        segment.is_busy.store(false, Ordering::Relaxed);
-        let at = segment.at.fetch_add(1, Ordering::Relaxed) + 1;
         let running = state.running;
-        if state.pace.moved(bytes, running, now) {
+        if state.pace.moved(bytes, running, Instant::now()) {
             self.changed.notify_all();
         }
-        let is_over = at >= segment.end.load(Ordering::Relaxed);
-        let mut after = if is_over { After::Over } else { After::More };
+        state.advance(segment, 1)
+    }
+
+    /// The segment's next unit was there already, or another stores it.
+    pub(super) fn passed(&self, segment: &Arc<Segment>) -> After {
+        segment.is_busy.store(false, Ordering::Relaxed);
+        self.lock().advance(segment, 0)
+    }
+
+    /// A whole file's segment begins at the beginning again.
+    pub(super) fn rewind(&self, segment: &Segment) {
+        let _state = self.lock();
+        segment.at.store(segment.from, Ordering::Relaxed);
+    }
+
+    /// The segment's server ignores ranges: all who fetch parts of its file leave it, and it comes as a whole.
+    pub(super) fn ignores_ranges(&self, segment: &Arc<Segment>) {
+        let mut state = self.lock();
+        state.running -= 1;
         if let Some(file) = state.active.iter_mut().find(|file| file.index == segment.index) {
-            file.units_left -= 1;
-            if is_over {
-                file.running.retain(|other| !Arc::ptr_eq(other, segment));
+            file.is_whole = true;
+            for other in std::mem::take(&mut file.running) {
+                other.is_taken.store(true, Ordering::Relaxed);
             }
-            if file.units_left == 0 {
-                after = After::Complete;
-            }
+            file.free = vec![0..file.partial.unit_count()];
         }
-        if is_over {
-            state.running -= 1;
-        }
-        after
+        self.changed.notify_all();
     }
 
     /// An attempt on the segment failed.
     pub(super) fn failed(&self, segment: &Arc<Segment>, error: &Error, had_progress: bool) -> Verdict {
         let mut state = self.lock();
         let now = Instant::now();
+        if segment.is_taken() {
+            state.running -= 1;
+            return Verdict::Left;
+        }
         if let Some(wish) = error.retry_after() {
             let until = now + wish.min(Duration::from_secs(3600));
             state.hold_until = Some(state.hold_until.map_or(until, |other| other.max(until)));
         }
         if error.retry_after().is_some() || !had_progress {
             state.pace.refused(error.kind(), now);
-        }
-        if segment.is_taken() {
-            state.running -= 1;
-            return Verdict::Left;
         }
         let Some(file) = state.active.iter_mut().find(|file| file.index == segment.index) else {
             return Verdict::Enough;
@@ -390,6 +406,11 @@ impl Board {
 }
 
 impl Active {
+    /// Whether one more connection can do something for it.
+    fn has_more(&self) -> bool {
+        !self.free.is_empty() && (!self.is_whole || self.running.is_empty())
+    }
+
     fn put_back(&mut self, ranges: impl IntoIterator<Item = Range<u64>>) {
         self.free.extend(ranges.into_iter().filter(|range| !range.is_empty()));
         self.free.sort_by_key(|range| range.start);
@@ -410,20 +431,45 @@ impl State {
                 return Some(Work::Open(index));
             }
         }
-        let with_free = (0..self.active.len()).filter(|&place| !self.active[place].free.is_empty());
-        let fewest = with_free.min_by_key(|&place| self.active[place].running.len());
-        match fewest {
+        let with_free = self.active.iter().enumerate().filter(|(_, file)| file.has_more());
+        let fewest = with_free.min_by_key(|(_, file)| file.running.len());
+        match fewest.map(|(place, _)| place) {
             Some(place) => self.give(place).map(Work::Fetch),
             None => self.split(now).map(Work::Fetch),
         }
     }
 
+    /// A segment's next unit is there, of which `new` were missing before.
+    fn advance(&mut self, segment: &Arc<Segment>, new: u64) -> After {
+        let at = segment.at.fetch_add(1, Ordering::Relaxed) + 1;
+        let is_at_end = at >= segment.end.load(Ordering::Relaxed);
+        let mut after = if is_at_end { After::Over } else { After::More };
+        if let Some(file) = self.active.iter_mut().find(|file| file.index == segment.index) {
+            file.units_left -= new;
+            if new > 0 && file.units_left == 0 {
+                after = After::Complete;
+            }
+            if after != After::More {
+                file.running.retain(|other| !Arc::ptr_eq(other, segment));
+            }
+        }
+        if after != After::More {
+            self.running -= 1;
+        }
+        after
+    }
+
     /// The front of what is free of a file.
     fn give(&mut self, place: usize) -> Option<Arc<Segment>> {
-        let others = self.active.iter().filter(|file| !file.free.is_empty()).count();
+        let others = self.active.iter().filter(|file| file.has_more()).count();
         let is_alone = others + self.opening + self.waiting.len() >= self.pace.allowed();
         let units_max = if is_alone { ALONE_UNITS } else { self.pace.segment_bytes() / UNIT_BYTES };
         let file = self.active.get_mut(place)?;
+        if file.is_whole {
+            file.free.clear();
+            let units = 0..file.partial.unit_count();
+            return Some(self.begin(place, units, 0));
+        }
         let first = file.free.first_mut()?;
         let units = first.start..first.end.min(first.start + units_max.max(1));
         first.start = units.end;
@@ -435,7 +481,9 @@ impl State {
 
     fn begin(&mut self, place: usize, units: Range<u64>, silences: u32) -> Arc<Segment> {
         let file = &mut self.active[place];
+        let is_whole = file.is_whole;
         let segment = Arc::new(Segment {
+            is_whole,
             index: file.index,
             partial: Arc::clone(&file.partial),
             at: AtomicU64::new(units.start),
@@ -454,7 +502,8 @@ impl State {
 
     /// The second half of the segment that would take longest; or all of one that hears nothing.
     fn split(&mut self, now: Instant) -> Option<Arc<Segment>> {
-        let running = self.active.iter().enumerate().flat_map(|(place, file)| {
+        let shared = || self.active.iter().enumerate().filter(|(_, file)| !file.is_whole);
+        let running = shared().flat_map(|(place, file)| {
             file.running.iter().map(move |segment| (place, segment, segment.seconds_left(now)))
         });
         let (place, segment, seconds) = running.max_by(|a, b| a.2.total_cmp(&b.2))?;
@@ -465,7 +514,7 @@ impl State {
             segment.end.store(middle, Ordering::Relaxed);
             return Some(self.begin(place, middle..left.end, 0));
         }
-        let silent = self.active.iter().enumerate().find_map(|(place, file)| {
+        let silent = shared().find_map(|(place, file)| {
             Some((place, Arc::clone(file.running.iter().find(|segment| segment.is_silent(now))?)))
         });
         let (place, segment) = silent?;

@@ -30,7 +30,9 @@ const WRITEBACK_UNITS: u64 = 32;
 const MISSING: u8 = 0;
 /// An earlier run's map says that it is there; nobody has looked yet.
 const CLAIMED: u8 = 1;
-const STORED: u8 = 2;
+/// Somebody writes it.
+const STORING: u8 = 2;
+const STORED: u8 = 3;
 
 /// A running hash.
 #[derive(Debug, Clone)]
@@ -289,8 +291,20 @@ impl Partial {
         counted.lost_bytes = (counted.lost_bytes + bytes).min(counted.bytes);
     }
 
-    /// Writes a whole unit, then its entry in the map.
-    pub(super) fn store(&self, unit: u64, bytes: &[u8]) -> Result<()> {
+    /// Whether a unit is there, or somebody writes it.
+    pub(super) fn has(&self, unit: u64) -> bool {
+        self.state(unit).is_some_and(|state| state.load(Ordering::Acquire) != MISSING)
+    }
+
+    /// Writes a whole unit, then its entry in the map; not if it is there, or somebody else writes it: what is hashed from
+    /// memory must be what is on the disk. Whether it did.
+    pub(super) fn store(&self, unit: u64, bytes: &[u8]) -> Result<bool> {
+        let order = Ordering::AcqRel;
+        let is_ours =
+            |state: &AtomicU8| state.compare_exchange(MISSING, STORING, order, Ordering::Acquire).is_ok();
+        if !self.state(unit).is_some_and(is_ours) {
+            return Ok(false);
+        }
         let offset_bytes = unit * UNIT_BYTES;
         write_all_at(&self.file, bytes, offset_bytes).map_err(|e| {
             let error = Error::io("cannot be written", e).at(offset_bytes).file(shown(&self.path));
@@ -304,7 +318,7 @@ impl Partial {
             map.record(unit, check_of(bytes)).map_err(|e| self.with_space(e))?;
         }
         self.set(unit, STORED);
-        Ok(())
+        Ok(true)
     }
 
     fn make_map(&self, key: &Key) -> Result<&Map> {
@@ -357,7 +371,7 @@ impl Partial {
             let unit = front.unit;
             let state = self.state(unit).map_or(MISSING, |state| state.load(Ordering::Acquire));
             match fresh {
-                _ if state == MISSING => break,
+                _ if state == MISSING || state == STORING => break,
                 Some((number, bytes)) if number == unit => front.hasher.update(bytes),
                 _ => {
                     if turn % TURN_UNITS == 0 && stop() {

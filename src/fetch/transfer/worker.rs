@@ -86,6 +86,14 @@ impl Shared<'_> {
                 return Err(stopped());
             }
             let error = error.file(item.from.name());
+            if error.kind() == ErrorKind::Unsupported
+                && self.position(segment, gathered) > 0
+                && !segment.is_whole
+            {
+                segment.partial.lose(gathered.len() as u64);
+                self.board.ignores_ranges(segment);
+                return Ok(());
+            }
             if !error.kind().is_worth_a_retry() && !segment.is_taken() {
                 return Err(error);
             }
@@ -124,21 +132,27 @@ impl Shared<'_> {
         patience: &mut Patience,
     ) -> std::result::Result<(), Broken> {
         let stop: Stop<'_> = &|| self.control.is_stopped() || segment.is_taken();
+        if segment.is_whole {
+            segment.partial.lose(gathered.len() as u64);
+            gathered.clear();
+            self.board.rewind(segment);
+        }
+        let mut position = self.position(segment, gathered);
         let end = (segment.left().end * UNIT_BYTES).min(item.size_bytes);
         let asked = Instant::now();
-        let range = self.position(segment, gathered)..end;
-        let mut body = item.from.open(range, stop).map_err(Broken::There)?;
+        let mut body = item.from.open(position..end, stop).map_err(Broken::There)?;
         self.board.answered(asked.elapsed());
         loop {
-            let mut piece = match body.next(stop).map_err(Broken::There)? {
-                Some(piece) => piece,
-                None => {
-                    let at = self.position(segment, gathered);
-                    let message =
-                        format!("ended where {} more bytes were to come", grouped(end.saturating_sub(at)));
-                    return Err(Broken::There(Error::new(ErrorKind::Io, message).at(at)));
-                }
+            let Some(mut piece) = body.next(stop).map_err(Broken::There)? else {
+                let message = format!("ended {} bytes early", grouped(end.saturating_sub(position)));
+                return Err(Broken::There(Error::new(ErrorKind::Io, message).at(position)));
             };
+            let room = end.saturating_sub(position);
+            if piece.len() as u64 > room {
+                let message = format!("brought {} bytes where {room} were left", piece.len());
+                return Err(Broken::There(Error::new(ErrorKind::Io, message).at(position)));
+            }
+            self.received_bytes.fetch_add(piece.len() as u64, Ordering::Relaxed);
             segment.hear();
             if let Some(limit) = &self.limit {
                 self.board.set_busy(segment, true);
@@ -146,34 +160,41 @@ impl Shared<'_> {
                 self.board.set_busy(segment, false);
                 waited.map_err(Broken::There)?;
             }
-            patience.progressed();
-            let room = end.saturating_sub(self.position(segment, gathered));
-            if piece.len() as u64 > room {
-                let message = format!(
-                    "brought {} bytes where {} were left",
-                    grouped(piece.len() as u64),
-                    grouped(room)
-                );
-                return Err(Broken::There(Error::new(ErrorKind::Io, message)));
-            }
-            self.received_bytes.fetch_add(piece.len() as u64, Ordering::Relaxed);
             while !piece.is_empty() {
                 let unit = segment.left().start;
                 let size = usize::try_from(segment.partial.unit_size(unit)).unwrap_or(0);
-                let take = size.saturating_sub(gathered.len()).min(piece.len());
-                let part = piece.split_to(take);
-                self.count(segment, take as u64);
-                let after = if take == size {
-                    // A whole unit in one piece: not copied.
-                    self.store(segment, unit, &part)?
-                } else {
-                    gathered.extend_from_slice(&part);
-                    if gathered.len() < size {
+                let unit_end = unit * UNIT_BYTES + size as u64;
+                let left = usize::try_from(unit_end.saturating_sub(position)).unwrap_or(0);
+                let part = piece.split_to(left.min(piece.len()));
+                position += part.len() as u64;
+                // Of a whole file, what is there is passed over.
+                let after = if segment.is_whole && gathered.is_empty() && segment.partial.has(unit) {
+                    if position < unit_end {
                         break;
                     }
-                    let after = self.store(segment, unit, gathered)?;
-                    gathered.clear();
-                    after
+                    self.board.passed(segment)
+                } else {
+                    patience.progressed(part.len() as u64);
+                    let new = segment.partial.new_of(part.len() as u64);
+                    if new > 0 {
+                        self.control.moved(new);
+                    }
+                    if part.len() == size {
+                        // In one piece: not copied.
+                        self.store(segment, unit, &part)?
+                    } else {
+                        gathered.extend_from_slice(&part);
+                        if position < unit_end {
+                            break;
+                        }
+                        if gathered.len() != size {
+                            let message = "what was passed over turned out to be damaged";
+                            return Err(Broken::There(Error::new(ErrorKind::Io, message)));
+                        }
+                        let after = self.store(segment, unit, gathered)?;
+                        gathered.clear();
+                        after
+                    }
                 };
                 match after {
                     After::More => {}
@@ -187,22 +208,16 @@ impl Shared<'_> {
         }
     }
 
-    fn count(&self, segment: &Segment, bytes: u64) {
-        let new = segment.partial.new_of(bytes);
-        if new > 0 {
-            self.control.moved(new);
-        }
-    }
-
     /// Stores a segment's next unit and moves the hash on.
     fn store(&self, segment: &Arc<Segment>, unit: u64, bytes: &[u8]) -> std::result::Result<After, Broken> {
         if !self.board.claim_store(segment) {
             return Err(Broken::Taken);
         }
         let stop: Stop<'_> = &|| self.control.is_stopped();
-        let stored =
-            segment.partial.store(unit, bytes).and_then(|()| segment.partial.follow((unit, bytes), stop));
-        let damaged = stored.map_err(Broken::Here)?;
+        if !segment.partial.store(unit, bytes).map_err(Broken::Here)? {
+            return Ok(self.board.passed(segment));
+        }
+        let damaged = segment.partial.follow((unit, bytes), stop).map_err(Broken::Here)?;
         if !damaged.is_empty() {
             self.board.missing(segment.index, damaged);
         }
