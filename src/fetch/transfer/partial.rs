@@ -256,10 +256,7 @@ impl Partial {
         let mut ranges: Vec<Range<u64>> = Vec::new();
         for (unit, found) in (0u64..).zip(&self.units).skip(usize::try_from(from).unwrap_or(usize::MAX)) {
             if found.load(Ordering::Acquire) == state {
-                match ranges.last_mut() {
-                    Some(last) if last.end == unit => last.end += 1,
-                    _ => ranges.push(unit..unit + 1),
-                }
+                push(&mut ranges, unit);
             }
         }
         ranges
@@ -379,8 +376,7 @@ impl Partial {
                     }
                     let check = self.read_back(unit, &mut front.buffer, state == CLAIMED)?;
                     if state == CLAIMED && Some(check) != self.claim(unit) {
-                        self.recheck(unit, &mut front.buffer, stop)?;
-                        return Ok(self.ranges(unit, MISSING));
+                        return self.recheck(unit, &mut front.buffer, stop);
                     }
                     front.hasher.update(&front.buffer);
                 }
@@ -408,7 +404,8 @@ impl Partial {
     }
 
     /// One claim was wrong: looks at all others at once, so that what is missing can be fetched together.
-    fn recheck(&self, from: u64, buffer: &mut Vec<u8>, stop: Stop<'_>) -> Result<()> {
+    fn recheck(&self, from: u64, buffer: &mut Vec<u8>, stop: Stop<'_>) -> Result<Vec<Range<u64>>> {
+        let mut damaged = Vec::new();
         for unit in self.ranges(from, CLAIMED).into_iter().flatten() {
             if unit % TURN_UNITS == 0 && stop() {
                 return Err(stopped());
@@ -419,9 +416,10 @@ impl Partial {
             } else {
                 self.set(unit, MISSING);
                 self.lose(self.unit_size(unit));
+                push(&mut damaged, unit);
             }
         }
-        Ok(())
+        Ok(damaged)
     }
 
     /// Has the system begin to bring units to the disk, without waiting (see `sink::file`).
@@ -473,6 +471,14 @@ impl Partial {
     /// Removes the map: the file is done.
     pub(super) fn remove_map(&self) -> Result<()> {
         self.map.get().map_or(Ok(()), |_| remove(&map::path_of(&self.path)))
+    }
+}
+
+/// Adds a unit to runs of units.
+fn push(ranges: &mut Vec<Range<u64>>, unit: u64) {
+    match ranges.last_mut() {
+        Some(last) if last.end == unit => last.end += 1,
+        _ => ranges.push(unit..unit + 1),
     }
 }
 
