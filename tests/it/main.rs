@@ -45,6 +45,8 @@ mod report;
 mod safetensors;
 mod synth;
 mod torch;
+#[cfg(feature = "hub")]
+mod transfer;
 mod translate;
 mod values;
 #[cfg(feature = "verify")]
