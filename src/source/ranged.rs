@@ -36,9 +36,8 @@ pub trait Ranged: Send + Sync + Debug {
     /// Its size.
     fn size_bytes(&self) -> u64;
 
-    /// What tells its present content from any other under this name (a strong ETag, a version's id), where that is known.
-    /// Bytes of an earlier run are only taken up again under the same one, or under the same expected hash.
-    fn version(&self) -> Option<String> {
+    /// What tells this version of it from others of its name, where that is known.
+    fn version(&self) -> Option<&str> {
         None
     }
 

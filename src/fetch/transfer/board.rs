@@ -155,6 +155,8 @@ struct State {
     waiting: VecDeque<usize>,
     active: Vec<Active>,
     opening: usize,
+    /// Files whose hash somebody finishes.
+    finishing: usize,
     complete: Vec<Complete>,
     is_syncing: bool,
     /// Files that are complete and not yet synced.
@@ -185,6 +187,7 @@ impl Board {
             waiting: waiting.into(),
             active: Vec::new(),
             opening: 0,
+            finishing: 0,
             complete: Vec::new(),
             is_syncing: false,
             syncing: 0,
@@ -219,6 +222,9 @@ impl Board {
                 state.running += 1;
                 return Ok(Some(work));
             }
+            if state.is_lost() {
+                return Err(Error::bug("files are left, and nothing of them is left to fetch"));
+            }
             state = self.changed.wait_timeout(state, LOOK_EVERY).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
@@ -244,6 +250,7 @@ impl Board {
         let segment = state.give(place);
         if segment.is_none() {
             state.running -= 1;
+            state.finishing += 1;
         }
         if segment.is_none() || state.active.last().is_some_and(|file| !file.free.is_empty()) {
             self.changed.notify_all();
@@ -303,7 +310,8 @@ impl Board {
             for other in std::mem::take(&mut file.running) {
                 other.is_taken.store(true, Ordering::Relaxed);
             }
-            file.free = vec![0..file.partial.unit_count()];
+            file.free.clear();
+            file.put_back([0..file.partial.unit_count()]);
         }
         self.changed.notify_all();
     }
@@ -368,6 +376,11 @@ impl Board {
         self.changed.notify_one();
     }
 
+    /// Whoever finished a file's hash has said what comes of it.
+    pub(super) fn finished(&self) {
+        self.lock().finishing -= 1;
+    }
+
     /// Units of a complete file are missing after all, or all of them: its hash was wrong.
     pub(super) fn missing(&self, index: usize, ranges: Vec<Range<u64>>) {
         let mut state = self.lock();
@@ -418,6 +431,12 @@ impl Active {
 }
 
 impl State {
+    /// Whether all would wait for ever. It cannot be, but if it were, nobody would ever hear of it.
+    fn is_lost(&self) -> bool {
+        let at_work = self.running + self.finishing + self.complete.len();
+        at_work == 0 && !self.is_syncing && self.hold_until.is_none()
+    }
+
     /// A connection's next task, if there may be one more connection.
     fn fetch(&mut self, files_max: usize) -> Option<Work> {
         let now = Instant::now();
@@ -425,11 +444,10 @@ impl State {
             return None;
         }
         self.hold_until = None;
-        if self.active.len() + self.opening < files_max && self.syncing < SYNCING_MAX {
-            if let Some(index) = self.waiting.pop_front() {
-                self.opening += 1;
-                return Some(Work::Open(index));
-            }
+        let has_room = self.active.len() + self.opening < files_max && self.syncing < SYNCING_MAX;
+        if let Some(index) = has_room.then(|| self.waiting.pop_front()).flatten() {
+            self.opening += 1;
+            return Some(Work::Open(index));
         }
         let with_free = self.active.iter().enumerate().filter(|(_, file)| file.has_more());
         let fewest = with_free.min_by_key(|(_, file)| file.running.len());
@@ -448,6 +466,7 @@ impl State {
             file.units_left -= new;
             if new > 0 && file.units_left == 0 {
                 after = After::Complete;
+                self.finishing += 1;
             }
             if after != After::More {
                 file.running.retain(|other| !Arc::ptr_eq(other, segment));

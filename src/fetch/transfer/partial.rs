@@ -18,6 +18,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
+use std::time::{Duration, Instant};
 
 /// Units that one turn of the hash takes at most: 16 MiB, some ten milliseconds.
 const TURN_UNITS: u64 = 64;
@@ -113,7 +114,12 @@ struct Counted {
     bytes: u64,
     /// Of these, what was lost since.
     lost_bytes: u64,
+    /// When it was last told.
+    told: Instant,
 }
+
+/// The least time between two tellings of one file.
+const TELL_EVERY: Duration = Duration::from_millis(250);
 
 /// What an earlier run left of an item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -232,7 +238,7 @@ impl Partial {
                 buffer: Vec::new(),
                 started: 0,
             }),
-            counted: Mutex::new(Counted { bytes: counted_bytes, lost_bytes }),
+            counted: Mutex::new(Counted { bytes: counted_bytes, lost_bytes, told: Instant::now() }),
         })
     }
 
@@ -272,14 +278,19 @@ impl Partial {
         }
     }
 
-    /// Of so many bytes that arrived, those that were never counted before.
-    pub(super) fn new_of(&self, bytes: u64) -> u64 {
+    /// Of so many bytes that arrived, those that were never counted before; and how many of the file have come, where it is
+    /// time to tell that.
+    pub(super) fn count(&self, bytes: u64) -> (u64, Option<u64>) {
         let mut counted = lock(&self.counted);
         let again = counted.lost_bytes.min(bytes);
         counted.lost_bytes -= again;
         let new = (bytes - again).min(self.size_bytes.saturating_sub(counted.bytes));
         counted.bytes += new;
-        new
+        let come = (counted.told.elapsed() >= TELL_EVERY).then(|| {
+            counted.told = Instant::now();
+            counted.bytes - counted.lost_bytes
+        });
+        (new, come)
     }
 
     /// Bytes that were counted will have to come again.

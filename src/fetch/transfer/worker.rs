@@ -175,9 +175,12 @@ impl Shared<'_> {
                     self.board.passed(segment)
                 } else {
                     patience.progressed(part.len() as u64);
-                    let new = segment.partial.new_of(part.len() as u64);
+                    let (new, come) = segment.partial.count(part.len() as u64);
                     if new > 0 {
                         self.control.moved(new);
+                    }
+                    if let Some(bytes) = come {
+                        self.control.file(item.from.name(), bytes, item.size_bytes);
                     }
                     if part.len() == size {
                         // In one piece: not copied.
@@ -226,6 +229,12 @@ impl Shared<'_> {
 
     /// All units of a file are there: the rest of its hash, and the comparison.
     fn finish(&self, index: usize, partial: &Arc<Partial>) -> Result<()> {
+        let ended = self.finish_hash(index, partial);
+        self.board.finished();
+        ended
+    }
+
+    fn finish_hash(&self, index: usize, partial: &Arc<Partial>) -> Result<()> {
         let item = self.item(index)?;
         let stop: Stop<'_> = &|| self.control.is_stopped();
         let digest = match partial.finish_hash(stop)? {
@@ -265,6 +274,8 @@ impl Shared<'_> {
             }
             file.partial.sync()?;
             (self.done)(file.index, file.digest)?;
+            let item = self.item(file.index)?;
+            self.control.file(item.from.name(), item.size_bytes, item.size_bytes);
             // Last: killed before, the next run still finds the file whole.
             file.partial.remove_map()?;
         }
