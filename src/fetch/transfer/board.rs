@@ -311,7 +311,7 @@ impl Board {
                 other.is_taken.store(true, Ordering::Relaxed);
             }
             file.free.clear();
-            file.put_back([0..file.partial.unit_count()]);
+            file.put_back(std::iter::once(0..file.partial.unit_count()));
         }
         self.changed.notify_all();
     }
