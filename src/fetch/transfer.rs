@@ -5,7 +5,7 @@
 //! its [`map`], its hash. The unit of all of them is 256 KiB: it is written when it is complete in memory, hashed from there
 //! if the hash has come so far, and recorded in the map. So each connection holds at most one unit that is not recorded,
 //! and with the 32 connections that there are at most no more than 8 MiB come twice after `kill -9`, however long a request
-//! was.
+//! was (what the system had received by then and nobody had read is the network's loss, not counted here).
 //!
 //! A file is hashed once, behind its front, while it comes; it is brought to the disk before it is said to be done. If the
 //! hash is wrong the file comes a second time from its beginning; if it is wrong again, that is an error, and nothing of it

@@ -305,7 +305,9 @@ impl Board {
     pub(super) fn ignores_ranges(&self, segment: &Arc<Segment>) {
         let mut state = self.lock();
         state.running -= 1;
-        if let Some(file) = state.active.iter_mut().find(|file| file.index == segment.index) {
+        // Another one may have said so before.
+        let file = state.active.iter_mut().find(|file| file.index == segment.index && !segment.is_taken());
+        if let Some(file) = file {
             file.is_whole = true;
             for other in std::mem::take(&mut file.running) {
                 other.is_taken.store(true, Ordering::Relaxed);

@@ -332,7 +332,8 @@ impl Partial {
     fn make_map(&self, key: &Key) -> Result<&Map> {
         let _one = lock(&self.making);
         if self.map.get().is_none() {
-            let _ = self.map.set(Map::create(map::path_of(&self.path), self.size_bytes, key)?);
+            let made = Map::create(map::path_of(&self.path), self.size_bytes, key);
+            let _ = self.map.set(made.map_err(|e| self.with_space(e))?);
         }
         self.map.get().ok_or_else(|| Error::bug("a map was made and is not there"))
     }
