@@ -87,6 +87,16 @@ fn head(size_bytes: u64, key: &Key) -> [u8; HEAD_BYTES] {
     whole
 }
 
+/// Opens a regular file for reading and writing; a link is not followed.
+pub(super) fn open_existing(path: &Path) -> Option<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, libc::O_NOFOLLOW | libc::O_NONBLOCK);
+    let file = options.open(path).ok()?;
+    file.metadata().ok()?.is_file().then_some(file)
+}
+
 /// A map that is written.
 #[derive(Debug)]
 pub(super) struct Map {
@@ -112,7 +122,7 @@ impl Map {
     /// The map at `path` and its entries, if it is whole and of this content.
     pub(super) fn open(path: &Path, size_bytes: u64, key: &Key) -> Option<(Map, Vec<u64>)> {
         let count = unit_count(size_bytes);
-        let file = super::partial::open_existing(path)?;
+        let file = open_existing(path)?;
         let expected_bytes = count.checked_mul(ENTRY_BYTES)?.checked_add(HEAD_BYTES as u64)?;
         if file.metadata().ok()?.len() != expected_bytes {
             return None;

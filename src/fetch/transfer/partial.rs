@@ -5,7 +5,7 @@
 //! earlier run left from the disk, once. Who does not get the front leaves it to the holder; a turn is bounded, so that the
 //! holder's own connection does not wait for long. Only the last turn, when everything is there, waits.
 
-use super::map::{self, Key, Map, UNIT_BYTES, check_of};
+use super::map::{self, Key, Map, UNIT_BYTES, check_of, open_existing};
 use super::{Digest, Item};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sink::file::{claim, directory_of, free_bytes, read_exact_at, shown, write_all_at};
@@ -132,16 +132,6 @@ pub(super) struct Left {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Opens a regular file for reading and writing; a link is not followed.
-pub(super) fn open_existing(path: &Path) -> Option<File> {
-    let mut options = OpenOptions::new();
-    options.read(true).write(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, libc::O_NOFOLLOW | libc::O_NONBLOCK);
-    let file = options.open(path).ok()?;
-    file.metadata().ok()?.is_file().then_some(file)
 }
 
 /// Removes a file that may not be there.
