@@ -3,7 +3,11 @@ pub mod buf;
 pub mod checkpoint;
 pub mod dtype;
 pub mod error;
+pub mod fetch;
 pub mod machine;
+pub mod sink {
+    pub mod file;
+}
 pub mod source;
 pub mod text;
 pub mod run {

@@ -428,14 +428,14 @@ pub(super) fn hidden_name(name: &OsStr, mark: &str) -> OsString {
 }
 
 /// The directory that holds a path.
-pub(super) fn directory_of(target: &Path) -> &Path {
+pub(crate) fn directory_of(target: &Path) -> &Path {
     match target.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
     }
 }
 
-pub(super) fn shown(path: &Path) -> String {
+pub(crate) fn shown(path: &Path) -> String {
     path.display().to_string()
 }
 
@@ -444,7 +444,7 @@ fn exists(target: &Path) -> Error {
 }
 
 /// Claims the space. Where the file system cannot, the file only gets its length.
-fn claim(file: &File, size_bytes: u64) -> io::Result<()> {
+pub(crate) fn claim(file: &File, size_bytes: u64) -> io::Result<()> {
     #[cfg(target_os = "linux")]
     if size_bytes > 0 {
         use rustix::io::Errno;
@@ -460,7 +460,7 @@ fn claim(file: &File, size_bytes: u64) -> io::Result<()> {
     file.set_len(size_bytes)
 }
 
-fn write_all_at(file: &File, bytes: &[u8], offset_bytes: u64) -> io::Result<()> {
+pub(crate) fn write_all_at(file: &File, bytes: &[u8], offset_bytes: u64) -> io::Result<()> {
     let mut done = 0;
     while done < bytes.len() {
         #[cfg(unix)]
@@ -479,7 +479,7 @@ fn write_all_at(file: &File, bytes: &[u8], offset_bytes: u64) -> io::Result<()> 
 }
 
 /// Reads all of `buffer`, or gives an error.
-pub(super) fn read_exact_at(file: &File, buffer: &mut [u8], offset_bytes: u64) -> io::Result<()> {
+pub(crate) fn read_exact_at(file: &File, buffer: &mut [u8], offset_bytes: u64) -> io::Result<()> {
     #[cfg(unix)]
     return std::os::unix::fs::FileExt::read_exact_at(file, buffer, offset_bytes);
     #[cfg(windows)]

@@ -53,6 +53,8 @@ mod rig_checks;
 mod safetensors;
 mod synth;
 mod torch;
+#[cfg(feature = "hub")]
+mod transfer;
 mod translate;
 mod values;
 #[cfg(feature = "verify")]

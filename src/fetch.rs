@@ -1,0 +1,4 @@
+//! Fetching.
+
+#[cfg(feature = "http")]
+pub mod transfer;
