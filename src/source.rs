@@ -2,16 +2,22 @@
 //! temper: what it likes to be asked.
 
 #[cfg(feature = "http")]
+pub mod ahead;
+#[cfg(feature = "http")]
 pub mod http;
 pub mod hub;
 pub mod local;
+#[cfg(feature = "object")]
+pub mod object;
 #[cfg(feature = "http")]
 pub mod ranged;
+pub mod stop;
 
 use crate::error::{Error, Result};
 use crate::text::grouped;
 use local::LocalFile;
 use std::fmt::Debug;
+use std::io::IoSliceMut;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -61,6 +67,25 @@ pub trait ReadAt: Send + Sync + Debug {
         }
         Ok(())
     }
+
+    /// Fills several buffers, one after the other, at one go where the source can. A file that ends before them has shrunk.
+    fn read_vectored_at(&self, buffers: &mut [IoSliceMut<'_>], offset_bytes: u64) -> Result<()> {
+        read_each_at(self, buffers, offset_bytes)
+    }
+}
+
+/// Fills several buffers, each by itself.
+fn read_each_at(
+    file: &(impl ReadAt + ?Sized),
+    buffers: &mut [IoSliceMut<'_>],
+    offset_bytes: u64,
+) -> Result<()> {
+    let mut at = offset_bytes;
+    for buffer in buffers {
+        file.read_exact_at(buffer, at)?;
+        at += buffer.len() as u64;
+    }
+    Ok(())
 }
 
 /// A name that a place lists.
@@ -85,5 +110,10 @@ pub trait Place: Send + Sync + Debug {
     /// The directory that it is, where it is one of this machine.
     fn directory(&self) -> Option<&Path> {
         None
+    }
+
+    /// Whether what it lists is all there is. A web server has no listing: what is there is found out by asking.
+    fn is_listed(&self) -> bool {
+        true
     }
 }

@@ -5,6 +5,7 @@
 //! multiplexed connection does not replace. Redirects are not followed here: whoever asks decides where a token may go
 //! ([`remote::Remote`]).
 
+pub mod place;
 pub mod remote;
 
 use super::ranged::{Stop, stopped};
