@@ -2,6 +2,7 @@
 //! fits what it looks like.
 
 use super::Options;
+use super::far::{self, Far};
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::hub::cache::{Cache, Repo, fetch_hint};
 use crate::text::Shown;
@@ -12,6 +13,7 @@ use std::path::{Path, PathBuf};
 pub(super) enum Located {
     File(PathBuf),
     Directory(Directory),
+    Far(Far),
 }
 
 /// A directory that holds a model.
@@ -28,10 +30,6 @@ pub(super) struct Directory {
     pub(super) missing: BTreeMap<String, u64>,
 }
 
-/// Schemes of stores, and what is said of them: known, and not in this build.
-const STORES: &[&str] =
-    &["s3", "gs", "gcs", "az", "azure", "abfs", "abfss", "adl", "http", "https", "oci", "r2"];
-
 pub(super) fn locate(model: &str, options: &Options) -> Result<Located> {
     if model.is_empty() {
         return Err(Error::usage("the name of the model is empty"));
@@ -39,14 +37,16 @@ pub(super) fn locate(model: &str, options: &Options) -> Result<Located> {
     if let Some((scheme, rest)) = model.split_once("://") {
         return match scheme {
             "hf" => in_cache(rest, options)?.ok_or_else(|| {
-                Error::usage(format!("`{}` is not a repo of the hub: hf://org/name[@revision] is expected", Shown(model)))
+                Error::usage(format!(
+                    "`{}` is not a repo of the hub: hf://org/name[@revision] is expected",
+                    Shown(model)
+                ))
             }),
             "file" => at_path(rest)?.ok_or_else(|| absent(rest)),
-            _ if STORES.contains(&scheme) => Err(Error::unsupported(format!(
-                "`{scheme}://` is not enabled in this build of hoist: it opens local files and repos in the Hugging Face cache"
-            ))
-            .hint("bring the files here with the store's own tool and name their folder")),
-            _ => Err(Error::usage(format!("`{}` begins with a scheme that hoist does not know", Shown(model)))),
+            _ if far::is_far(scheme) => far::locate(scheme, model, options).map(Located::Far),
+            _ => {
+                Err(Error::usage(format!("`{}` begins with a scheme that hoist does not know", Shown(model))))
+            }
         };
     }
     if let Some(found) = at_path(model)? {
@@ -63,7 +63,7 @@ pub(super) fn locate(model: &str, options: &Options) -> Result<Located> {
 }
 
 /// What could be the `Q4_K_M` of `name:Q4_K_M`.
-fn is_quantisation(text: &str) -> bool {
+pub(super) fn is_quantisation(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
 }
 

@@ -22,8 +22,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Reads of so many bytes are requests of their own.
-const WHOLE_BYTES_MIN: usize = 1 << 20;
+/// Reads of so many bytes are requests of their own: what the engine reads at once is a mebibyte, or whole rows below it.
+const WHOLE_BYTES_MIN: usize = 768 << 10;
 
 /// What is kept of small reads, and asked for at least.
 const BLOCK_BYTES: u64 = 64 << 10;
@@ -206,9 +206,8 @@ impl Ahead {
                 }
                 None => {
                     let is_free = |b: &u64| !store.by_place.contains_key(&(self.number, *b));
-                    let read_before = (1..=AHEAD_BLOCKS_MAX).take_while(|back| {
-                        block.checked_sub(*back).is_some_and(|before| !is_free(&before))
-                    });
+                    let read_before = (1..=AHEAD_BLOCKS_MAX)
+                        .take_while(|back| block.checked_sub(*back).is_some_and(|before| !is_free(&before)));
                     let count = (end - block).max(read_before.count() as u64);
                     let last = block.saturating_add(count).min(self.size_bytes().div_ceil(BLOCK_BYTES));
                     let blocks = block..(block..last).find(|b| !is_free(b)).unwrap_or(last);
@@ -301,6 +300,10 @@ impl ReadAt for Ahead {
                 (piece, place) = (later, rest);
             }
         })
+    }
+
+    fn version(&self) -> Option<&str> {
+        self.from.version()
     }
 
     fn temper(&self) -> Temper {

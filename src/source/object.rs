@@ -145,7 +145,10 @@ impl Bucket {
     /// `Usage`: not such a URL; contradictions in the environment. `NotAllowed`: half a pair of keys.
     pub fn of_url(url: &str, settings: Settings) -> Result<(Bucket, String)> {
         let wrong = |what: &str| {
-            Error::usage(format!("`{}` {what}: `s3://bucket/folder` is expected", Shown(without_query(url))))
+            Error::usage(format!(
+                "`{}` {what}: `s3://bucket/folder` is expected",
+                Shown(&without_secrets(url))
+            ))
         };
         let (scheme, rest) = url.split_once("://").ok_or_else(|| wrong("is no URL"))?;
         let found = SCHEMES.iter().find(|(s, _)| *s == scheme);
@@ -197,7 +200,12 @@ impl Bucket {
     }
 
     /// Waits on this thread; `None` after `limit`.
-    fn patient<T>(&self, work: impl Future<Output = T>, limit: Duration, stop: Stop<'_>) -> Result<Option<T>> {
+    fn patient<T>(
+        &self,
+        work: impl Future<Output = T>,
+        limit: Duration,
+        stop: Stop<'_>,
+    ) -> Result<Option<T>> {
         let end = Instant::now() + limit;
         self.0.runtime.block_on(async {
             let mut work = pin!(work);
@@ -247,7 +255,9 @@ impl Bucket {
                     ..PaginatedListOptions::default()
                 };
                 let work = async move {
-                    store.list_paginated(Some(&prefix).filter(|p| !p.is_empty()).map(String::as_str), options).await
+                    store
+                        .list_paginated(Some(&prefix).filter(|p| !p.is_empty()).map(String::as_str), options)
+                        .await
                 };
                 match self.wait(work, Asked::Listing, stop) {
                     Ok(page) => break page,
@@ -289,9 +299,14 @@ impl Bucket {
     }
 }
 
-/// A URL as it may be shown: what is behind `?` may be a signature.
-fn without_query(url: &str) -> &str {
-    url.split('?').next().unwrap_or(url)
+/// A URL as it may be shown: what is behind `?` may be a signature, and what is before `@` a password.
+fn without_secrets(url: &str) -> String {
+    let url = url.split('?').next().unwrap_or(url);
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    match rest.split_once('@') {
+        Some((user, place)) if user.contains(':') => format!("…@{place}"),
+        _ => url.to_owned(),
+    }
 }
 
 fn parse(key: &str) -> Result<Key> {
@@ -321,7 +336,8 @@ fn build(cloud: Cloud, url: &str, settings: &Settings) -> object_store::Result<A
             let is_plain = endpoints.iter().filter_map(|k| builder.get_config_value(k)).next();
             let is_plain = is_plain.is_some_and(|e| e.starts_with("http://"));
             let client = if is_plain { client.with_allow_http(true) } else { client };
-            let allowed = builder.get_config_value(&AmazonS3ConfigKey::Client(object_store::ClientConfigKey::AllowHttp));
+            let allowed = builder
+                .get_config_value(&AmazonS3ConfigKey::Client(object_store::ClientConfigKey::AllowHttp));
             let client = match allowed.is_some_and(|a| a == "true") {
                 true => client.with_allow_http(true),
                 false => client,
@@ -336,7 +352,8 @@ fn build(cloud: Cloud, url: &str, settings: &Settings) -> object_store::Result<A
                     builder = builder.with_config(key, value);
                 }
             }
-            let is_plain = builder.get_config_value(&GoogleConfigKey::BaseUrl).is_some_and(|e| e.starts_with("http://"));
+            let is_plain =
+                builder.get_config_value(&GoogleConfigKey::BaseUrl).is_some_and(|e| e.starts_with("http://"));
             let client = if is_plain { client.with_allow_http(true) } else { client };
             let builder = builder.with_url(url).with_client_options(client).with_retry(retry);
             Arc::new(builder.with_http_connector(Connector).build()?)
@@ -348,8 +365,10 @@ fn build(cloud: Cloud, url: &str, settings: &Settings) -> object_store::Result<A
                     builder = builder.with_config(key, value);
                 }
             }
-            let is_plain = builder.get_config_value(&AzureConfigKey::Endpoint).is_some_and(|e| e.starts_with("http://"));
-            let emulated = builder.get_config_value(&AzureConfigKey::UseEmulator).is_some_and(|e| e == "true");
+            let is_plain =
+                builder.get_config_value(&AzureConfigKey::Endpoint).is_some_and(|e| e.starts_with("http://"));
+            let emulated =
+                builder.get_config_value(&AzureConfigKey::UseEmulator).is_some_and(|e| e == "true");
             let client = if is_plain || emulated { client.with_allow_http(true) } else { client };
             let builder = builder.with_url(url).with_client_options(client).with_retry(retry);
             Arc::new(builder.with_http_connector(Connector).build()?)
@@ -392,6 +411,10 @@ impl Ranged for Object {
 
     fn size_bytes(&self) -> u64 {
         self.seen.size_bytes
+    }
+
+    fn version(&self) -> Option<&str> {
+        self.etag()
     }
 
     fn open(&self, range: Range<u64>, stop: Stop<'_>) -> Result<Box<dyn Body>> {

@@ -36,6 +36,11 @@ pub trait Ranged: Send + Sync + Debug {
     /// Its size.
     fn size_bytes(&self) -> u64;
 
+    /// What tells this version of it from others of its name, where that is known.
+    fn version(&self) -> Option<&str> {
+        None
+    }
+
     /// Asks for a range that is not empty and lies within the size. One attempt.
     ///
     /// # Errors

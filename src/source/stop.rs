@@ -78,7 +78,14 @@ mod tests {
         job.store(true, Ordering::Relaxed);
         assert!(is_set() && std::thread::spawn(|| !is_set()).join().unwrap());
         let helper = current();
-        assert!(std::thread::spawn(|| { let _working = work_for(helper); is_set() }).join().unwrap());
+        assert!(
+            std::thread::spawn(|| {
+                let _working = work_for(helper);
+                is_set()
+            })
+            .join()
+            .unwrap()
+        );
         drop(inner);
         PROCESS.store(false, Ordering::Relaxed);
         assert!(!is_set());

@@ -48,7 +48,12 @@ impl UrlPlace {
     ///
     /// # Errors
     /// `Usage`: the URL names a folder.
-    pub fn new(client: Client, url: Url, beside: &'static [&'static str], policy: Policy) -> Result<UrlPlace> {
+    pub fn new(
+        client: Client,
+        url: Url,
+        beside: &'static [&'static str],
+        policy: Policy,
+    ) -> Result<UrlPlace> {
         let last = url.path_segments().and_then(|mut segments| segments.next_back()).unwrap_or_default();
         if check_relative(last).is_err() {
             return Err(Error::usage(format!("`{}` names no file", Shown(&shown(&url))))
@@ -70,7 +75,8 @@ impl UrlPlace {
         let mut url = self.url.clone();
         if name != self.name {
             url.set_query(None);
-            let mut segments = url.path_segments_mut().map_err(|()| Error::bad_input("the URL has no path"))?;
+            let mut segments =
+                url.path_segments_mut().map_err(|()| Error::bad_input("the URL has no path"))?;
             segments.pop().extend(name.split('/').filter(|part| *part != "."));
         }
         Ok(url)
@@ -154,12 +160,15 @@ fn understand(answer: &Response) -> Result<Found> {
     let host = Shown(&host);
     let refused = |kind, what: &str| Err(Error::new(kind, format!("`{host}` {what}")));
     let length = || answer.header("content-length").and_then(|n| n.parse::<u64>().ok());
-    let total = || answer.header("content-range").and_then(|r| r.rsplit_once('/')).and_then(|(_, n)| n.parse().ok());
-    let is_page = answer.header("content-type").is_some_and(|t| t.to_ascii_lowercase().starts_with("text/html"));
+    let total =
+        || answer.header("content-range").and_then(|r| r.rsplit_once('/')).and_then(|(_, n)| n.parse().ok());
+    let is_page =
+        answer.header("content-type").is_some_and(|t| t.to_ascii_lowercase().starts_with("text/html"));
     match answer.status() {
         200 | 206 if is_page => {
             let error = Error::not_found(format!("`{host}` shows a web page in its place"));
-            Err(error.hint("is it the address of the file itself? On the hub that is …/resolve/…, not …/blob/…"))
+            Err(error
+                .hint("is it the address of the file itself? On the hub that is …/resolve/…, not …/blob/…"))
         }
         206 => match total() {
             Some(size_bytes) => Ok(Found { size_bytes, serves_ranges: true }),
@@ -168,7 +177,10 @@ fn understand(answer: &Response) -> Result<Found> {
         416 if total() == Some(0) => Ok(Found { size_bytes: 0, serves_ranges: true }),
         200 => match length() {
             Some(size_bytes) => Ok(Found { size_bytes, serves_ranges: false }),
-            None => refused(ErrorKind::Unsupported, "serves no ranges of the file and does not say how large it is"),
+            None => refused(
+                ErrorKind::Unsupported,
+                "serves no ranges of the file and does not say how large it is",
+            ),
         },
         404 | 410 => refused(ErrorKind::NotFound, "has no such file"),
         401 | 403 => refused(ErrorKind::NotAllowed, "does not give this file to everybody"),

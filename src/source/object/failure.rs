@@ -93,7 +93,8 @@ fn refusal(refused: &Refused, cloud: Cloud, asked: Asked) -> Error {
         .hint(credentials_hint(cloud));
     }
     let Some(status) = *status else {
-        return Error::new(ErrorKind::Io, format!("`{host}` cannot be reached{said}")).hint(endpoint_hint(cloud));
+        return Error::new(ErrorKind::Io, format!("`{host}` cannot be reached{said}"))
+            .hint(endpoint_hint(cloud));
     };
     let coded = code.as_deref().unwrap_or_default();
     let shown = match code {
@@ -105,17 +106,20 @@ fn refusal(refused: &Refused, cloud: Cloud, asked: Asked) -> Error {
         None => endpoint_hint(cloud).to_owned(),
     };
     let error = match (status, coded) {
-        (_, "SlowDown" | "ServerBusy" | "Throttling" | "ThrottlingException" | "RequestLimitExceeded") | (429 | 503, _) => {
-            Error::new(ErrorKind::RateLimited, shown)
+        (_, "SlowDown" | "ServerBusy" | "Throttling" | "ThrottlingException" | "RequestLimitExceeded")
+        | (429 | 503, _) => Error::new(ErrorKind::RateLimited, shown),
+        (_, "NoSuchBucket" | "ContainerNotFound") => {
+            Error::not_found("no such bucket").hint(endpoint_hint(cloud))
         }
-        (_, "NoSuchBucket" | "ContainerNotFound") => Error::not_found("no such bucket").hint(endpoint_hint(cloud)),
         (404, _) if asked == Asked::Object => Error::not_found("no such object in the store"),
         (404, _) => Error::not_found(shown).hint(endpoint_hint(cloud)),
         (412, _) => changed(),
         (301 | 307 | 308, _) | (_, "AuthorizationHeaderMalformed" | "PermanentRedirect") => {
             Error::usage(shown).hint(elsewhere())
         }
-        (401 | 403, "RequestTimeTooSkewed") => Error::new(ErrorKind::NotAllowed, shown).hint("this machine's clock is wrong"),
+        (401 | 403, "RequestTimeTooSkewed") => {
+            Error::new(ErrorKind::NotAllowed, shown).hint("this machine's clock is wrong")
+        }
         (401 | 403, _) => Error::new(ErrorKind::NotAllowed, shown).hint(credentials_hint(cloud)),
         (408 | 500.., _) => Error::new(ErrorKind::Io, shown),
         _ => Error::bad_input(shown).hint(endpoint_hint(cloud)),

@@ -81,7 +81,14 @@ impl HttpService for Guarded {
                     return Ok(answer);
                 }
                 let (head, body) = answer.into_parts();
-                let (bytes, is_whole) = beginning(body, ANSWER_BYTES_MAX).await.map_err(|e| unreached(&host, &e))?;
+                // A proxy's login page, say: read as a listing it would be an empty one.
+                let kind = head.headers.get("content-type").and_then(|t| t.to_str().ok()).unwrap_or_default();
+                if kind.to_ascii_lowercase().starts_with("text/html") {
+                    let message = Some("it shows a web page in place of an answer".to_owned());
+                    return Err(error(Refused { host, message, ..Refused::default() }));
+                }
+                let (bytes, is_whole) =
+                    beginning(body, ANSWER_BYTES_MAX).await.map_err(|e| unreached(&host, &e))?;
                 if !is_whole {
                     let message = Some(format!("an answer of more than {ANSWER_BYTES_MAX} bytes"));
                     return Err(error(Refused { host, message, ..Refused::default() }));
@@ -120,7 +127,10 @@ fn unreached(host: &str, error: &HttpError) -> HttpError {
     }
     text.dedup();
     let message = if text.is_empty() { "the connection failed".to_owned() } else { text.join(": ") };
-    HttpError::new(error.kind(), Refused { host: host.to_owned(), message: Some(message), ..Refused::default() })
+    HttpError::new(
+        error.kind(),
+        Refused { host: host.to_owned(), message: Some(message), ..Refused::default() },
+    )
 }
 
 /// The beginning of a body, and whether that is all of it.

@@ -1,0 +1,3 @@
+//! What tests run against that is not hoist.
+
+pub mod server;
