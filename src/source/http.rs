@@ -3,15 +3,21 @@
 //! Callers are ordinary threads: a request blocks the thread that makes it, with a deadline for each thing it waits for, and
 //! looks at a [`Stop`] several times a second. HTTP/1.1 only: many ranges at a time are many connections, which one
 //! multiplexed connection does not replace. Redirects are not followed here: whoever asks decides where a token may go
-//! ([`remote::Remote`]).
+//! ([`redirect::follow`]). Nothing that is shown holds a URL: signed ones are secrets, and any may be signed.
 
+pub mod part;
 pub mod place;
+pub mod redirect;
 pub mod remote;
+pub mod settings;
+pub mod status;
 
 use super::ranged::{Stop, stopped};
 use crate::error::{Error, ErrorKind, Result};
+use crate::text::Shown;
 use bytes::Bytes;
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+use settings::Settings;
 use std::fmt;
 use std::future::Future;
 use std::ops::Range;
@@ -20,27 +26,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use reqwest::{Method, Url};
+pub use settings::Timeouts;
 
 /// How often a waiting thread looks whether it shall stop.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// How long is waited for what.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Timeouts {
-    /// For a connection.
-    pub connect: Duration,
-    /// For the head of an answer.
-    pub answer: Duration,
-    /// For the next piece of a body.
-    pub piece: Duration,
-}
+/// How long a connection that nobody uses is kept. Servers close theirs after a minute or so, and a request that meets the
+/// closing costs an attempt.
+const IDLE: Duration = Duration::from_secs(20);
 
-impl Default for Timeouts {
-    fn default() -> Timeouts {
-        let ten = Duration::from_secs(10);
-        Timeouts { connect: ten, answer: Duration::from_secs(30), piece: ten }
-    }
-}
+/// Headers in an answer. Their bytes are bounded by hyper's read buffer, some 400 KiB.
+const HEADERS_MAX: usize = 128;
 
 /// What is not to be shown.
 #[derive(Clone, PartialEq, Eq)]
@@ -64,15 +60,25 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// A client: cheap to copy, one pool of connections.
+/// A client: cheap to copy, one pool of connections, for any number of threads.
 #[derive(Clone)]
 pub struct Client(Arc<Inner>);
 
 struct Inner {
     http: reqwest::Client,
     timeouts: Timeouts,
-    // Behind the client: connections end before what they run on.
-    runtime: tokio::runtime::Runtime,
+    handle: tokio::runtime::Handle,
+    /// There until the client ends.
+    runtime: Option<tokio::runtime::Runtime>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // Not waited for: a name that is being looked up has no deadline of its own.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 impl fmt::Debug for Client {
@@ -82,13 +88,13 @@ impl fmt::Debug for Client {
 }
 
 /// What is asked.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Request<'a> {
     /// `GET`, `HEAD`.
     pub method: Method,
     /// Where.
     pub url: &'a Url,
-    /// Which bytes; all where there is none.
+    /// Which bytes, not none; all where there is no range.
     pub range: Option<Range<u64>>,
     /// Other headers.
     pub headers: &'a [(&'a str, &'a str)],
@@ -103,47 +109,76 @@ impl<'a> Request<'a> {
     }
 }
 
+impl fmt::Debug for Request<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} {:?}", self.method, host(self.url), self.range)
+    }
+}
+
 /// The head of an answer, whatever its status, and its body to come.
 pub struct Response {
-    client: Client,
     inner: reqwest::Response,
+    client: Client,
+    waited: Duration,
+    arrived_bytes: u64,
 }
 
 impl Client {
-    /// A client with these deadlines. Proxies and further roots of trust are those of the environment (`HTTPS_PROXY`,
-    /// `NO_PROXY`, `SSL_CERT_FILE`, …).
+    /// A client with these deadlines, and with the proxies and roots of trust that the environment names.
     ///
     /// # Errors
-    /// `BadInput`: a certificate or a proxy that cannot be read. `Io`: no runtime can be started.
+    /// As [`Settings::from_environment`] and [`Client::with`].
     pub fn new(timeouts: Timeouts) -> Result<Client> {
+        let settings = Settings::from_environment(|name| std::env::var_os(name))?;
+        Client::with(&Settings { timeouts, ..settings })
+    }
+
+    /// A client with these settings.
+    ///
+    /// # Errors
+    /// `BadInput`: a certificate or a proxy that cannot be used. `Io`: no runtime can be started.
+    pub fn with(settings: &Settings) -> Result<Client> {
+        // They decrypt and copy; two keep up with tens of gigabits.
+        let workers = std::thread::available_parallelism().map_or(2, |n| n.get() / 4).clamp(2, 8);
         let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
+            .worker_threads(workers)
             .thread_name("http")
             .enable_all()
             .build()
             .map_err(|e| Error::io("no network runtime can be started", e))?;
-        let http = reqwest::Client::builder()
-            .user_agent(concat!("hoist/", env!("CARGO_PKG_VERSION")))
-            .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(timeouts.connect)
-            .http1_only()
-            .build()
-            .map_err(|e| Error::bad_input(format!("no HTTP client can be made: {}", causes(&e))))?;
-        Ok(Client(Arc::new(Inner { http, timeouts, runtime })))
+        let plain = || {
+            reqwest::Client::builder()
+                .user_agent(concat!("hoist/", env!("CARGO_PKG_VERSION")))
+                .redirect(reqwest::redirect::Policy::none())
+                .connect_timeout(settings.timeouts.connect)
+                .pool_idle_timeout(IDLE)
+                .http1_only()
+                .http1_max_headers(HEADERS_MAX)
+                .referer(false)
+                // Whatever another crate has reqwest compiled with: bytes arrive as they were sent.
+                .no_gzip()
+                .no_brotli()
+                .no_zstd()
+                .no_deflate()
+        };
+        let http = settings.build(plain)?;
+        let handle = runtime.handle().clone();
+        let timeouts = settings.timeouts.clone();
+        Ok(Client(Arc::new(Inner { http, timeouts, handle, runtime: Some(runtime) })))
     }
 
-    /// Waits for a future on this thread.
+    /// Waits for a future on this thread. `None`: it took longer than `limit`.
     fn wait<T>(&self, work: impl Future<Output = T>, limit: Duration, stop: Stop<'_>) -> Result<Option<T>> {
-        let end = Instant::now() + limit;
-        self.0.runtime.block_on(async {
+        let start = Instant::now();
+        self.0.handle.block_on(async {
             let mut work = pin!(work);
             loop {
-                let left = end.saturating_duration_since(Instant::now());
-                if let Ok(done) = tokio::time::timeout(left.min(LOOK_EVERY), &mut work).await {
-                    return Ok(Some(done));
-                }
                 if stop() {
                     return Err(stopped());
+                }
+                let left = limit.saturating_sub(start.elapsed());
+                if let Ok(done) = tokio::time::timeout(left.min(LOOK_EVERY), &mut work).await {
+                    return Ok(Some(done));
                 }
                 if left.is_zero() {
                     return Ok(None);
@@ -155,7 +190,8 @@ impl Client {
     /// Asks once. Any status is an answer; redirects are not followed.
     ///
     /// # Errors
-    /// `Io`: no connection, or no answer in time. `Signal`: stopped.
+    /// `Io`: no connection, or no answer in time. `NotAllowed`: a certificate that is not trusted, a proxy that wants a
+    /// password. `Signal`: stopped.
     pub fn send(&self, request: &Request<'_>, stop: Stop<'_>) -> Result<Response> {
         let Inner { http, timeouts, .. } = &*self.0;
         let mut headers = HeaderMap::new();
@@ -170,21 +206,22 @@ impl Client {
         }
         let mut building = http.request(request.method.clone(), request.url.clone()).headers(headers);
         if let Some(range) = &request.range {
-            building = building.header("range", format!("bytes={}-{}", range.start, range.end - 1));
+            let last = range.end.saturating_sub(1);
+            building = building.header("range", format!("bytes={}-{last}", range.start));
         }
         if let Some(token) = request.token {
             building = building.bearer_auth(token.reveal());
         }
-        let host = request.url.host_str().unwrap_or_default();
-        match self.wait(building.send(), timeouts.connect + timeouts.answer, stop)? {
-            Some(Ok(inner)) => Ok(Response { client: self.clone(), inner }),
-            Some(Err(e)) => {
-                Err(Error::new(ErrorKind::Io, format!("`{host}` cannot be reached: {}", causes(&e))))
+        let host = host(request.url);
+        match self.wait(building.send(), timeouts.connect.saturating_add(timeouts.answer), stop)? {
+            Some(Ok(inner)) => {
+                Ok(Response { inner, client: self.clone(), waited: Duration::ZERO, arrived_bytes: 0 })
             }
-            None => Err(Error::new(
-                ErrorKind::Io,
-                format!("`{host}` did not answer within {} s", timeouts.answer.as_secs()),
-            )),
+            Some(Err(e)) => Err(unreachable(&host, &e)),
+            None => {
+                let seconds = settings::seconds(timeouts.answer);
+                Err(Error::new(ErrorKind::Io, format!("`{host}` did not answer within {seconds}")))
+            }
         }
     }
 }
@@ -200,23 +237,59 @@ impl Response {
         self.inner.url()
     }
 
-    /// A header that is text.
-    pub fn header(&self, name: &str) -> Option<&str> {
-        self.inner.headers().get(name)?.to_str().ok()
+    /// The host that it came from, for messages.
+    pub fn host(&self) -> String {
+        host(self.inner.url())
     }
 
-    /// The next piece of the body; `None` at its end.
+    /// A header that is text; the first of that name.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.inner.headers().get(name)?.to_str().ok().map(str::trim)
+    }
+
+    /// The size of the body, where the head tells it.
+    pub fn content_length(&self) -> Option<u64> {
+        self.header("content-length")?.parse().ok()
+    }
+
+    /// The next piece of the body, never empty; `None` at its end.
     ///
     /// # Errors
-    /// `Io`: the connection broke or stalled. `Signal`: stopped.
+    /// `Io`: the connection broke, stalled or dripped. `Signal`: stopped.
     pub fn next(&mut self, stop: Stop<'_>) -> Result<Option<Bytes>> {
         let client = self.client.clone();
-        let limit = client.0.timeouts.piece;
-        match client.wait(self.inner.chunk(), limit, stop)? {
-            Some(Ok(piece)) => Ok(piece),
-            Some(Err(e)) => Err(Error::new(ErrorKind::Io, format!("the connection broke: {}", causes(&e)))),
-            None => {
-                Err(Error::new(ErrorKind::Io, format!("the server sent nothing for {} s", limit.as_secs())))
+        let Timeouts { piece: limit, rate, .. } = &client.0.timeouts;
+        loop {
+            let start = Instant::now();
+            let got = client.wait(self.inner.chunk(), *limit, stop)?;
+            // Only what was spent here: a slow reader does not make a slow server.
+            self.waited += start.elapsed();
+            match got {
+                Some(Ok(Some(piece))) if piece.is_empty() => {}
+                Some(Ok(Some(piece))) => {
+                    self.arrived_bytes += piece.len() as u64;
+                    if self.waited >= rate.over {
+                        if self.arrived_bytes < rate.bytes {
+                            let (bytes, over) = (self.arrived_bytes, settings::seconds(self.waited));
+                            let message = format!("`{}` sent only {bytes} bytes in {over}", self.host());
+                            return Err(Error::new(ErrorKind::Io, message));
+                        }
+                        self.waited = Duration::ZERO;
+                        self.arrived_bytes = 0;
+                    }
+                    return Ok(Some(piece));
+                }
+                Some(Ok(None)) => return Ok(None),
+                Some(Err(e)) => {
+                    let causes = causes(&e).join(": ");
+                    let message = format!("the connection to `{}` broke: {causes}", self.host());
+                    return Err(Error::new(ErrorKind::Io, message));
+                }
+                None => {
+                    let seconds = settings::seconds(*limit);
+                    let message = format!("`{}` sent nothing for {seconds}", self.host());
+                    return Err(Error::new(ErrorKind::Io, message));
+                }
             }
         }
     }
@@ -228,23 +301,68 @@ impl Response {
     pub fn small(mut self, most_bytes: usize, stop: Stop<'_>) -> Result<Vec<u8>> {
         let mut body = Vec::new();
         while let Some(piece) = self.next(stop)? {
-            if body.len() + piece.len() > most_bytes {
-                return Err(Error::bad_input(format!("the answer is longer than {most_bytes} bytes")));
+            if piece.len() > most_bytes.saturating_sub(body.len()) {
+                let most = crate::text::grouped(most_bytes as u64);
+                let message = format!("`{}` answered with more than {most} bytes", self.host());
+                return Err(Error::bad_input(message));
             }
             body.extend_from_slice(&piece);
         }
         Ok(body)
     }
+
+    /// The first bytes of the body, no more than `most_bytes` and what came with them; empty where it breaks.
+    pub fn start(mut self, most_bytes: usize, stop: Stop<'_>) -> Vec<u8> {
+        let mut body = Vec::new();
+        while body.len() < most_bytes
+            && let Ok(Some(piece)) = self.next(stop)
+        {
+            body.extend_from_slice(&piece);
+        }
+        body
+    }
 }
 
-/// An error and what caused it, without URLs: signed ones are secrets.
-fn causes(error: &reqwest::Error) -> String {
-    let mut text = Vec::new();
+/// A URL's host and port, for messages. Foreign hosts are plain ASCII: the URL's parser sees to it.
+pub fn host(url: &Url) -> String {
+    let name = Shown(url.host_str().unwrap_or_default()).to_string();
+    match url.port() {
+        Some(port) => format!("{name}:{port}"),
+        None => name,
+    }
+}
+
+/// The error for a request that got no answer.
+fn unreachable(host: &str, error: &reqwest::Error) -> Error {
+    let causes = causes(error);
+    let text = causes.join(": ");
+    if error.is_connect() && causes.iter().any(|c| c.contains("certificate")) {
+        return Error::new(ErrorKind::NotAllowed, format!("`{host}` is not trusted: {text}"))
+            .hint("SSL_CERT_FILE names a file of root certificates, as a company's proxy needs one");
+    }
+    if text.contains("proxy auth") {
+        return Error::new(ErrorKind::NotAllowed, format!("the proxy before `{host}` wants a password"))
+            .hint("HTTPS_PROXY=http://user:password@host:port gives one");
+    }
+    if error.is_timeout() {
+        return Error::new(ErrorKind::Io, format!("`{host}` took no connection in time"));
+    }
+    Error::new(ErrorKind::Io, format!("`{host}` cannot be reached: {text}"))
+}
+
+/// What caused an error, without its own text, which holds the URL.
+fn causes(error: &reqwest::Error) -> Vec<String> {
+    let mut texts = Vec::new();
     let mut cause = std::error::Error::source(error);
     while let Some(error) = cause {
-        text.push(error.to_string());
+        texts.push(error.to_string());
         cause = error.source();
     }
-    text.dedup();
-    if text.is_empty() { "the request failed".to_owned() } else { text.join(": ") }
+    texts.dedup();
+    // hyper's own layer names only the stage.
+    texts.retain(|text| !text.starts_with("client error ("));
+    if texts.is_empty() {
+        texts.push("the request failed".to_owned());
+    }
+    texts
 }

@@ -11,6 +11,7 @@
     clippy::type_complexity
 )]
 
+mod afar;
 mod blocks;
 mod cli;
 mod companions;
@@ -41,7 +42,10 @@ mod parallel;
 mod plan;
 mod quantize;
 mod quantize_faults;
+mod remote;
 mod report;
+mod rig;
+mod rig_checks;
 mod safetensors;
 mod synth;
 mod torch;

@@ -69,7 +69,7 @@ fn is_revision(revision: &str) -> bool {
 }
 
 /// A full commit id.
-fn is_commit(text: &str) -> bool {
+pub(crate) fn is_commit(text: &str) -> bool {
     text.len() == 40 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
@@ -213,7 +213,7 @@ fn missing(folder: &Path, commit: &str, snapshot: &Path) -> BTreeMap<String, u64
 }
 
 /// Expands a leading `~`, and `$NAME` and `${NAME}` anywhere, as Python's `expanduser` and `expandvars` do.
-fn expand(value: OsString, home: Option<&OsString>, variable: &impl Fn(&str) -> Option<OsString>) -> PathBuf {
+pub(super) fn expand(value: OsString, home: Option<&OsString>, variable: &impl Fn(&str) -> Option<OsString>) -> PathBuf {
     let Some(text) = value.to_str() else { return value.into() };
     let mut out = OsString::new();
     let mut rest = text;
