@@ -44,6 +44,8 @@ pub struct Options {
     pub hub_cache: Option<PathBuf>,
     /// Use no network: what lies beyond it is not found.
     pub offline: bool,
+    /// Where the hub is; `None` is where the environment says (`HF_ENDPOINT`), else huggingface.co.
+    pub hub_endpoint: Option<String>,
     /// A file that holds the token for the hub, instead of the environment's and the one that was logged in with.
     pub token_file: Option<PathBuf>,
     /// How object stores are asked, by the names of the environment's variables and before them: (`aws_endpoint_url`, …).
@@ -82,7 +84,28 @@ impl Model {
 /// `NotFound`: no such path, repo, shard or quantisation, or a directory without weights. `Usage`: several candidates and
 /// no choice. `Unsupported`: another tool's format. `BadInput`: a damaged or refused file. `Io`, `NotAllowed`: the system's.
 pub fn open(model: &str, options: &Options) -> Result<Model> {
-    match locate::locate(model, options)? {
+    if let Some(text) = model.strip_prefix("hf://") {
+        return open_hub(text, options);
+    }
+    open_located(locate::locate(model, options)?, options)
+}
+
+/// A model of the hub: what the cache has of it, else by ranges from the hub, of which nothing is stored.
+fn open_hub(text: &str, options: &Options) -> Result<Model> {
+    let named = far::HubName::parse(text)?;
+    let error = match locate::in_hub_cache(&named, options).and_then(|at| open_located(at, options)) {
+        Err(e) if e.kind() == ErrorKind::NotFound => e,
+        opened => return opened,
+    };
+    // What is not in the cache, or not all of it.
+    match far::hub(&named, options)? {
+        Some(far) => open_far(far),
+        None => Err(error),
+    }
+}
+
+fn open_located(located: Located, options: &Options) -> Result<Model> {
+    match located {
         Located::File(path) => open_file(&path, options),
         Located::Directory(directory) => {
             let repo = directory.repo.clone();

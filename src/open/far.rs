@@ -1,9 +1,17 @@
 //! Models that lie beyond a network: from their URL to the place that they are read from. Nothing of them is stored.
 
-use super::choose::is_weights_name;
-use super::{Options, is_index};
-use crate::error::{Error, ErrorKind, Result};
+use super::Options;
+use super::locate::is_quantisation;
+#[cfg(feature = "object")]
+use super::{choose::is_weights_name, is_index};
+#[cfg(feature = "object")]
+use crate::error::ErrorKind;
+use crate::error::{Error, Result};
 use crate::source::Place;
+use crate::source::hub::cache::Repo;
+use crate::source::local::check_relative;
+#[cfg(feature = "hub")]
+use crate::source::{Entry, ReadAt};
 use crate::text::Shown;
 use std::sync::Arc;
 
@@ -71,6 +79,130 @@ pub(super) fn locate(scheme: &str, url: &str, options: &Options) -> Result<Far> 
     }
 }
 
+/// A model of the hub: `org/name[@revision][/path][:QUANTISATION]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct HubName {
+    pub(super) repo: Repo,
+    /// A file or a folder of the repo.
+    pub(super) path: Option<String>,
+    pub(super) quantisation: Option<String>,
+}
+
+impl HubName {
+    /// Reads what follows `hf://`. A revision ends at `/`, but for the hub's own that have some: `refs/pr/1`,
+    /// `refs/convert/parquet`; in others it is written `%2F`.
+    pub(super) fn parse(text: &str) -> Result<HubName> {
+        let wrong = || {
+            Error::usage(format!("`hf://{}` names no model of the hub", Shown(text)))
+                .hint("hf://org/name[@revision][/path][:QUANTISATION] is expected")
+        };
+        let (text, quantisation) = match text.rsplit_once(':') {
+            Some((text, wanted)) if is_quantisation(wanted) => (text, Some(wanted.to_owned())),
+            _ => (text, None),
+        };
+        let text = text.trim_end_matches('/');
+        let mut parts = text.split('/');
+        let mut id = parts.next().unwrap_or_default().to_owned();
+        // The oldest repos have no org, and a revision behind them no path.
+        if let Some(name) = parts.next() {
+            if id.contains('@') {
+                return Err(wrong());
+            }
+            id = format!("{id}/{name}");
+        }
+        let mut rest: Vec<&str> = parts.collect();
+        if id.ends_with("@refs") && rest.len() >= 2 {
+            id = format!("{id}/{}", rest.drain(..2).collect::<Vec<_>>().join("/"));
+        }
+        let repo = Repo::parse(&id.replace("%2F", "/").replace("%2f", "/")).ok_or_else(wrong)?;
+        let path = rest.join("/");
+        let path = if path.is_empty() && rest.is_empty() { None } else { Some(path) };
+        if let Some(path) = &path {
+            check_relative(path)?;
+            if path.split('/').any(str::is_empty) {
+                return Err(wrong());
+            }
+        }
+        Ok(HubName { repo, path, quantisation })
+    }
+}
+
+/// A model of the hub, to be read by ranges; `None` where the network may not be used, or not by this build.
+#[cfg(feature = "hub")]
+pub(super) fn hub(named: &HubName, options: &Options) -> Result<Option<Far>> {
+    use crate::source::http::{Client, Timeouts};
+    use crate::source::hub::api::{Hub, Settings};
+    use crate::source::hub::endpoint::Endpoint;
+    use crate::source::hub::place::HubPlace;
+    use crate::source::hub::token::is_offline;
+    use crate::source::stop;
+    let variable = |name: &str| std::env::var_os(name);
+    if options.offline || is_offline(variable) {
+        return Ok(None);
+    }
+    let mut settings = Settings::from_environment(options.token_file.as_deref(), variable)?;
+    if let Some(endpoint) = &options.hub_endpoint {
+        settings.endpoint = Endpoint::parse(endpoint)?;
+    }
+    let policy = settings.policy;
+    let hub = Hub::new(Client::new(Timeouts::default())?, settings);
+    let HubName { repo, path, quantisation } = named;
+    let commit = hub.commit(repo, &stop::is_set)?;
+    let tree = hub.tree(repo, &commit, &stop::is_set)?;
+    let is_file = path.as_ref().is_some_and(|path| tree.files.iter().any(|f| f.path == *path));
+    let place: Arc<dyn Place> = Arc::new(HubPlace::new(hub, repo.clone(), commit.as_str(), tree, policy));
+    let far = |place: Arc<dyn Place>, file: Option<&str>, name: &str| Far {
+        place,
+        file: file.map(str::to_owned),
+        name: name.to_owned(),
+        quantisation: quantisation.clone(),
+        commit: Some(commit.clone()),
+    };
+    let Some(path) = path else { return Ok(Some(far(place, None, &repo.id))) };
+    let (folder, last) = path.rsplit_once('/').unwrap_or(("", path));
+    let within = |folder: &str| -> Arc<dyn Place> {
+        match folder {
+            "" => Arc::clone(&place),
+            folder => Arc::new(Folder { place: Arc::clone(&place), folder: folder.to_owned() }),
+        }
+    };
+    Ok(Some(match is_file {
+        true => far(within(folder), Some(last), last),
+        false => far(within(path), None, last),
+    }))
+}
+
+#[cfg(not(feature = "hub"))]
+pub(super) fn hub(_: &HubName, _: &Options) -> Result<Option<Far>> {
+    Ok(None)
+}
+
+/// A folder of a place.
+#[cfg(feature = "hub")]
+#[derive(Debug)]
+struct Folder {
+    place: Arc<dyn Place>,
+    folder: String,
+}
+
+#[cfg(feature = "hub")]
+impl Place for Folder {
+    fn list(&self, under: &str) -> Result<Vec<Entry>> {
+        let under = match under {
+            "" => self.folder.clone(),
+            under => format!("{}/{under}", self.folder),
+        };
+        let prefix = format!("{}/", self.folder);
+        let inner = |e: Entry| Some(Entry { name: e.name.strip_prefix(&prefix)?.to_owned(), ..e });
+        Ok(self.place.list(&under)?.into_iter().filter_map(inner).collect())
+    }
+
+    fn open(&self, name: &str) -> Result<Arc<dyn ReadAt>> {
+        check_relative(name)?;
+        self.place.open(&format!("{}/{name}", self.folder))
+    }
+}
+
 /// The network may not be used.
 pub(super) fn offline(url: &str) -> Error {
     let shown = url.split('?').next().unwrap_or(url);
@@ -101,7 +233,7 @@ fn on_the_web(url: &str, _: &Options) -> Result<Far> {
 fn in_store(url: &str, options: &Options) -> Result<Far> {
     use crate::source::object::{Bucket, ObjectPlace, Settings};
     let (url, quantisation) = match url.rsplit_once(':') {
-        Some((url, wanted)) if super::locate::is_quantisation(wanted) && url.contains("://") => {
+        Some((url, wanted)) if is_quantisation(wanted) && url.contains("://") => {
             (url, Some(wanted.to_owned()))
         }
         _ => (url, None),
@@ -137,4 +269,38 @@ fn in_store(url: &str, options: &Options) -> Result<Far> {
 #[cfg(not(feature = "object"))]
 fn in_store(url: &str, _: &Options) -> Result<Far> {
     Err(Error::bug(format!("`{}` is read without the feature for it", Shown(url))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_the_hub() {
+        type Row<'a> = (&'a str, Option<(&'a str, &'a str, Option<&'a str>, Option<&'a str>)>);
+        let rows: &[Row<'_>] = &[
+            ("o/n", Some(("o/n", "main", None, None))),
+            ("o/n/", Some(("o/n", "main", None, None))),
+            ("gpt2", Some(("gpt2", "main", None, None))),
+            ("o/n@v1", Some(("o/n", "v1", None, None))),
+            ("o/n@v1/a/b.gguf", Some(("o/n", "v1", Some("a/b.gguf"), None))),
+            ("o/n@refs/pr/1", Some(("o/n", "refs/pr/1", None, None))),
+            ("o/n@refs/pr/1/x", Some(("o/n", "refs/pr/1", Some("x"), None))),
+            ("o/n@a%2Fb/x", Some(("o/n", "a/b", Some("x"), None))),
+            ("o/n:Q4_K_M", Some(("o/n", "main", None, Some("Q4_K_M")))),
+            ("o/n/sub:Q8_0", Some(("o/n", "main", Some("sub"), Some("Q8_0")))),
+            ("o/n/../x", None),
+            ("o/n//x", None),
+            ("gpt2@v/x", None),
+            ("../n", None),
+            ("", None),
+        ];
+        for (text, expected) in rows {
+            let got = HubName::parse(text).ok();
+            let got = got.as_ref().map(|n| {
+                (n.repo.id.as_str(), n.repo.revision.as_str(), n.path.as_deref(), n.quantisation.as_deref())
+            });
+            assert_eq!(got, *expected, "{text}");
+        }
+    }
 }

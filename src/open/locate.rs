@@ -2,7 +2,7 @@
 //! fits what it looks like.
 
 use super::Options;
-use super::far::{self, Far};
+use super::far::{self, Far, HubName};
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::hub::cache::{Cache, Repo, fetch_hint};
 use crate::text::Shown;
@@ -36,12 +36,6 @@ pub(super) fn locate(model: &str, options: &Options) -> Result<Located> {
     }
     if let Some((scheme, rest)) = model.split_once("://") {
         return match scheme {
-            "hf" => in_cache(rest, options)?.ok_or_else(|| {
-                Error::usage(format!(
-                    "`{}` is not a repo of the hub: hf://org/name[@revision] is expected",
-                    Shown(model)
-                ))
-            }),
             "file" => at_path(rest)?.ok_or_else(|| absent(rest)),
             _ if far::is_far(scheme) => far::locate(scheme, model, options).map(Located::Far),
             _ => {
@@ -98,6 +92,26 @@ fn at_path(text: &str) -> Result<Option<Located>> {
     };
     let name = name.unwrap_or_else(|| text.to_string());
     Ok(Some(Located::Directory(Directory { path: path.to_owned(), name, ..Directory::default() })))
+}
+
+/// What the cache has of a model of the hub.
+pub(super) fn in_hub_cache(named: &HubName, options: &Options) -> Result<Located> {
+    let absent =
+        || Error::not_found("is not in the cache").file(named.repo.id.clone()).hint(fetch_hint(&named.repo));
+    let text = format!("{}@{}", named.repo.id, named.repo.revision);
+    let Some(Located::Directory(directory)) = in_cache(&text, options)? else { return Err(absent()) };
+    let quantisation = named.quantisation.clone();
+    let Some(path) = &named.path else {
+        return Ok(Located::Directory(Directory { quantisation, ..directory }));
+    };
+    match at_path(&directory.path.join(path).to_string_lossy())? {
+        Some(Located::Directory(inner)) => {
+            let Directory { commit, repo, .. } = directory;
+            Ok(Located::Directory(Directory { quantisation, commit, repo, ..inner }))
+        }
+        Some(file) => Ok(file),
+        None => Err(absent()),
+    }
 }
 
 /// The repo's snapshot in the cache. `None` where the text cannot be a repo.

@@ -35,6 +35,11 @@ pub trait Facts: Send + Sync + Debug {
 
     /// What a refusal of the home means: a status of 4xx that stays.
     fn refused(&self, answer: &Response) -> Error;
+
+    /// What tells this version of the object from others of its name.
+    fn version(&self) -> Option<&str> {
+        None
+    }
 }
 
 /// An object at a URL. The token goes to the origin's own scheme, host and port only.
@@ -295,7 +300,9 @@ impl Remote {
     fn page(&self) -> Error {
         let error = Error::new(ErrorKind::Integrity, "the server sent an HTML page in place of the file");
         match self.home.url.path().contains("/blob/") {
-            true => error.hint("a file of the hub is at `/resolve/` in place of `/blob/`; or use hf://org/name"),
+            true => {
+                error.hint("a file of the hub is at `/resolve/` in place of `/blob/`; or use hf://org/name")
+            }
             false => error.hint("a proxy or a login stands between; open the address in a browser"),
         }
     }
@@ -314,12 +321,15 @@ impl Remote {
         match status {
             401 | 403 if is_home => Error::new(ErrorKind::NotAllowed, message)
                 .hint("the address may want a signature that is still valid"),
-            401 | 403 => Error::new(ErrorKind::NotAllowed, message)
-                .hint("the address that the server redirects to is refused; check this machine's clock and proxy"),
+            401 | 403 => Error::new(ErrorKind::NotAllowed, message).hint(
+                "the address that the server redirects to is refused; check this machine's clock and proxy",
+            ),
             404 | 410 => Error::not_found(message),
             407 => Error::new(ErrorKind::NotAllowed, message).hint("the proxy wants a password"),
             // What the hub's plain route answers for files that it cannot serve.
-            400 if !is_home => Error::unsupported(format!("{message}: it does not serve this file over HTTP")),
+            400 if !is_home => {
+                Error::unsupported(format!("{message}: it does not serve this file over HTTP"))
+            }
             _ => Error::bad_input(message),
         }
     }
@@ -332,6 +342,11 @@ impl Ranged for Remote {
 
     fn size_bytes(&self) -> u64 {
         self.size_bytes
+    }
+
+    fn version(&self) -> Option<&str> {
+        let known = self.facts.as_ref().and_then(|facts| facts.version());
+        known.or(self.validator.etag.as_deref()).or(self.validator.modified.as_deref())
     }
 
     fn open(&self, range: Range<u64>, stop: Stop<'_>) -> Result<Box<dyn Body>> {
