@@ -136,6 +136,16 @@ pub fn read_pieces(file: &dyn ReadAt, mut pieces: Vec<(u64, &mut [u8])>) -> Resu
     Ok(())
 }
 
+/// A URL as it may be shown: what is behind `?` may be a signature, and what is before `@` a password.
+pub fn without_secrets(url: &str) -> String {
+    let url = url.split('?').next().unwrap_or(url);
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    match rest.split_once('@') {
+        Some((user, place)) if user.contains(':') => format!("…@{place}"),
+        _ => url.to_owned(),
+    }
+}
+
 /// A name that a place lists.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Entry {

@@ -7,11 +7,11 @@ use super::{choose::is_weights_name, is_index};
 #[cfg(feature = "object")]
 use crate::error::ErrorKind;
 use crate::error::{Error, Result};
-use crate::source::Place;
 use crate::source::hub::cache::Repo;
 use crate::source::local::check_relative;
 #[cfg(feature = "hub")]
 use crate::source::{Entry, ReadAt};
+use crate::source::{Place, without_secrets};
 use crate::text::Shown;
 use std::sync::Arc;
 
@@ -205,8 +205,7 @@ impl Place for Folder {
 
 /// The network may not be used.
 pub(super) fn offline(url: &str) -> Error {
-    let shown = url.split('?').next().unwrap_or(url);
-    Error::not_found("lies beyond the network, which may not be used (--offline, HF_HUB_OFFLINE)").file(shown)
+    Error::not_found("lies beyond the network, which may not be used (--offline)").file(without_secrets(url))
 }
 
 #[cfg(feature = "http")]
@@ -215,7 +214,7 @@ fn on_the_web(url: &str, options: &Options) -> Result<Far> {
     use crate::source::http::{Client, Timeouts, Url};
     use crate::source::ranged::Policy;
     let _ = options;
-    let wrong = |_| Error::usage(format!("`{}` is no URL", Shown(url.split('?').next().unwrap_or(url))));
+    let wrong = |_| Error::usage(format!("`{}` is no URL", Shown(&without_secrets(url))));
     let parsed = Url::parse(url).map_err(wrong)?;
     // A GGUF brings its config and its tokenizer along.
     let beside = if parsed.path().to_ascii_lowercase().ends_with(".gguf") { &[] } else { BESIDE };

@@ -15,7 +15,7 @@ mod transport;
 use super::ahead::Ahead;
 use super::local::check_relative;
 use super::ranged::{Body, Patience, Policy, Ranged, Stop, stopped};
-use super::{Entry, Place, ReadAt, stop};
+use super::{Entry, Place, ReadAt, stop, without_secrets};
 use crate::error::{Error, ErrorKind, Result};
 use crate::text::{Shown, grouped};
 use bytes::Bytes;
@@ -296,16 +296,6 @@ impl Bucket {
             }
         }
         Err(Error::bad_input(format!("the store's listing has more than {PAGES_MAX} pages")))
-    }
-}
-
-/// A URL as it may be shown: what is behind `?` may be a signature, and what is before `@` a password.
-fn without_secrets(url: &str) -> String {
-    let url = url.split('?').next().unwrap_or(url);
-    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
-    match rest.split_once('@') {
-        Some((user, place)) if user.contains(':') => format!("…@{place}"),
-        _ => url.to_owned(),
     }
 }
 

@@ -11,6 +11,7 @@
     clippy::type_complexity
 )]
 
+#[cfg(all(feature = "hub", feature = "object"))]
 mod afar;
 mod blocks;
 mod cli;
@@ -42,9 +43,12 @@ mod parallel;
 mod plan;
 mod quantize;
 mod quantize_faults;
+#[cfg(all(feature = "hub", feature = "object"))]
 mod remote;
 mod report;
+#[cfg(feature = "hub")]
 mod rig;
+#[cfg(feature = "hub")]
 mod rig_checks;
 mod safetensors;
 mod synth;

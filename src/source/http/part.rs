@@ -35,9 +35,16 @@ pub struct Fit {
 ///
 /// # Errors
 /// What it is instead.
-pub fn check(response: &Response, range: &Range<u64>, size_bytes: u64, name: &str) -> std::result::Result<Fit, Wrong> {
+pub fn check(
+    response: &Response,
+    range: &Range<u64>,
+    size_bytes: u64,
+    name: &str,
+) -> std::result::Result<Fit, Wrong> {
     let host = response.host();
-    if let Some(encoding) = response.header("content-encoding").filter(|e| !e.eq_ignore_ascii_case("identity")) {
+    if let Some(encoding) =
+        response.header("content-encoding").filter(|e| !e.eq_ignore_ascii_case("identity"))
+    {
         let message = format!("`{host}` sends `{}` where plain bytes were asked for", Shown(encoding));
         return Err(Wrong::Other(Error::unsupported(message)));
     }

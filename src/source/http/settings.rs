@@ -165,8 +165,9 @@ impl Settings {
                 let whole = with_proxies().tls_certs_only(roots.clone()).build();
                 whole.or_else(|_| {
                     // One that cannot be used spoils all; the others still serve.
-                    let usable =
-                        |c: &Certificate| reqwest::Client::builder().tls_certs_only([c.clone()]).build().is_ok();
+                    let usable = |c: &Certificate| {
+                        reqwest::Client::builder().tls_certs_only([c.clone()]).build().is_ok()
+                    };
                     let roots: Vec<_> = roots.into_iter().filter(usable).collect();
                     match roots.is_empty() {
                         true => Err(no_certificates(named)),
@@ -233,10 +234,8 @@ fn certificates(named: &[(String, PathBuf)]) -> Result<Vec<Certificate>> {
 }
 
 fn no_certificates(named: &[(String, PathBuf)]) -> Error {
-    let places: Vec<_> = named
-        .iter()
-        .map(|(name, path)| format!("{name}={}", Shown(&path.display().to_string())))
-        .collect();
+    let places: Vec<_> =
+        named.iter().map(|(name, path)| format!("{name}={}", Shown(&path.display().to_string()))).collect();
     Error::bad_input(format!("no certificate can be read from `{}`", places.join("`, `")))
         .hint("without these variables the machine's own roots of trust are used")
 }
@@ -343,11 +342,14 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = |name: &str| directory.path().join(name).display().to_string();
         std::fs::write(path("empty.pem"), "nothing").unwrap();
-        std::fs::write(path("bad.pem"), "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n").unwrap();
+        std::fs::write(path("bad.pem"), "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+            .unwrap();
         let plain = reqwest::Client::builder;
-        for (name, file) in
-            [("SSL_CERT_FILE", "none.pem"), ("CURL_CA_BUNDLE", "empty.pem"), ("REQUESTS_CA_BUNDLE", "bad.pem")]
-        {
+        for (name, file) in [
+            ("SSL_CERT_FILE", "none.pem"),
+            ("CURL_CA_BUNDLE", "empty.pem"),
+            ("REQUESTS_CA_BUNDLE", "bad.pem"),
+        ] {
             let settings = read(&[(name, &path(file))]).unwrap();
             let error = settings.build(plain).unwrap_err();
             let text = error.to_string();
@@ -355,7 +357,9 @@ mod tests {
         }
         let settings = Settings { roots: Roots::Bundled, ..Settings::default() };
         assert!(settings.build(plain).is_ok());
-        for (name, expected) in [("0a1b2c3d.0", true), ("0a1b2c3d.pem", false), ("ca.crt", false), ("x.0", false)] {
+        for (name, expected) in
+            [("0a1b2c3d.0", true), ("0a1b2c3d.pem", false), ("ca.crt", false), ("x.0", false)]
+        {
             assert_eq!(is_hashed(name), expected, "{name}");
         }
     }

@@ -160,11 +160,13 @@ impl Hub {
         let answer = self.get(&url, repo, stop)?.map_err(|refused| refused.error)?;
         let (found, named) = listing::revision(&answer.body)?;
         if found != commit {
-            let message = format!("the repo changed: the mirror answers for `{found}` where `{commit}` was asked for");
+            let message =
+                format!("the repo changed: the mirror answers for `{found}` where `{commit}` was asked for");
             return Err(Error::new(ErrorKind::Integrity, message).hint("begin again"));
         }
         if named.len() > UNLISTED_MAX {
-            let message = format!("the mirror has no listing, and {} files to ask for one by one", named.len());
+            let message =
+                format!("the mirror has no listing, and {} files to ask for one by one", named.len());
             return Err(Error::unsupported(message).hint("HF_ENDPOINT names another mirror"));
         }
         let mut files = Files::default();
@@ -220,12 +222,7 @@ impl Hub {
     }
 
     /// A call of the API, with its retries. What is refused for good is the inner error.
-    fn get(
-        &self,
-        url: &Url,
-        repo: &Repo,
-        stop: Stop<'_>,
-    ) -> Result<std::result::Result<Answer, Refused>> {
+    fn get(&self, url: &Url, repo: &Repo, stop: Stop<'_>) -> Result<std::result::Result<Answer, Refused>> {
         let once = || {
             let look = &mut |_: &Response| Ok(Next::Follow);
             let answer = follow(&self.client, &Request::get(url), &self.home(), look, stop)?;
@@ -285,7 +282,8 @@ fn next_query(link: &str) -> Option<String> {
     let mut rest = link;
     while let Some((_, after)) = rest.split_once('<') {
         let (target, after) = after.split_once('>')?;
-        let (parameters, more) = after.split_once(",<").or_else(|| after.split_once(", <")).unwrap_or((after, ""));
+        let (parameters, more) =
+            after.split_once(",<").or_else(|| after.split_once(", <")).unwrap_or((after, ""));
         let is_next = parameters.split(';').any(|p| {
             let value = p.trim().strip_prefix("rel=").unwrap_or_default().trim_matches('"');
             value.split(' ').any(|relation| relation.eq_ignore_ascii_case("next"))

@@ -117,19 +117,32 @@ mod tests {
         for (endpoint, id, revision, expected) in [
             ("https://huggingface.co", "a/b", "main", "https://huggingface.co/api/models/a/b/revision/main"),
             ("http://x:80/", "gpt2", "refs/pr/1", "http://x/api/models/gpt2/revision/refs%2Fpr%2F1"),
-            ("https://x:8443/hub/", "a/b", "v1 %?#", "https://x:8443/hub/api/models/a/b/revision/v1%20%25%3F%23"),
+            (
+                "https://x:8443/hub/",
+                "a/b",
+                "v1 %?#",
+                "https://x:8443/hub/api/models/a/b/revision/v1%20%25%3F%23",
+            ),
             ("https://x/hub//", "a/b", "é", "https://x/hub//api/models/a/b/revision/%C3%A9"),
         ] {
             assert_eq!(Endpoint::parse(endpoint).unwrap().revision(id, revision).as_str(), expected);
         }
         let endpoint = Endpoint::parse("https://x/hub").unwrap();
-        assert_eq!(endpoint.resolve("a/b", c, "d/e f?.bin").as_str(), "https://x/hub/a/b/resolve/c/d/e%20f%3F.bin");
-        assert_eq!(endpoint.resolve("a/b", c, "%2e%2e/x").as_str(), "https://x/hub/a/b/resolve/c/%252e%252e/x");
+        assert_eq!(
+            endpoint.resolve("a/b", c, "d/e f?.bin").as_str(),
+            "https://x/hub/a/b/resolve/c/d/e%20f%3F.bin"
+        );
+        assert_eq!(
+            endpoint.resolve("a/b", c, "%2e%2e/x").as_str(),
+            "https://x/hub/a/b/resolve/c/%252e%252e/x"
+        );
         assert_eq!(
             endpoint.tree("a/b", c).as_str(),
             "https://x/hub/api/models/a/b/tree/c?recursive=true&expand=false"
         );
-        for bad in ["", "huggingface.co", "ftp://x", "https://", "https://u:hunter2@x", "https://x/?a", "file:///x"] {
+        for bad in
+            ["", "huggingface.co", "ftp://x", "https://", "https://u:hunter2@x", "https://x/?a", "file:///x"]
+        {
             let error = Endpoint::parse(bad).unwrap_err();
             assert_eq!(error.kind(), crate::ErrorKind::Usage, "{bad}");
             assert!(!error.to_string().contains("hunter2"));

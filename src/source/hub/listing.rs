@@ -191,7 +191,9 @@ mod tests {
     fn trees_are_checked() {
         let file = |path: &str| format!(r#"{{"type":"file","path":{path:?},"size":6,"oid":"{OID}"}}"#);
         let lfs = |oid: &str, size: &str| {
-            format!(r#"{{"type":"file","path":"w","size":{size},"oid":"{OID}","lfs":{{"oid":"{oid}","size":{size}}}}}"#)
+            format!(
+                r#"{{"type":"file","path":"w","size":{size},"oid":"{OID}","lfs":{{"oid":"{oid}","size":{size}}}}}"#
+            )
         };
         let rows: Vec<(String, Option<usize>)> = vec![
             ("[]".into(), Some(0)),
@@ -217,9 +219,22 @@ mod tests {
             let got = files.page(json.as_bytes()).ok().map(|_| files.files.len());
             assert_eq!(got, expected, "{}", &json[..json.len().min(200)]);
         }
-        for name in
-            ["../x", "/x", "a/../../x", "a//b", "./a", "a/./b", "a/", "C:x", "a\\b", "a\u{0}b", "a\nb", "", ".", ".."]
-        {
+        for name in [
+            "../x",
+            "/x",
+            "a/../../x",
+            "a//b",
+            "./a",
+            "a/./b",
+            "a/",
+            "C:x",
+            "a\\b",
+            "a\u{0}b",
+            "a\nb",
+            "",
+            ".",
+            "..",
+        ] {
             let json = format!(r#"[{{"type":"file","path":{},"size":1}}]"#, serde_json::Value::from(name));
             assert!(Files::default().page(json.as_bytes()).is_err(), "{name:?}");
         }

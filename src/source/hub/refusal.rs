@@ -80,7 +80,8 @@ fn meant(said: Said<'_>, about: &About<'_>) -> Error {
         }
         (_, Some("EntryNotFound")) => {
             let file = Shown(file.unwrap_or_default());
-            Error::not_found(format!("`{file}` is not in revision `{revision}`")).hint(format!("{page}/tree/main"))
+            Error::not_found(format!("`{file}` is not in revision `{revision}`"))
+                .hint(format!("{page}/tree/main"))
         }
         (_, Some("RepoNotFound")) => {
             Error::not_found(format!("is not on `{host}`, or is private")).hint(match has_token {
@@ -121,14 +122,43 @@ mod tests {
     fn refusals_say_what_to_do() {
         let endpoint = Endpoint::parse("https://hub.example/x").unwrap();
         let repo = Repo::parse("a/b@dev").unwrap();
-        type Row = (u16, Option<&'static str>, Option<&'static str>, bool, ErrorKind, &'static [&'static str]);
+        type Row =
+            (u16, Option<&'static str>, Option<&'static str>, bool, ErrorKind, &'static [&'static str]);
         let rows: &[Row] = &[
-            (401, Some("RepoNotFound"), Some("Invalid username or password."), false, NotFound, &["private", "HF_TOKEN"]),
+            (
+                401,
+                Some("RepoNotFound"),
+                Some("Invalid username or password."),
+                false,
+                NotFound,
+                &["private", "HF_TOKEN"],
+            ),
             (404, Some("RepoNotFound"), None, true, NotFound, &["does not open"]),
-            (401, Some("GatedRepo"), None, false, NotAllowed, &["https://hub.example/x/a/b, then", "--token-file"]),
-            (403, Some("GatedRepo"), None, true, NotAllowed, &["ask for access at https://hub.example/x/a/b"]),
+            (
+                401,
+                Some("GatedRepo"),
+                None,
+                false,
+                NotAllowed,
+                &["https://hub.example/x/a/b, then", "--token-file"],
+            ),
+            (
+                403,
+                Some("GatedRepo"),
+                None,
+                true,
+                NotAllowed,
+                &["ask for access at https://hub.example/x/a/b"],
+            ),
             (403, None, Some("Access to this resource is disabled."), true, NotAllowed, &["disabled"]),
-            (401, None, Some("Invalid credentials in Authorization header"), true, NotAllowed, &["refuses", "settings/tokens"]),
+            (
+                401,
+                None,
+                Some("Invalid credentials in Authorization header"),
+                true,
+                NotAllowed,
+                &["refuses", "settings/tokens"],
+            ),
             (401, None, None, true, NotAllowed, &["refuses the token"]),
             (401, None, None, false, NotAllowed, &["wants a token", "HF_TOKEN"]),
             (403, None, None, true, NotAllowed, &["permission"]),
@@ -138,7 +168,8 @@ mod tests {
             (400, None, None, false, BadInput, &["400"]),
         ];
         for (status, code, message, has_token, kind, words) in rows {
-            let about = About { endpoint: &endpoint, repo: &repo, file: Some("f.bin"), has_token: *has_token };
+            let about =
+                About { endpoint: &endpoint, repo: &repo, file: Some("f.bin"), has_token: *has_token };
             let error = meant(Said { status: *status, code: *code, message: *message }, &about);
             assert_eq!(error.kind(), *kind, "{status} {code:?}");
             for word in *words {

@@ -124,7 +124,11 @@ mod tests {
             (None, &[("HF_TOKEN", " a\n"), ("HUGGING_FACE_HUB_TOKEN", "b")], Some(Some("a"))),
             (None, &[("HF_TOKEN", ""), ("HUGGING_FACE_HUB_TOKEN", "b")], Some(Some("b"))),
             (None, &[("HF_TOKEN", "a"), ("HF_HUB_DISABLE_IMPLICIT_TOKEN", "yes")], Some(None)),
-            (Some(&named), &[("HF_TOKEN", "a"), ("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1")], Some(Some("of-file"))),
+            (
+                Some(&named),
+                &[("HF_TOKEN", "a"), ("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1")],
+                Some(Some("of-file")),
+            ),
             (Some("/nowhere/token"), &[("HF_TOKEN", "a")], None),
             (Some(&empty), &[], None),
             (Some(&binary), &[], None),
@@ -145,8 +149,14 @@ mod tests {
 
     #[test]
     fn yes_and_no() {
-        for (value, expected) in [("1", true), ("on", true), ("True", true), ("YES", true), ("0", false), ("", false)] {
-            assert_eq!(is_offline(|n| (n == "TRANSFORMERS_OFFLINE").then(|| value.into())), expected, "{value}");
+        for (value, expected) in
+            [("1", true), ("on", true), ("True", true), ("YES", true), ("0", false), ("", false)]
+        {
+            assert_eq!(
+                is_offline(|n| (n == "TRANSFORMERS_OFFLINE").then(|| value.into())),
+                expected,
+                "{value}"
+            );
         }
         assert!(!is_offline(|_| None));
     }

@@ -16,9 +16,6 @@ pub(super) enum Asked {
     Listing,
 }
 
-/// Who tells a machine what it may: not a store.
-const METADATA_HOSTS: &[&str] = &["169.254.169.254", "169.254.170.2", "metadata.google.internal", "metadata"];
-
 /// Which variables say who asks, and where.
 fn credentials_hint(cloud: Cloud) -> &'static str {
     match cloud {
@@ -81,11 +78,10 @@ pub(super) fn changed() -> Error {
 }
 
 fn refusal(refused: &Refused, cloud: Cloud, asked: Asked) -> Error {
-    let Refused { host, status, code, message, region, retry_after } = refused;
-    let name = host.rsplit_once(':').map_or(host.as_str(), |(name, _)| name);
+    let Refused { host, is_metadata, status, code, message, region, retry_after } = refused;
     let host = Shown(host);
     let said = message.as_deref().map(|m| format!(": {}", Shown(m))).unwrap_or_default();
-    if METADATA_HOSTS.contains(&name) {
+    if *is_metadata {
         return Error::new(
             ErrorKind::NotAllowed,
             "no credentials: none in the environment, and this machine has no role in the cloud",

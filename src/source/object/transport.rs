@@ -23,11 +23,18 @@ const REFUSAL_BYTES_MAX: usize = 64 << 10;
 /// The longest page of a listing, or other answer that is no object's bytes: a thousand keys of a kilobyte are a megabyte.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
 
+/// Where a machine's own service is, and what it is asked: Amazon's, Google's, Azure's.
+const METADATA_NET: &str = "169.254.";
+const METADATA_PATHS: &[&str] =
+    &["/latest/api/token", "/latest/meta-data/", "/computeMetadata/", "/metadata/identity/"];
+
 /// Why there was no answer, or another one than was asked for.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Refused {
     /// Whom was asked.
     pub(super) host: String,
+    /// Whether that was the service that tells a machine of a cloud who it is.
+    pub(super) is_metadata: bool,
     /// The status, where there was an answer.
     pub(super) status: Option<u16>,
     /// The store's name for it: `SlowDown`, `NoSuchBucket`, ….
@@ -74,8 +81,10 @@ impl HttpService for Guarded {
     {
         Box::pin(async move {
             let host = request.uri().authority().map(|a| a.as_str().to_owned()).unwrap_or_default();
+            let is_metadata = host.starts_with(METADATA_NET)
+                || METADATA_PATHS.iter().any(|path| request.uri().path().starts_with(path));
             let is_for_bytes = request.headers().contains_key("range") || request.method() == "HEAD";
-            let answer = self.0.execute(request).await.map_err(|e| unreached(&host, &e))?;
+            let answer = self.0.execute(request).await.map_err(|e| unreached(&host, is_metadata, &e))?;
             if answer.status().is_success() {
                 if is_for_bytes {
                     return Ok(answer);
@@ -88,7 +97,7 @@ impl HttpService for Guarded {
                     return Err(error(Refused { host, message, ..Refused::default() }));
                 }
                 let (bytes, is_whole) =
-                    beginning(body, ANSWER_BYTES_MAX).await.map_err(|e| unreached(&host, &e))?;
+                    beginning(body, ANSWER_BYTES_MAX).await.map_err(|e| unreached(&host, is_metadata, &e))?;
                 if !is_whole {
                     let message = Some(format!("an answer of more than {ANSWER_BYTES_MAX} bytes"));
                     return Err(error(Refused { host, message, ..Refused::default() }));
@@ -102,6 +111,7 @@ impl HttpService for Guarded {
             let header = |name: &str| head.headers.get(name).and_then(|v| v.to_str().ok());
             Err(error(Refused {
                 host,
+                is_metadata,
                 status: Some(head.status.as_u16()),
                 code: header("x-ms-error-code").map(str::to_owned).or_else(|| element(&text, "Code")),
                 message: element(&text, "Message"),
@@ -117,7 +127,7 @@ fn error(refused: Refused) -> HttpError {
 }
 
 /// The error of a connection, with the host: object_store asks several (the store, who gives out credentials).
-fn unreached(host: &str, error: &HttpError) -> HttpError {
+fn unreached(host: &str, is_metadata: bool, error: &HttpError) -> HttpError {
     let mut text: Vec<String> = Vec::new();
     // The outermost only repeats the next one.
     let mut cause = std::error::Error::source(error).and_then(std::error::Error::source);
@@ -129,7 +139,7 @@ fn unreached(host: &str, error: &HttpError) -> HttpError {
     let message = if text.is_empty() { "the connection failed".to_owned() } else { text.join(": ") };
     HttpError::new(
         error.kind(),
-        Refused { host: host.to_owned(), message: Some(message), ..Refused::default() },
+        Refused { host: host.to_owned(), is_metadata, message: Some(message), ..Refused::default() },
     )
 }
 
