@@ -1,7 +1,8 @@
 //! From the name of a model to its table: the only place that joins a source to a format.
 //!
 //! A MODEL is a file, a directory, an index file, one quantisation of a directory (`DIR:Q4_K_M`), a repo of the hub in the
-//! cache (`org/name[@revision][:Q4_K_M]`, `hf://…`). A path that exists wins over a repo. What a directory's weights are is
+//! cache (`org/name[@revision][:Q4_K_M]`), or a URL: `hf://…` (the cache, else by ranges from the hub), `s3://…`, `gs://…`,
+//! `az://…`, `http(s)://…` (`open/far.rs`). A path that exists wins over a repo. What a directory's weights are is
 //! decided by `open/choose.rs` from its listing; what it is when it holds none by `open/foreign.rs`; headers are read by
 //! `open/headers.rs`.
 //!
@@ -75,6 +76,16 @@ impl Model {
     /// Whether bytes of it cross a network: then many readers at once, each asking for much, bring more than few.
     pub fn crosses_network(&self) -> bool {
         self.files.iter().any(|f| f.temper().network)
+    }
+
+    /// The model in a folder beside the weights, read through the same place.
+    ///
+    /// # Errors
+    /// As [`open`]; `BadInput` for a name that leads elsewhere.
+    pub fn below(&self, folder: &str) -> Result<Model> {
+        check_relative(folder)?;
+        let place = far::Folder { place: Arc::clone(&self.place), folder: folder.to_owned() };
+        open_place(Arc::new(place), Directory { name: folder.to_owned(), ..Directory::default() })
     }
 }
 

@@ -94,6 +94,11 @@ pub(super) fn choose(entries: &[Entry], quantisation: Option<&str>) -> Result<Op
     }
 }
 
+/// What could be the `Q4_K_M` of `name:Q4_K_M`.
+pub(super) fn is_quantisation(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
+}
+
 /// Whether a name is one that a file of weights has.
 pub(super) fn is_weights_name(name: &str) -> bool {
     let name = name.to_ascii_lowercase();

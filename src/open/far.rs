@@ -1,7 +1,7 @@
 //! Models that lie beyond a network: from their URL to the place that they are read from. Nothing of them is stored.
 
 use super::Options;
-use super::locate::is_quantisation;
+use super::choose::is_quantisation;
 #[cfg(feature = "object")]
 use super::{choose::is_weights_name, is_index};
 #[cfg(feature = "object")]
@@ -9,9 +9,7 @@ use crate::error::ErrorKind;
 use crate::error::{Error, Result};
 use crate::source::hub::cache::Repo;
 use crate::source::local::check_relative;
-#[cfg(feature = "hub")]
-use crate::source::{Entry, ReadAt};
-use crate::source::{Place, without_secrets};
+use crate::source::{Entry, Place, ReadAt, without_secrets};
 use crate::text::Shown;
 use std::sync::Arc;
 
@@ -177,15 +175,13 @@ pub(super) fn hub(_: &HubName, _: &Options) -> Result<Option<Far>> {
     Ok(None)
 }
 
-/// A folder of a place.
-#[cfg(feature = "hub")]
+/// A folder of a place, as a place.
 #[derive(Debug)]
-struct Folder {
-    place: Arc<dyn Place>,
-    folder: String,
+pub(super) struct Folder {
+    pub(super) place: Arc<dyn Place>,
+    pub(super) folder: String,
 }
 
-#[cfg(feature = "hub")]
 impl Place for Folder {
     fn list(&self, under: &str) -> Result<Vec<Entry>> {
         let under = match under {

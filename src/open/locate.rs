@@ -2,6 +2,7 @@
 //! fits what it looks like.
 
 use super::Options;
+use super::choose::is_quantisation;
 use super::far::{self, Far, HubName};
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::hub::cache::{Cache, Repo, fetch_hint};
@@ -54,11 +55,6 @@ pub(super) fn locate(model: &str, options: &Options) -> Result<Located> {
         return Ok(Located::Directory(Directory { quantisation, ..directory }));
     }
     in_cache(model, options)?.ok_or_else(|| absent(model))
-}
-
-/// What could be the `Q4_K_M` of `name:Q4_K_M`.
-pub(super) fn is_quantisation(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
 }
 
 /// The path, if there is anything at it.

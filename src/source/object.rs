@@ -84,6 +84,8 @@ pub struct Settings {
     pub answer: Duration,
     /// The longest wait for the next piece of an object.
     pub piece: Duration,
+    /// The fewest bytes that must come in so much waiting, for what drips never stalls.
+    pub slowest: (u64, Duration),
     /// How often failures are tried again.
     pub policy: Policy,
 }
@@ -95,6 +97,7 @@ impl Default for Settings {
             connect: Duration::from_secs(10),
             answer: Duration::from_secs(30),
             piece: Duration::from_secs(10),
+            slowest: (64 << 10, Duration::from_secs(30)),
             policy: Policy::default(),
         }
     }
@@ -432,7 +435,9 @@ impl Ranged for Object {
         }
         let GetResultPayload::Stream(pieces) = answer.payload;
         let left = range.end - range.start;
-        Ok(Box::new(Pieces { bucket: self.bucket.clone(), name: self.name.clone(), pieces, left }))
+        let (waited, arrived_bytes) = (Duration::ZERO, 0);
+        let (bucket, name) = (self.bucket.clone(), self.name.clone());
+        Ok(Box::new(Pieces { bucket, name, pieces, left, waited, arrived_bytes }))
     }
 }
 
@@ -442,13 +447,17 @@ struct Pieces {
     name: String,
     pieces: BoxStream<'static, object_store::Result<Bytes>>,
     left: u64,
+    /// Since the rate was last looked at.
+    waited: Duration,
+    arrived_bytes: u64,
 }
 
 impl Body for Pieces {
     fn next(&mut self, stop: Stop<'_>) -> Result<Option<Bytes>> {
         let named = |e: Error| e.file(self.name.clone());
         while self.left > 0 {
-            let limit = self.bucket.0.settings.piece;
+            let Settings { piece: limit, slowest: (bytes_min, over), .. } = self.bucket.0.settings;
+            let started = Instant::now();
             let piece = match self.bucket.patient(self.pieces.next(), limit, stop)? {
                 Some(Some(Ok(piece))) => piece,
                 Some(Some(Err(e))) => return Err(named(failure(&e, self.bucket.0.cloud, Asked::Object))),
@@ -457,6 +466,17 @@ impl Body for Pieces {
             };
             if piece.is_empty() {
                 continue;
+            }
+            // Only what was spent here: a slow reader does not make a slow store.
+            self.waited += started.elapsed();
+            self.arrived_bytes += piece.len() as u64;
+            if self.waited >= over {
+                if self.arrived_bytes < bytes_min {
+                    let message =
+                        format!("only {} bytes came in {:?}", grouped(self.arrived_bytes), self.waited);
+                    return Err(named(Error::new(ErrorKind::Io, message)));
+                }
+                (self.waited, self.arrived_bytes) = (Duration::ZERO, 0);
             }
             let take = piece.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
             self.left -= take as u64;

@@ -205,7 +205,7 @@ fn a_web_server_that_does_not_give_the_file() {
         (&[Answer::status(500)], Io, "500"),
         (&[Answer::status(429).header("Retry-After", "100000")], RateLimited, ""),
         (&[Answer::html()], Integrity, "HTML"),
-        (&[Answer::redirect(302, again)], BadInput, "redirect"),
+        (&[Answer::redirect(302, again)], BadInput, "circle"),
         (&[Answer::usual().silent()], Io, "did not answer"),
         (&[file().endless_head()], Io, ""),
         (
@@ -288,6 +288,7 @@ fn bucket(server: &Server) -> Bucket {
         connect: MOMENT,
         answer: MOMENT,
         piece: MOMENT,
+        slowest: (50_000, 2 * MOMENT),
         policy: policy(),
     };
     Bucket::of_url("s3://bucket", settings).unwrap().0
@@ -367,6 +368,7 @@ fn an_object_is_read_as_it_was_seen() {
         ),
         (&[good(), good().silent()], Io, ""),
         (&[good(), good().without_ranges()], Io, ""),
+        (&[good(), good().drips(10, Duration::from_millis(20))], Io, "bytes came in"),
         (&[good(), good().stalls_after(0)], Io, ""),
         (&[good(), refusal(400, "X").endless()], BadInput, "400"),
         // The largest number there is, and one more.

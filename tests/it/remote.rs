@@ -84,7 +84,7 @@ fn below(directory: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let mut found: Vec<_> = std::fs::read_dir(directory)
         .unwrap()
         .map(|e| e.unwrap().path())
-        .filter(|p| p.file_name().is_some_and(|n| n != ".hoist.json"))
+        .filter(|p| p.is_file() && p.file_name().is_some_and(|n| n != ".hoist.json"))
         .map(|p| (p.strip_prefix(directory).unwrap().to_owned(), std::fs::read(&p).unwrap()))
         .collect();
     found.sort();
@@ -118,6 +118,9 @@ fn check_same(what: &str, far: &str, near: &str, options: &Options) {
         );
     }
     let place = tempfile::tempdir().unwrap();
+    for side in ["far", "near"] {
+        std::fs::create_dir(place.path().join(side)).unwrap();
+    }
     for (name, dtype) in [("s", None), ("f", Some(DType::F32)), ("g.gguf", None), ("b.bin", None)] {
         // A name that both have, because a GGUF keeps it.
         let named = |mut model: Model| {
@@ -134,7 +137,6 @@ fn check_same(what: &str, far: &str, near: &str, options: &Options) {
 
 fn with_place<T>(run: impl FnOnce(&Path) -> T) -> T {
     let place = tempfile::tempdir().unwrap();
-    std::fs::create_dir_all(place.path().join("far")).unwrap();
     run(place.path())
 }
 
@@ -196,7 +198,7 @@ fn what_goes_wrong_on_the_way() {
         ("cut", &[good().cut_after(100_000), good().cut_after(70_000), good()], None),
         ("reset", &[good().reset_after(200_000), good()], None),
         ("busy", &[Answer::status(503), Answer::status(429).header("Retry-After", "1"), good()], None),
-        ("no ranges", &[good().without_ranges()], None),
+        ("no ranges", &[good().without_ranges()], Some(ErrorKind::Unsupported)),
         ("changed", &[Answer::file(&bytes).header("ETag", "\"2\"")], Some(ErrorKind::Integrity)),
         ("shorter", &[Answer::file(&bytes[..1000]).header("ETag", "\"1\"")], Some(ErrorKind::Integrity)),
         ("gone", &[Answer::status(404)], Some(ErrorKind::NotFound)),
@@ -242,7 +244,7 @@ fn a_cancelled_job_ends_while_a_server_says_nothing() {
     job.cancel();
     ends(job.wait().unwrap_err().kind(), since);
     with_place(|place| {
-        let model = stalled(opened_again(&server, &url));
+        let model = stalled(opened_as(&server, &url, "\"1\""));
         let job = convert(model, convert::Options::new(place.join("o.gguf")));
         pause();
         let since = Instant::now();
@@ -252,10 +254,10 @@ fn a_cancelled_job_ends_while_a_server_says_nothing() {
     });
 }
 
-/// Opens after the shards were scripted: as they were at first.
-fn opened_again(server: &Server, url: &str) -> Model {
+/// Opens when every file answers as it should again, with this ETag.
+fn opened_as(server: &Server, url: &str, etag: &str) -> Model {
     for (name, bytes) in files() {
-        server.on(&format!("/m/{name}"), [Answer::file(&bytes).header("ETag", "\"1\"")]);
+        server.on(&format!("/m/{name}"), [Answer::file(&bytes).header("ETag", etag)]);
     }
     opened(url)
 }
@@ -264,20 +266,32 @@ fn opened_again(server: &Server, url: &str) -> Model {
 fn a_run_that_was_cut_off_goes_on_only_with_the_same_source() {
     let server = web();
     let url = server.url(&format!("/m/{INDEX}"));
-    with_place(|place| {
-        let out = place.join("o");
-        let run = || convert(opened(&url), convert::Options::new(&out)).wait().unwrap();
-        assert_eq!(run().kept_files, 0);
-        let first = below(&out);
-        // Finished: a run of the same keeps what is there.
-        assert!(run().kept_files > 0);
-        let other: Vec<(String, Vec<u8>)> = files();
-        for (name, bytes) in &other {
-            server.on(&format!("/m/{name}"), [Answer::file(bytes).header("ETag", "\"2\"")]);
-        }
-        assert_eq!(run().kept_files, 0);
-        assert!(below(&out) == first);
-    });
+    let expected = with_place(|place| converted(locally(INDEX), &place.join("o"), None).unwrap());
+    for (etag, is_kept) in [("\"1\"", true), ("\"2\"", false)] {
+        with_place(|place| {
+            let model = opened_as(&server, &url, "\"1\"");
+            // The last shard does not come; the others are finished meanwhile.
+            let (last, bytes) = ("model-00003-of-00003.safetensors", files());
+            let bytes = &bytes.iter().find(|(name, _)| name == last).unwrap().1;
+            server.on(&format!("/m/{last}"), [Answer::file(bytes).header("ETag", "\"1\"").stalls_after(0)]);
+            let job = convert(model, convert::Options::new(place.join("o")));
+            let half = place.join(".o.hoist");
+            let finished =
+                || ["model-00001-of-00003.safetensors", SHARD].iter().all(|name| half.join(name).exists());
+            let started = Instant::now();
+            while !finished() {
+                assert!(started.elapsed() < Duration::from_secs(20), "{:?}", below(place).len());
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            std::thread::sleep(Duration::from_millis(300));
+            job.cancel();
+            assert!(job.wait().is_err());
+            let model = opened_as(&server, &url, etag);
+            let made = convert(model, convert::Options::new(place.join("o"))).wait().unwrap();
+            assert_eq!(made.kept_files > 0, is_kept, "{etag}: {} kept", made.kept_files);
+            assert!(below(&place.join("o")) == expected, "{etag}");
+        });
+    }
 }
 
 #[test]

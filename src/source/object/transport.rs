@@ -87,7 +87,13 @@ impl HttpService for Guarded {
             let answer = self.0.execute(request).await.map_err(|e| unreached(&host, is_metadata, &e))?;
             if answer.status().is_success() {
                 if is_for_bytes {
-                    return Ok(answer);
+                    return match is_range(&answer) {
+                        true => Ok(answer),
+                        false => {
+                            let message = Some("it sends a range that cannot be".to_owned());
+                            Err(error(Refused { host, message, ..Refused::default() }))
+                        }
+                    };
                 }
                 let (head, body) = answer.into_parts();
                 // A proxy's login page, say: read as a listing it would be an empty one.
@@ -120,6 +126,15 @@ impl HttpService for Guarded {
             }))
         })
     }
+}
+
+/// Whether the range that an answer says it sends can be one: object_store adds one to its last byte.
+fn is_range(answer: &HttpResponse) -> bool {
+    let Some(range) = answer.headers().get("content-range").and_then(|r| r.to_str().ok()) else {
+        return true;
+    };
+    let last = range.split(['-', '/']).nth(1).and_then(|last| last.trim().parse::<u64>().ok());
+    last.is_some_and(|last| last < u64::MAX)
 }
 
 fn error(refused: Refused) -> HttpError {
