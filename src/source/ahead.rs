@@ -178,7 +178,7 @@ impl Ahead {
                     self.bytes.fetch_add(piece.len() as u64, Ordering::Relaxed);
                     take(piece);
                     at += piece.len() as u64;
-                    patience.progressed();
+                    patience.progressed(piece.len() as u64);
                 }
                 Ok(())
             });

@@ -38,6 +38,9 @@ const IDLE: Duration = Duration::from_secs(20);
 /// Headers in an answer. Their bytes are bounded by hyper's read buffer, some 400 KiB.
 const HEADERS_MAX: usize = 128;
 
+/// What to do about a server that is there and does not do its part.
+const NOT_DEAD: &str = "try again in a while; HF_ENDPOINT names a mirror of the hub";
+
 /// What is not to be shown.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
@@ -220,7 +223,8 @@ impl Client {
             Some(Err(e)) => Err(unreachable(&host, &e)),
             None => {
                 let seconds = settings::seconds(timeouts.answer);
-                Err(Error::new(ErrorKind::Io, format!("`{host}` did not answer within {seconds}")))
+                Err(Error::new(ErrorKind::Io, format!("`{host}` did not answer within {seconds}"))
+                    .hint("HF_HUB_ETAG_TIMEOUT sets for how many seconds is waited"))
             }
         }
     }
@@ -244,7 +248,8 @@ impl Response {
 
     /// A header that is text; the first of that name.
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.inner.headers().get(name)?.to_str().ok().map(str::trim)
+        // Not only ASCII: some servers send places of redirects as UTF-8.
+        std::str::from_utf8(self.inner.headers().get(name)?.as_bytes()).ok().map(str::trim)
     }
 
     /// The size of the body, where the head tells it.
@@ -272,7 +277,7 @@ impl Response {
                         if self.arrived_bytes < rate.bytes {
                             let (bytes, over) = (self.arrived_bytes, settings::seconds(self.waited));
                             let message = format!("`{}` sent only {bytes} bytes in {over}", self.host());
-                            return Err(Error::new(ErrorKind::Io, message));
+                            return Err(Error::new(ErrorKind::Io, message).hint(NOT_DEAD));
                         }
                         self.waited = Duration::ZERO;
                         self.arrived_bytes = 0;
@@ -283,12 +288,13 @@ impl Response {
                 Some(Err(e)) => {
                     let causes = causes(&e).join(": ");
                     let message = format!("the connection to `{}` broke: {causes}", self.host());
-                    return Err(Error::new(ErrorKind::Io, message));
+                    return Err(Error::new(ErrorKind::Io, message).hint(NOT_DEAD));
                 }
                 None => {
                     let seconds = settings::seconds(*limit);
                     let message = format!("`{}` sent nothing for {seconds}", self.host());
-                    return Err(Error::new(ErrorKind::Io, message));
+                    return Err(Error::new(ErrorKind::Io, message)
+                        .hint("HF_HUB_DOWNLOAD_TIMEOUT sets for how many seconds is waited"));
                 }
             }
         }
@@ -345,9 +351,15 @@ fn unreachable(host: &str, error: &reqwest::Error) -> Error {
             .hint("HTTPS_PROXY=http://user:password@host:port gives one");
     }
     if error.is_timeout() {
-        return Error::new(ErrorKind::Io, format!("`{host}` took no connection in time"));
+        return Error::new(ErrorKind::Io, format!("`{host}` took no connection in time"))
+            .hint("HF_HUB_ETAG_TIMEOUT sets for how many seconds is waited");
     }
-    Error::new(ErrorKind::Io, format!("`{host}` cannot be reached: {text}"))
+    if error.is_connect() {
+        return Error::new(ErrorKind::Io, format!("`{host}` cannot be reached: {text}")).hint(
+            "check the network and the name; HTTPS_PROXY names a proxy, HF_ENDPOINT a mirror of the hub",
+        );
+    }
+    Error::new(ErrorKind::Io, format!("`{host}` gave no answer: {text}")).hint(NOT_DEAD)
 }
 
 /// What caused an error, without its own text, which holds the URL.

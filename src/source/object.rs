@@ -267,7 +267,8 @@ impl Bucket {
                     Err(e) => patience.wait(e, stop)?,
                 }
             };
-            patience.progressed();
+            // Pages are few enough to be asked for each by itself.
+            patience = Patience::new(self.0.settings.policy);
             let within = |key: &Key| {
                 let name = key.as_ref().strip_prefix(&prefix)?;
                 // What no file of a model is called is no part of one; an empty name is the folder itself.

@@ -41,6 +41,11 @@ pub trait Ranged: Send + Sync + Debug {
         None
     }
 
+    /// What tells this version of it from others of its name, where that is known.
+    fn version(&self) -> Option<&str> {
+        None
+    }
+
     /// Asks for a range that is not empty and lies within the size. One attempt.
     ///
     /// # Errors
@@ -74,23 +79,32 @@ impl Default for Policy {
     }
 }
 
+/// So many bytes forgive failures. With each byte forgiven, a server that sends one for each attempt would be asked for
+/// ever.
+const PROGRESS_BYTES: u64 = 1 << 20;
+
 /// How much of a policy's budget one task has left.
 #[derive(Debug, Clone)]
 pub struct Patience {
     policy: Policy,
     failures: u32,
     granted: Duration,
+    arrived_bytes: u64,
 }
 
 impl Patience {
     /// All of it.
     pub fn new(policy: Policy) -> Patience {
-        Patience { policy, failures: 0, granted: Duration::ZERO }
+        Patience { policy, failures: 0, granted: Duration::ZERO, arrived_bytes: 0 }
     }
 
-    /// Bytes arrived: failures before them are forgiven.
-    pub fn progressed(&mut self) {
-        self.failures = 0;
+    /// Bytes arrived: a mebibyte of them, over any number of attempts, forgives the failures so far.
+    pub fn progressed(&mut self, bytes: u64) {
+        self.arrived_bytes = self.arrived_bytes.saturating_add(bytes);
+        if self.arrived_bytes >= PROGRESS_BYTES {
+            self.arrived_bytes = 0;
+            self.failures = 0;
+        }
     }
 
     /// Waits before another attempt, or gives the error back where there shall be none.
@@ -103,7 +117,9 @@ impl Patience {
         }
         let pause = match error.retry_after() {
             Some(wish) => {
-                self.granted += wish;
+                // No wish is so small that granting it costs nothing.
+                let wish = wish.max(self.policy.pause);
+                self.granted = self.granted.saturating_add(wish);
                 if self.granted > self.policy.granted_max {
                     return Err(error);
                 }
@@ -137,5 +153,56 @@ pub fn sleep(pause: Duration, stop: Stop<'_>) -> Result<()> {
             return Ok(());
         }
         std::thread::sleep(left.min(Duration::from_millis(50)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn policy() -> Policy {
+        Policy { failures_max: 3, pause: MS, pause_max: MS, granted_max: 5 * MS }
+    }
+
+    /// How many failures are waited out before one counts, with so many bytes between them.
+    fn failures(wish: Option<Duration>, bytes: u64) -> usize {
+        let mut patience = Patience::new(policy());
+        let failure = || {
+            let error = Error::new(ErrorKind::Io, "reset");
+            match wish {
+                Some(wish) => error.after(wish),
+                None => error,
+            }
+        };
+        let outlived = |_: &usize| {
+            let waited = patience.wait(failure(), &|| false).is_ok();
+            patience.progressed(bytes);
+            waited
+        };
+        (0..20).take_while(outlived).count()
+    }
+
+    #[test]
+    fn patience_ends() {
+        for (wish, bytes, expected) in [
+            (None, 0, 2),
+            (None, 1, 2),
+            (None, PROGRESS_BYTES, 20),
+            // Half of it after each failure: every second one is forgiven.
+            (None, PROGRESS_BYTES / 2, 20),
+            (Some(2 * MS), 0, 2),
+            (Some(2 * MS), PROGRESS_BYTES, 2),
+            (Some(Duration::ZERO), PROGRESS_BYTES, 5),
+            (Some(Duration::MAX), 0, 0),
+        ] {
+            assert_eq!(failures(wish, bytes), expected, "{wish:?} {bytes}");
+        }
+        let mut patience = Patience::new(policy());
+        let error = patience.wait(Error::not_found("no"), &|| false).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+        let error = patience.wait(Error::new(ErrorKind::Io, "reset"), &|| true).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Signal(2));
     }
 }

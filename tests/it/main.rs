@@ -26,6 +26,10 @@ mod ggml_blocks;
 mod gguf;
 mod hash;
 mod hostile;
+#[cfg(feature = "hub")]
+mod http;
+#[cfg(feature = "hub")]
+mod hub;
 mod importance;
 mod inspect;
 mod keys;

@@ -1,7 +1,7 @@
 //! Redirects, followed by rules: the token stays at home, `https` stays `https`, nobody is sent in a circle.
 
 use super::{Client, Request, Response, Secret, Stop, Url, host};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 
 /// Redirects that are followed for one request.
 const REDIRECTS_MAX: usize = 10;
@@ -53,7 +53,7 @@ pub fn follow(
         if look(&response)? == Next::Stay || !is_redirect {
             return Ok(response);
         }
-        let to = target(&response, &url)?;
+        let to = target(response.header("location"), &url).map_err(|what| refused(&response, &what))?;
         been.push(url);
         if been.contains(&to) {
             return Err(refused(&response, "sends its readers in a circle"));
@@ -65,27 +65,23 @@ pub fn follow(
     }
 }
 
-/// Where a redirect leads.
-fn target(response: &Response, from: &Url) -> Result<Url> {
-    let location = response.header("location");
+/// Where a redirect leads, or what is wrong with it.
+fn target(location: Option<&str>, from: &Url) -> std::result::Result<Url, String> {
     let to = location.and_then(|to| from.join(to).ok());
-    let mut to = to.ok_or_else(|| {
-        let message = format!("`{}` redirects to no place", response.host());
-        Error::new(ErrorKind::Io, message)
-    })?;
+    let mut to = to.ok_or("redirects to no place")?;
     // What follows a `#` is for readers of pages.
     to.set_fragment(None);
     let is_web = matches!(to.scheme(), "http" | "https") && to.has_host();
-    // Names and passwords of the first URL may stay on its own host; a server gives none to another.
+    // The user and the password of an address stay on its own host; nobody gives any to another.
     let has_user = !to.username().is_empty() || to.password().is_some();
     if !is_web {
-        return Err(refused(response, &format!("redirects to the scheme `{}`", to.scheme())));
+        return Err(format!("redirects to the scheme `{}`", to.scheme()));
     }
     if from.scheme() == "https" && to.scheme() == "http" {
-        return Err(refused(response, &format!("redirects from https to http, to `{}`", host(&to))));
+        return Err(format!("redirects from https to http, to `{}`", host(&to)));
     }
     if has_user && to.origin() != from.origin() {
-        return Err(refused(response, "redirects with a password in the URL"));
+        return Err("redirects with a password in the URL".to_owned());
     }
     Ok(to)
 }
@@ -93,4 +89,34 @@ fn target(response: &Response, from: &Url) -> Result<Url> {
 fn refused(response: &Response, what: &str) -> Error {
     Error::bad_input(format!("`{}` {what}; refused", response.host()))
         .hint("if a proxy or a mirror stands between, see HTTPS_PROXY and HF_ENDPOINT")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets() {
+        for (from, location, expected) in [
+            ("https://h/a/b?c", Some("d#e"), Ok("https://h/a/d")),
+            ("https://h/a/b", Some("//o:8/d"), Ok("https://o:8/d")),
+            ("http://h/a", Some("https://o/d?x=1"), Ok("https://o/d?x=1")),
+            ("http://u:p@h/a", Some("/d"), Ok("http://u:p@h/d")),
+            ("https://h/a", Some("http://h/a"), Err("https to http")),
+            ("http://h/a", Some("http://u:p@o/a"), Err("password")),
+            ("http://h/a", Some("http://u@o/a"), Err("password")),
+            ("http://h/a", Some("file:///a"), Err("scheme `file`")),
+            ("http://h/a", Some("data:,x"), Err("scheme `data`")),
+            ("http://h/a", Some("javascript:x"), Err("scheme `javascript`")),
+            ("http://h/a", Some("http://"), Err("no place")),
+            ("http://h/a", None, Err("no place")),
+        ] {
+            let from = Url::parse(from).unwrap();
+            match (target(location, &from), expected) {
+                (Ok(to), Ok(expected)) => assert_eq!(to.as_str(), expected, "{location:?}"),
+                (Err(what), Err(word)) => assert!(what.contains(word), "{location:?}: {what}"),
+                (got, _) => panic!("{location:?}: {got:?}"),
+            }
+        }
+    }
 }

@@ -40,6 +40,11 @@ pub trait Facts: Send + Sync + Debug {
     fn version(&self) -> Option<&str> {
         None
     }
+
+    /// What tells this version of the object from others of its name.
+    fn version(&self) -> Option<&str> {
+        None
+    }
 }
 
 /// An object at a URL. The token goes to the origin's own scheme, host and port only.
@@ -213,12 +218,15 @@ impl Remote {
                 Turn::Read(url) => {
                     let asked = self.ask(&url, range, stop);
                     let is_home = url == self.home.url;
-                    let answer = asked.inspect_err(|e| {
+                    let is_broken = match &asked {
+                        Ok(answer) => answer.status() >= 500,
+                        Err(error) => error.kind() == ErrorKind::Io,
+                    };
+                    if is_broken && !is_home {
                         // The next attempt may be sent to a place that works.
-                        if e.kind() == ErrorKind::Io && !is_home {
-                            self.forget(&url);
-                        }
-                    })?;
+                        self.forget(&url);
+                    }
+                    let answer = asked?;
                     if !is_home && expired.is_none() && EXPIRED.contains(&answer.status()) {
                         expired = Some(url);
                         continue;
@@ -292,8 +300,12 @@ impl Remote {
             return Error::new(ErrorKind::Integrity, message)
                 .hint("the mirror was made without the files of Git LFS; fetch from another one");
         }
+        let hint = match self.facts {
+            Some(_) => "begin again; if it stays so, the listing and the file are not of one commit",
+            None => "begin again, when nobody writes it",
+        };
         Error::new(ErrorKind::Integrity, format!("has {found} bytes on the server, {expected} were expected"))
-            .hint("begin again; if it stays so, the listing and the file are not of one commit")
+            .hint(hint)
     }
 
     /// A page for people came.
@@ -342,6 +354,11 @@ impl Ranged for Remote {
 
     fn size_bytes(&self) -> u64 {
         self.size_bytes
+    }
+
+    fn version(&self) -> Option<&str> {
+        let known = self.facts.as_ref().and_then(|facts| facts.version());
+        known.or(self.validator.etag.as_deref()).or(self.validator.modified.as_deref())
     }
 
     fn version(&self) -> Option<&str> {

@@ -290,7 +290,8 @@ mod tests {
 
     #[test]
     fn deadlines() {
-        let rows: &[(&[(&str, &str)], Option<(f64, f64, f64)>)] = &[
+        type Row<'a> = (&'a [(&'a str, &'a str)], Option<(f64, f64, f64)>);
+        let rows: &[Row<'_>] = &[
             (&[], Some((10.0, 30.0, 10.0))),
             (&[("HF_HUB_DOWNLOAD_TIMEOUT", "60")], Some((10.0, 60.0, 60.0))),
             (&[("HF_HUB_ETAG_TIMEOUT", "0.5")], Some((0.5, 0.5, 10.0))),

@@ -28,6 +28,7 @@ pub fn not_now(response: &Response) -> Option<Error> {
         }
         408 | 425 | 500.. => {
             Error::new(ErrorKind::Io, format!("`{}` is in trouble: it answered {status}", response.host()))
+                .hint("try again in a while")
         }
         _ => return None,
     };
@@ -87,7 +88,7 @@ mod tests {
             (None, Some("soon"), None),
             (None, Some("Sun, 06 Nov 1994 08:50:37 GMT"), Some(60)),
             (None, Some("Sun, 06 Nov 1994 08:49:00 GMT"), Some(1)),
-            (None, Some("Sun, 06 Nov 2094 08:49:00 GMT"), Some(86400)),
+            (None, Some("Sat, 06 Nov 2094 08:49:00 GMT"), Some(86400)),
         ];
         for (limit, after, expected) in rows {
             let got = wait(*limit, *after, now).map(|w| w.as_secs());

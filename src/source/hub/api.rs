@@ -2,10 +2,10 @@
 //! one listing, one resolve for each file.
 //!
 //! # What hf-hub serves, and what it does not
-//! The crate hf-hub 1.0 speaks the same protocol and brings the Xet transport, for which it is used here. The calls below
-//! are our own, because of what its version does (read in its source):
+//! The crate hf-hub 1.0 speaks the same protocol, and brings the Xet transport, for files that plain HTTP does not serve.
+//! The calls below are our own, because of what it does (read in its source, 1.0.0):
 //! - no deadline: its clients are built without time-outs, and a server that says nothing holds a call for ever;
-//! - a wait between attempts that knows neither `Retry-After` nor `RateLimit`, five attempts within seconds: a rate limit
+//! - a wait between attempts that knows neither `Retry-After` nor `RateLimit`, five retries within seconds: a rate limit
 //!   of minutes ends a fetch;
 //! - the next page of a listing is asked for at whatever address the answer names, with the token, and without an end to
 //!   pages or bytes: behind a mirror that leads past the mirror, and a hostile one gets the token elsewhere;
@@ -34,7 +34,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 /// The most bytes of one answer, and of all pages of a listing.
-const ANSWER_BYTES_MAX: usize = 32 << 20;
+const ANSWER_BYTES_MAX: usize = 8 << 20;
 const LISTING_BYTES_MAX: usize = 64 << 20;
 
 /// The most pages and files of a listing.
@@ -96,6 +96,11 @@ impl Hub {
         &self.settings.endpoint
     }
 
+    /// The token that it is asked with.
+    pub fn token(&self) -> Option<&Secret> {
+        self.settings.token.as_ref()
+    }
+
     /// Whether it is asked with a token.
     pub fn has_token(&self) -> bool {
         self.settings.token.is_some()
@@ -148,6 +153,11 @@ impl Hub {
             }
             // The page is asked of the endpoint, whatever host the link names: a mirror repeats the hub's links.
             url.set_query(Some(&next));
+        }
+        if files.is_flat() {
+            // What a redirect to a renamed repo leads to, where it drops the question's second half.
+            return Err(Error::bad_input("the hub's listing leaves out what is in folders")
+                .hint("if the repo was renamed, use its new name"));
         }
         Ok(Tree { files: files.files, is_listed: true })
     }

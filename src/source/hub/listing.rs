@@ -87,6 +87,7 @@ pub(super) struct Files {
     pub(super) files: Vec<TreeFile>,
     seen: BTreeSet<String>,
     total_bytes: u64,
+    has_directories: bool,
 }
 
 impl Files {
@@ -97,6 +98,7 @@ impl Files {
         for entry in entries {
             // Directories are in the paths of what is in them.
             if entry.kind != "file" {
+                self.has_directories |= entry.kind == "directory";
                 continue;
             }
             let size = entry.lfs.as_ref().map(|lfs| lfs.size).or(entry.size);
@@ -107,6 +109,11 @@ impl Files {
             self.add(TreeFile { path: entry.path, size_bytes, blob_id, sha256, xet_hash })?;
         }
         Ok(count)
+    }
+
+    /// Whether there are directories and nothing in any: git has no empty ones.
+    pub(super) fn is_flat(&self) -> bool {
+        self.has_directories && !self.files.iter().any(|file| file.path.contains('/'))
     }
 
     /// Adds one file.

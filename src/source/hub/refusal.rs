@@ -45,7 +45,8 @@ pub(super) fn explain(answer: &Response, about: &About<'_>) -> Error {
         code: answer.header("x-error-code"),
         message: answer.header("x-error-message"),
     };
-    let error = meant(said, about);
+    // Of the repo, even where a file of it was asked for.
+    let error = meant(said, about).file(about.repo.id.clone());
     match said.message {
         Some(message) if !message.is_empty() => {
             error.detail(format!("`{}` says: {}", about.endpoint.host(), Shown(message)))

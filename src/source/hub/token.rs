@@ -1,4 +1,5 @@
-//! The token that opens private and gated repos: where it comes from, by huggingface_hub's rules.
+//! The token that opens private and gated repos: where it comes from, by huggingface_hub's rules. Tokens that are traded for
+//! an identity of a CI service (`HF_OIDC_RESOURCE`) are not: such a job sets `HF_TOKEN` itself.
 
 use super::super::http::Secret;
 use super::cache::expand;

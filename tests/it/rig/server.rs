@@ -323,12 +323,12 @@ impl Server {
         self.log().iter().filter(|seen| seen.path.starts_with(path)).count()
     }
 
-    /// Bytes of bodies that were sent.
+    /// Bytes of bodies that were sent, or were about to be.
     pub fn sent_bytes(&self) -> usize {
         self.shared.sent_bytes.load(Ordering::Relaxed)
     }
 
-    /// The most connections that were open at once.
+    /// The most connections that were open at once, those included that nothing was asked over.
     pub fn connections_max(&self) -> usize {
         self.shared.open_max.load(Ordering::Relaxed)
     }
@@ -372,6 +372,9 @@ fn serve(mut stream: TcpStream, shared: &Shared, connection: usize) -> Result<()
         }
         // Only now the head's last byte: closing a connection with bytes unread resets it.
         stream.read_exact(&mut [0])?;
+        if seen.headers.get("connection").is_some_and(|c| c.eq_ignore_ascii_case("close")) {
+            return Ok(());
+        }
     }
 }
 
@@ -478,9 +481,12 @@ impl Answer {
         }
         let head = self.head(status, &range, total, body.len());
         stream.write_all(head.as_bytes())?;
-        while self.endless_head {
-            stream.write_all("X-More: more and more and more and more and more\r\n".repeat(64).as_bytes())?;
-            pause(Duration::from_micros(200), shared)?;
+        if self.endless_head {
+            let more = "X-More: more and more and more and more and more\r\n".repeat(64);
+            loop {
+                stream.write_all(more.as_bytes())?;
+                pause(Duration::from_micros(200), shared)?;
+            }
         }
         stream.write_all(b"\r\n")?;
         if seen.method == "HEAD" {
@@ -503,14 +509,12 @@ impl Answer {
             }
             return Ok(false);
         }
-        let spaces = [b' '; 16 << 10];
-        while self.endless_body {
-            match self.drip {
-                Some((bytes, wait)) => {
-                    pause(wait, shared)?;
-                    self.write(stream, &spaces[..bytes.min(spaces.len())], shared)?;
-                }
-                None => self.write(stream, &spaces, shared)?,
+        if self.endless_body {
+            let spaces = [b' '; 16 << 10];
+            let (bytes, wait) = self.drip.unwrap_or((spaces.len(), Duration::ZERO));
+            loop {
+                pause(wait, shared)?;
+                self.write(stream, &spaces[..bytes.min(spaces.len())], shared)?;
             }
         }
         if self.chunked {
@@ -523,6 +527,8 @@ impl Answer {
         if shared.over.load(Ordering::Relaxed) {
             return Err(Closed);
         }
+        // Before: who reads them may look at once.
+        shared.sent_bytes.fetch_add(piece.len(), Ordering::Relaxed);
         if self.chunked {
             write!(stream, "{:x}\r\n", piece.len())?;
         }
@@ -530,7 +536,6 @@ impl Answer {
         if self.chunked {
             stream.write_all(b"\r\n")?;
         }
-        shared.sent_bytes.fetch_add(piece.len(), Ordering::Relaxed);
         Ok(())
     }
 
