@@ -41,11 +41,6 @@ pub trait Ranged: Send + Sync + Debug {
         None
     }
 
-    /// What tells this version of it from others of its name, where that is known.
-    fn version(&self) -> Option<&str> {
-        None
-    }
-
     /// Asks for a range that is not empty and lies within the size. One attempt.
     ///
     /// # Errors

@@ -40,11 +40,6 @@ pub trait Facts: Send + Sync + Debug {
     fn version(&self) -> Option<&str> {
         None
     }
-
-    /// What tells this version of the object from others of its name.
-    fn version(&self) -> Option<&str> {
-        None
-    }
 }
 
 /// An object at a URL. The token goes to the origin's own scheme, host and port only.
@@ -354,11 +349,6 @@ impl Ranged for Remote {
 
     fn size_bytes(&self) -> u64 {
         self.size_bytes
-    }
-
-    fn version(&self) -> Option<&str> {
-        let known = self.facts.as_ref().and_then(|facts| facts.version());
-        known.or(self.validator.etag.as_deref()).or(self.validator.modified.as_deref())
     }
 
     fn version(&self) -> Option<&str> {

@@ -57,11 +57,6 @@ impl Facts for HubFile {
         self.file.sha256.as_deref().or(self.file.blob_id.as_deref()).or(Some(&self.commit))
     }
 
-    fn version(&self) -> Option<&str> {
-        // What a mirror has no hash of is at least of one commit.
-        self.file.sha256.as_deref().or(self.file.blob_id.as_deref()).or(Some(&self.commit))
-    }
-
     fn refused(&self, answer: &Response) -> Error {
         let HubFile { endpoint, repo, file, has_token, .. } = self;
         explain(answer, &About { endpoint, repo, file: Some(&file.path), has_token: *has_token })
