@@ -135,7 +135,11 @@ fn open_far(far: Far) -> Result<Model> {
     let directory = Directory { name, quantisation, commit, ..Directory::default() };
     match file {
         Some(file) => {
-            let entries = place.list("").map_err(|e| e.file(file.clone()))?;
+            let entries = match place.list("") {
+                // Who may read objects may not always list them: then what lies beside this one is not known.
+                Err(e) if e.kind() == ErrorKind::NotAllowed => Vec::new(),
+                listed => listed.map_err(|e| e.file(file.clone()))?,
+            };
             open_named(&*Arc::clone(&place), place, entries, &file, directory)
         }
         None => open_place(place, directory),

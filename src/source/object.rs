@@ -33,6 +33,7 @@ use std::fmt;
 use std::future::Future;
 use std::ops::Range;
 use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
@@ -494,12 +495,19 @@ pub struct ObjectPlace {
     folder: String,
     /// What listings have told, by key: an object that is opened later is the one that was listed.
     seen: Mutex<HashMap<String, Seen>>,
+    /// The store gives no listing to who asks.
+    is_closed: AtomicBool,
 }
 
 impl ObjectPlace {
     /// The folder of a bucket that keys with this beginning make; the bucket itself where it is empty.
     pub fn new(bucket: Bucket, folder: impl Into<String>) -> ObjectPlace {
-        ObjectPlace { bucket, folder: folder.into(), seen: Mutex::default() }
+        ObjectPlace {
+            bucket,
+            folder: folder.into(),
+            seen: Mutex::default(),
+            is_closed: AtomicBool::new(false),
+        }
     }
 
     fn key(&self, name: &str) -> String {
@@ -539,7 +547,10 @@ impl Place for ObjectPlace {
         }
         let folder = self.key(under);
         let found = self.bucket.list(&folder, &stop::is_set);
-        let found = found.map_err(|e| e.file(format!("{}/{folder}", self.bucket.0.name)))?;
+        let found = found.map_err(|e| {
+            self.is_closed.fetch_or(e.kind() == ErrorKind::NotAllowed, Ordering::Relaxed);
+            e.file(format!("{}/{folder}", self.bucket.0.name))
+        })?;
         let mut known = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let mut entries = Vec::with_capacity(found.len());
         for (mut entry, seen) in found {
@@ -556,5 +567,9 @@ impl Place for ObjectPlace {
 
     fn open(&self, name: &str) -> Result<Arc<dyn ReadAt>> {
         Ok(Arc::new(Ahead::new(Arc::new(self.object(name)?), self.bucket.0.settings.policy)))
+    }
+
+    fn is_listed(&self) -> bool {
+        !self.is_closed.load(Ordering::Relaxed)
     }
 }

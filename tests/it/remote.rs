@@ -174,6 +174,23 @@ fn from_the_hub() {
 }
 
 #[test]
+fn an_object_of_a_bucket_that_gives_no_listing() {
+    let server = Server::start();
+    for (name, bytes) in files() {
+        let answer = Answer::file(&bytes).header("ETag", "\"1\"");
+        server.on(&format!("/b/m/{name}"), [answer.header("Last-Modified", "Sun, 22 Nov 2026 07:00:00 GMT")]);
+    }
+    server.on("/b", [Answer::status(403)]);
+    let store = [("aws_endpoint_url", server.url("")), ("aws_skip_signature", "true".to_owned())];
+    let options = Options { store: store.map(|(n, v)| (n.to_owned(), v)).to_vec(), ..options() };
+    for name in [SHARD, INDEX] {
+        let model = open(&format!("s3://b/m/{name}"), &options).unwrap_or_else(|e| panic!("{name}: {e}"));
+        same_tensors(name, &loaded(model, to_cpu()), &loaded(locally(name), to_cpu()));
+    }
+    assert_eq!(open("s3://b/m", &options).unwrap_err().kind(), ErrorKind::NotAllowed);
+}
+
+#[test]
 fn headers_alone_are_read() {
     let server = web();
     let model = opened(&server.url(&format!("/m/{INDEX}")));
