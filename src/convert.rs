@@ -34,6 +34,7 @@ use crate::error::{Error, Result};
 use crate::machine;
 use crate::open::Model;
 use crate::plan::weave::{self, Limits};
+use crate::run::BLOCKING_READERS;
 use crate::run::job::{Control, Job};
 use crate::sink::file::free_bytes;
 use crate::sink::output::{self, Begin, Identity};
@@ -313,7 +314,7 @@ impl Plan {
         };
         plan.notes.append(&mut plan.recipe.notes);
         plan.notes.extend(rounded(&plan.recipe));
-        let limits = Limits::within(options.task_memory_bytes());
+        let limits = Limits::for_model(options.task_memory_bytes(), model);
         for output in &plan.recipe.outputs {
             // What cannot be made is refused now.
             drop(weave::tasks(&model.table, &plan.recipe, output, &limits)?);
@@ -447,8 +448,8 @@ pub struct Summary {
 
 /// Workers that pay off: one or two more than cores hides what waits for the disk, and more than eight wait for each
 /// other in the file system.
-pub fn default_threads() -> usize {
-    (machine::core_count() + 1).clamp(2, 8)
+pub fn default_threads(model: &Model) -> usize {
+    if model.crosses_network() { BLOCKING_READERS } else { (machine::core_count() + 1).clamp(2, 8) }
 }
 
 /// Plans and converts.

@@ -29,6 +29,7 @@ use crate::error::{Error, Result};
 use crate::machine;
 use crate::open::Model;
 use crate::plan::weave::Limits;
+use crate::run::BLOCKING_READERS;
 use crate::run::job::{Control, Job};
 use crate::transform::recipe::LeftOut;
 use pairs::{Pair, pairs};
@@ -210,11 +211,13 @@ fn compare(a: &Model, b: &Model, options: &Options, control: &Control) -> Result
     }
     let threads_max = usize::try_from(options.memory_bytes / WORKER_BYTES).unwrap_or(usize::MAX).min(256);
     let limits = Limits { copy_bytes: CHUNK_BYTES, ..Limits::within(options.memory_bytes) };
+    let readers =
+        if a.crosses_network() || b.crosses_network() { BLOCKING_READERS } else { machine::core_count() };
     let mut report = Report {
         keys: options.metadata.then(|| keys::compare(&a.table, &b.table)),
         translated: sides.translated,
         notes: sides.notes.clone(),
-        threads: options.threads.unwrap_or_else(machine::core_count).clamp(1, threads_max),
+        threads: options.threads.unwrap_or(readers).clamp(1, threads_max),
         ..Report::default()
     };
     for (which, side) in [(Which::A, &sides.a), (Which::B, &sides.b)] {

@@ -43,6 +43,9 @@
 //! - **A load is planned by what is read, a conversion by what is written.** There the bus decides; here a file is written
 //!   front to back, each byte once, and what a family rearranges is a view ([transform::view]): sizes and strides that compose,
 //!   invert, and are carried out when bytes move ([plan::weave]).
+//! - **Far reads are ahead of themselves without a thread.** Many workers each ask a server for just what they need, in
+//!   large requests; small reads share blocks ([source::ahead]). A thread knows which job it works for ([source::stop]), so
+//!   that a read which waits for a server ends when the job does.
 //! - **A finished file is hashed by reading it back.** What the kernel copies never passes through here; the journal that lets
 //!   a cut-off run go on needs its hash all the same, and the page cache still holds it.
 //! - **cudarc gives types, not calls.** The driver's functions are looked up by hand (`sink::cuda::driver`), so that a

@@ -259,7 +259,7 @@ impl Loader<'_> {
 
     /// How many threads: as many as cores where bytes are at hand; more where each waits for a disk or a network.
     fn threads(&self, plan: &Plan, cores: usize, report: &mut Report) -> usize {
-        let network = self.model.files.iter().any(|f| f.temper().network);
+        let network = self.model.crosses_network();
         let cold = self.options.io == Io::Direct
             || (self.options.io == Io::Auto && !network && report.cached_fraction.is_some_and(|f| f < 0.9));
         report.cold = cold;

@@ -1,7 +1,8 @@
 //! From the name of a model to its table: the only place that joins a source to a format.
 //!
 //! A MODEL is a file, a directory, an index file, one quantisation of a directory (`DIR:Q4_K_M`), a repo of the hub in the
-//! cache (`org/name[@revision][:Q4_K_M]`, `hf://…`). A path that exists wins over a repo. What a directory's weights are is
+//! cache (`org/name[@revision][:Q4_K_M]`), or a URL: `hf://…` (the cache, else by ranges from the hub), `s3://…`, `gs://…`,
+//! `az://…`, `http(s)://…` (`open/far.rs`). A path that exists wins over a repo. What a directory's weights are is
 //! decided by `open/choose.rs` from its listing; what it is when it holds none by `open/foreign.rs`; headers are read by
 //! `open/headers.rs`.
 //!
@@ -10,6 +11,7 @@
 
 mod beside;
 mod choose;
+mod far;
 mod foreign;
 mod headers;
 mod importance;
@@ -26,6 +28,7 @@ use crate::source::local::{LocalPlace, check_relative};
 use crate::source::{Entry, Place, ReadAt};
 use crate::text::{Shown, grouped};
 use choose::Weights;
+use far::Far;
 use headers::Opened;
 use locate::{Directory, Located};
 use std::collections::BTreeMap;
@@ -40,6 +43,14 @@ pub struct Options {
     pub follow_links: bool,
     /// The Hugging Face cache to look in; `None` is the one that the environment names (`HF_HUB_CACHE`, `HF_HOME`, …).
     pub hub_cache: Option<PathBuf>,
+    /// Use no network: what lies beyond it is not found.
+    pub offline: bool,
+    /// Where the hub is; `None` is where the environment says (`HF_ENDPOINT`), else huggingface.co.
+    pub hub_endpoint: Option<String>,
+    /// A file that holds the token for the hub, instead of the environment's and the one that was logged in with.
+    pub token_file: Option<PathBuf>,
+    /// How object stores are asked, by the names of the environment's variables and before them: (`aws_endpoint_url`, …).
+    pub store: Vec<(String, String)>,
 }
 
 /// An opened model: the table, the files its spans point into, and what lies beside them.
@@ -61,13 +72,51 @@ pub struct Model {
     pub is_file: bool,
 }
 
+impl Model {
+    /// Whether bytes of it cross a network: then many readers at once, each asking for much, bring more than few.
+    pub fn crosses_network(&self) -> bool {
+        self.files.iter().any(|f| f.temper().network)
+    }
+
+    /// The model in a folder beside the weights, read through the same place.
+    ///
+    /// # Errors
+    /// As [`open`]; `BadInput` for a name that leads elsewhere.
+    pub fn below(&self, folder: &str) -> Result<Model> {
+        check_relative(folder)?;
+        let place = far::Folder { place: Arc::clone(&self.place), folder: folder.to_owned() };
+        open_place(Arc::new(place), Directory { name: folder.to_owned(), ..Directory::default() })
+    }
+}
+
 /// Opens what `model` names.
 ///
 /// # Errors
 /// `NotFound`: no such path, repo, shard or quantisation, or a directory without weights. `Usage`: several candidates and
 /// no choice. `Unsupported`: another tool's format. `BadInput`: a damaged or refused file. `Io`, `NotAllowed`: the system's.
 pub fn open(model: &str, options: &Options) -> Result<Model> {
-    match locate::locate(model, options)? {
+    if let Some(text) = model.strip_prefix("hf://") {
+        return open_hub(text, options);
+    }
+    open_located(locate::locate(model, options)?, options)
+}
+
+/// A model of the hub: what the cache has of it, else by ranges from the hub, of which nothing is stored.
+fn open_hub(text: &str, options: &Options) -> Result<Model> {
+    let named = far::HubName::parse(text)?;
+    let error = match locate::in_hub_cache(&named, options).and_then(|at| open_located(at, options)) {
+        Err(e) if e.kind() == ErrorKind::NotFound => e,
+        opened => return opened,
+    };
+    // What is not in the cache, or not all of it.
+    match far::hub(&named, options)? {
+        Some(far) => open_far(far),
+        None => Err(error),
+    }
+}
+
+fn open_located(located: Located, options: &Options) -> Result<Model> {
+    match located {
         Located::File(path) => open_file(&path, options),
         Located::Directory(directory) => {
             let repo = directory.repo.clone();
@@ -76,6 +125,24 @@ pub fn open(model: &str, options: &Options) -> Result<Model> {
                 None => e,
             })
         }
+        Located::Far(far) => open_far(far),
+    }
+}
+
+/// A model that lies beyond a network.
+fn open_far(far: Far) -> Result<Model> {
+    let Far { place, file, name, quantisation, commit } = far;
+    let directory = Directory { name, quantisation, commit, ..Directory::default() };
+    match file {
+        Some(file) => {
+            let entries = match place.list("") {
+                // Who may read objects may not always list them: then what lies beside this one is not known.
+                Err(e) if e.kind() == ErrorKind::NotAllowed => Vec::new(),
+                listed => listed.map_err(|e| e.file(file.clone()))?,
+            };
+            open_named(&*Arc::clone(&place), place, entries, &file, directory)
+        }
+        None => open_place(place, directory),
     }
 }
 
@@ -112,30 +179,41 @@ fn open_file(path: &Path, options: &Options) -> Result<Model> {
     // The user named this file, so it may be a link to anywhere; its neighbours may not.
     let named = NamedFile { place: place.clone(), name: file_name.clone(), path: path.to_owned() };
     let entries = place.list("").unwrap_or_default();
+    let model = Directory { name: file_name.clone(), ..Directory::default() };
+    open_named(&named, place, entries, &file_name, model)
+}
+
+/// A file by its name in a place. It is read through `named`, what lies beside it through `place`.
+fn open_named(
+    named: &dyn Place,
+    place: Arc<dyn Place>,
+    entries: Vec<Entry>,
+    file_name: &str,
+    model: Directory,
+) -> Result<Model> {
     let mut found = Found::default();
-    if is_index(&file_name) {
-        open_index(&named, "", &file_name, &entries, None, &mut found)?;
+    if is_index(file_name) {
+        open_index(named, "", file_name, &entries, None, &mut found)?;
     } else {
-        let weights = match crate::format::gguf::names::parse_split_name(&file_name) {
+        let weights = match crate::format::gguf::names::parse_split_name(file_name) {
             Some(split) => {
                 let one = |e: &&Entry| {
                     let other = crate::format::gguf::names::parse_split_name(&e.name);
                     other.is_some_and(|o| (o.prefix, o.count) == (split.prefix, split.count))
                 };
                 let parts: Vec<Entry> = entries.iter().filter(one).cloned().collect();
-                choose::choose(&parts, None)?.unwrap_or(Weights::Gguf(vec![file_name.clone()]))
+                choose::choose(&parts, None)?.unwrap_or(Weights::Gguf(vec![file_name.to_owned()]))
             }
-            None => Weights::Files(vec![file_name.clone()]),
+            None => Weights::Files(vec![file_name.to_owned()]),
         };
-        open_weights(&named, "", weights, &entries, &mut found)?;
-        if let Some((number, count)) = choose::number_of(&file_name) {
+        open_weights(named, "", weights, &entries, &mut found)?;
+        if let Some((number, count)) = choose::number_of(file_name) {
             let note =
                 format!("{file_name}: is shard {number} of {count}; name the folder to open all of them");
             found.notes.push(note);
         }
     }
-    let is_file = !is_index(&file_name);
-    let model = Directory { path: parent.to_owned(), name: file_name, ..Directory::default() };
+    let is_file = !is_index(file_name);
     found.into_model(model, place, entries, is_file)
 }
 
@@ -176,7 +254,7 @@ impl Found {
     fn into_model(
         self,
         directory: Directory,
-        place: Arc<LocalPlace>,
+        place: Arc<dyn Place>,
         entries: Vec<Entry>,
         is_file: bool,
     ) -> Result<Model> {
@@ -198,7 +276,10 @@ impl Found {
 }
 
 fn open_directory(directory: Directory, options: &Options) -> Result<Model> {
-    let place = place_at(&directory.path, options);
+    open_place(place_at(&directory.path, options), directory)
+}
+
+fn open_place(place: Arc<dyn Place>, directory: Directory) -> Result<Model> {
     let entries = place.list("")?;
     let mut found = Found::default();
     let result = open_weights_of(&*place, &directory, &entries, &mut found);
@@ -350,7 +431,9 @@ fn open_index(
     }
     // A name in a folder of its own is found out when it is opened.
     let listed = |shard: &&str| {
-        shard.contains('/') || entries.iter().any(|e| e.name.strip_prefix(under) == Some(shard))
+        shard.contains('/')
+            || !place.is_listed()
+            || entries.iter().any(|e| e.name.strip_prefix(under) == Some(shard))
     };
     if let Some(absent) = shards.iter().find(|s| !listed(s)) {
         let absent_count = shards.iter().filter(|s| !listed(s)).count();

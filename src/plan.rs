@@ -294,6 +294,11 @@ impl Plan {
         Ok(plan)
     }
 
+    /// The most bytes that a unit reads or yields.
+    pub fn chunk_bytes(&self) -> u64 {
+        self.chunk_bytes
+    }
+
     /// The memory for what a recipe makes, of `read_bytes` of files. How it is made is [`weave`]'s: such a plan has no units.
     ///
     /// # Errors

@@ -110,7 +110,7 @@ enum To {
 pub(crate) fn run(args: Args, common: &Common) -> Result<()> {
     let name = model_text(&args.model)?;
     let options = options(&args, common)?;
-    let model = open::open(name, &open::Options { follow_links: args.follow_links, hub_cache: None })?;
+    let model = open::open(name, &open::Options { follow_links: args.follow_links, ..open::Options::default() })?;
     let warnings = model.table.notes.clone();
     for note in &warnings {
         common.warn(note);

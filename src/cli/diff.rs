@@ -50,7 +50,7 @@ pub(crate) fn run(args: Args, common: &Common) -> Result<()> {
     let mut warnings = Vec::new();
     let mut models = Vec::with_capacity(2);
     for name in &names {
-        let model = open::open(name, &open::Options { follow_links: args.follow_links, hub_cache: None })?;
+        let model = open::open(name, &open::Options { follow_links: args.follow_links, ..open::Options::default() })?;
         for note in &model.table.notes {
             common.warn(note);
             warnings.push(note.clone());

@@ -125,7 +125,7 @@ pub(crate) fn run(args: Args, common: &Common) -> Result<()> {
     let cancel = signals::cancelled();
     // The device is opened while headers are read.
     let prepared = load::prepare(device);
-    let model = open::open(name, &open::Options { follow_links: args.follow_links, hub_cache: None })?;
+    let model = open::open(name, &open::Options { follow_links: args.follow_links, ..open::Options::default() })?;
     let warnings = model.table.notes.clone();
     for note in &warnings {
         common.warn(note);

@@ -153,7 +153,7 @@ pub(crate) fn run(args: Args, common: &Common) -> Result<()> {
     let options = options(&args, common)?;
     // What is wrong with a name is said before anything is opened.
     args.report.as_deref().map(Format::of).transpose()?;
-    let model = open::open(name, &open::Options { follow_links: args.follow_links, hub_cache: None })?;
+    let model = open::open(name, &open::Options { follow_links: args.follow_links, ..open::Options::default() })?;
     let warnings = model.table.notes.clone();
     for note in &warnings {
         common.warn(note);

@@ -9,6 +9,7 @@
 //! only, which POSIX lists as safe there.
 #![allow(unsafe_code)]
 
+use hoist::source::stop;
 use hoist::{Error, ErrorKind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -29,6 +30,8 @@ pub(crate) fn cancelled() -> &'static AtomicBool {
     if CANCELLED.load(Ordering::SeqCst) {
         AT_ONCE.store(true, Ordering::SeqCst);
     }
+    // Also what this thread reads from afar, before there is a job.
+    std::mem::forget(stop::work_for(Some(stop::Flag::Static(&CANCELLED))));
     &CANCELLED
 }
 

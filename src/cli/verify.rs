@@ -261,7 +261,7 @@ fn cancelled(args: &Args) -> &'static AtomicBool {
 
 /// A model, what is odd about it said.
 fn open_one(name: &str, follow_links: bool, common: &Common, warnings: &mut Vec<String>) -> Result<Model> {
-    let model = open::open(name, &open::Options { follow_links, hub_cache: None })?;
+    let model = open::open(name, &open::Options { follow_links, ..open::Options::default() })?;
     for note in &model.table.notes {
         common.warn(note);
         warnings.push(note.clone());

@@ -13,9 +13,10 @@ use crate::run::weave::{self, Files, Target, Weave};
 use crate::sink::file::FileSink;
 use crate::sink::output::hash::{block_hash, combine};
 use crate::sink::output::{Begin, DirectoryOut, Identity, Out, Stamp, begin};
+use crate::source::ReadAt;
 use crate::transform::recipe::{Form, Recipe};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 /// What a companion is read in: a block of its hash.
@@ -29,13 +30,40 @@ pub(super) fn identity(model: &Model, hash: &str, companions: &[Companion]) -> R
             sources.push(Stamp::of(file.name.as_str(), local.file())?);
         }
     }
+    let mut far = Vec::new();
+    let weights = model.table.files.iter().map(|f| f.name.as_str()).zip(model.files.iter().cloned());
+    far.extend(weights.filter(|(_, file)| file.as_local().is_none()));
     for companion in companions.iter().filter(|c| c.made.is_none()) {
         let file = model.place.open(&companion.name)?;
-        if let Some(local) = file.as_local() {
-            sources.push(Stamp::of(companion.name.as_str(), local.file())?);
+        match file.as_local() {
+            Some(local) => sources.push(Stamp::of(companion.name.as_str(), local.file())?),
+            None => far.push((companion.name.as_str(), file)),
         }
     }
-    Ok(Identity { plan_hash: hash.to_owned(), sources })
+    Ok(Identity { plan_hash: with_versions(hash, &far), sources })
+}
+
+/// The hash of a plan whose sources lie beyond a network: with their versions, because they have no time of change. What a
+/// server says no version of may be another file the next time, so nothing made of it is kept.
+fn with_versions(hash: &str, far: &[(&str, Arc<dyn ReadAt>)]) -> String {
+    if far.is_empty() {
+        return hash.to_owned();
+    }
+    let mut hasher = blake3::Hasher::new();
+    let mut text = |text: &str| {
+        hasher.update(&(text.len() as u64).to_le_bytes());
+        hasher.update(text.as_bytes());
+    };
+    text(hash);
+    for (name, file) in far {
+        text(name);
+        text(&file.size_bytes().to_string());
+        match file.version() {
+            Some(version) => text(version),
+            None => text(&format!("{:?} {}", std::time::SystemTime::now(), std::process::id())),
+        }
+    }
+    hasher.finalize().to_hex().to_string()
 }
 
 /// The files of the plan in their output.
@@ -103,7 +131,7 @@ fn how<'a>(model: &'a Model, options: &Options, recipe: &'a Recipe, threads: usi
     Weave {
         model,
         recipe,
-        limits: Limits::within(memory_bytes),
+        limits: Limits::for_model(memory_bytes, model),
         memory_bytes,
         threads,
         saturate: options.saturate,
@@ -136,7 +164,7 @@ pub(super) fn write(model: &Model, options: &Options, mut plan: Plan, control: &
     control.plan(format!("{} tensors", plan.recipe.outputs.len()), tensor_bytes.saturating_add(look_bytes));
     // Each worker keeps a few megabytes beside the tasks that are counted.
     let threads_max = usize::try_from(options.memory_bytes / WORKER_BYTES).unwrap_or(256).clamp(1, 256);
-    let threads = options.threads.unwrap_or_else(default_threads).clamp(1, threads_max);
+    let threads = options.threads.unwrap_or_else(|| default_threads(model)).clamp(1, threads_max);
     let globals = globals::find(&how(model, options, &plan.recipe, threads), &looks, control)?;
     looks.iter().zip(globals).for_each(|(&set, global)| plan.recipe.set_global(set, global));
     let run = how(model, options, &plan.recipe, threads);

@@ -29,10 +29,10 @@ use crate::open::Model;
 use crate::plan::{Cut, Item, Plan, Target, Unit};
 use crate::run::job::{Control, Job};
 use crate::run::{self, BLOCKING_READERS};
-use crate::source::ReadAt;
 use crate::source::local::LocalFile;
 use crate::source::local::direct::Queue;
 use crate::source::local::residency::{cached_fraction, residency_ahead};
+use crate::source::{ReadAt, read_pieces};
 use blake3::hazmat::{ChainingValue, HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_root};
 use std::collections::HashMap;
 use std::fmt;
@@ -353,15 +353,17 @@ fn unit_bytes<'a>(
         0,
     );
     let mut rest = source.as_mut_slice();
+    let mut pieces = Vec::with_capacity(unit.reads.len());
     for read in &unit.reads {
         let size =
             usize::try_from(read.size_bytes).map_err(|_| Error::bug("the hash's plan does not hold"))?;
         let (now, later) = std::mem::take(&mut rest)
             .split_at_mut_checked(size)
             .ok_or_else(|| Error::bug("the hash's plan does not hold"))?;
-        file.read_exact_at(now, read.offset_bytes)?;
+        pieces.push((read.offset_bytes, now));
         rest = later;
     }
+    read_pieces(&**file, pieces)?;
     match &unit.fix {
         None => Ok(source),
         Some(fix) => {

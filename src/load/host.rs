@@ -19,6 +19,8 @@ use std::time::Instant;
 
 /// Bytes a unit reads at most into host memory: a huge page, so that two workers do not fault in the same one.
 pub(super) const HOST_CHUNK_BYTES: u64 = 2 << 20;
+/// The same where each unit is a request to a server: two huge pages.
+const FAR_CHUNK_BYTES: u64 = 2 * HOST_CHUNK_BYTES;
 /// Bytes one thread makes present at a go.
 const POPULATE_BYTES: u64 = 16 << 20;
 
@@ -29,13 +31,14 @@ impl Loader<'_> {
             let tensor = &self.model.table.tensors[item.tensor];
             item.slice.is_none() && item.dtype == tensor.dtype && tensor.at.is_plain()
         });
-        let near = self.model.files.iter().all(|f| f.as_local().is_some() && !f.temper().network);
+        let is_local = self.model.files.iter().all(|f| f.as_local().is_some());
+        let near = is_local && !self.model.crosses_network();
         // Around the page cache means into memory of one's own.
         let mapped = whole && near && self.options.form == Form::Auto && self.options.io != Io::Direct;
         let target = Target {
             align_bytes: 64,
             padding_bytes_max: u64::MAX,
-            chunk_bytes: HOST_CHUNK_BYTES,
+            chunk_bytes: if is_local { HOST_CHUNK_BYTES } else { FAR_CHUNK_BYTES },
             cut: Cut::Arena,
         };
         let plan = Plan::new(&self.model, &items, &target)?;
@@ -120,7 +123,7 @@ impl Loader<'_> {
         let threads = self.threads(&plan, machine::core_count().clamp(1, BLOCKING_READERS), &mut report);
         // Slots are only touched where bytes cannot go straight to their place.
         let slot_count = threads * if report.cold { 24usize.div_ceil(threads).clamp(2, 8) } else { 2 };
-        let slot_bytes = HOST_CHUNK_BYTES as usize + SLOT_MARGIN_BYTES;
+        let slot_bytes = plan.chunk_bytes() as usize + SLOT_MARGIN_BYTES;
         let limit = self.options.memory_bytes.or_else(machine::available_memory_bytes);
         if let Some(limit) = limit.filter(|&l| plan.arena_bytes() > l) {
             let whose = if self.options.memory_bytes.is_some() { "allowed" } else { "available" };
@@ -170,7 +173,9 @@ impl Loader<'_> {
     fn measure(&self, report: &mut Report) {
         // What was read around the page cache is not in it, and a sample would say how slow a cold read is.
         let cached = report.direct_bytes <= report.read_bytes / 2;
-        if self.options.measure && cached {
+        // A sample from a server would say what its way bears, and cost it once more.
+        let is_local = self.model.files.iter().all(|f| f.as_local().is_some());
+        if self.options.measure && cached && is_local {
             report.limit_bytes_per_second = self.measure_reads(report.threads);
         }
     }

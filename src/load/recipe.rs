@@ -16,6 +16,7 @@ use crate::machine;
 use crate::open::Model;
 use crate::plan::weave::{Limits, tasks};
 use crate::plan::{Cut, Dest, Kernel, Output, Plan, Put, Target, Unit};
+use crate::run::BLOCKING_READERS;
 use crate::run::fill::{Fill, Lane, PIECE_BYTES, Target as FillTarget, fill};
 use crate::run::job::Control;
 use crate::run::make::Odd;
@@ -217,7 +218,8 @@ impl Making<'_> {
 
     /// How much at once, and by how many; `held_bytes` of the host's memory are taken by the tensors.
     fn work(&self, plan: &Plan, held_bytes: u64) -> Result<Work> {
-        let threads = self.options.threads.unwrap_or_else(machine::core_count).clamp(1, GPU_SLOT_COUNT);
+        let readers = if self.model.crosses_network() { BLOCKING_READERS } else { machine::core_count() };
+        let threads = self.options.threads.unwrap_or(readers).clamp(1, GPU_SLOT_COUNT);
         let wanted = self.work_bytes.unwrap_or(WORK_BYTES.max(WORKER_BYTES * threads as u64));
         if wanted < WORK_BYTES_MIN {
             return Err(Error::usage(format!(
@@ -231,7 +233,7 @@ impl Making<'_> {
             return Err(no_space(available, "available", held_bytes.saturating_add(WORK_BYTES_MIN)));
         }
         let memory_bytes = wanted.min(left);
-        let limits = Limits::within(memory_bytes);
+        let limits = Limits::for_model(memory_bytes, self.model);
         for output in &self.recipe.outputs {
             // What cannot be made is refused now.
             drop(tasks(&self.model.table, self.recipe, output, &limits)?);

@@ -94,6 +94,17 @@ pub(super) fn choose(entries: &[Entry], quantisation: Option<&str>) -> Result<Op
     }
 }
 
+/// What could be the `Q4_K_M` of `name:Q4_K_M`.
+pub(super) fn is_quantisation(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
+}
+
+/// Whether a name is one that a file of weights has.
+pub(super) fn is_weights_name(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    FAMILIES.iter().flat_map(|f| f.extensions).chain(&[".gguf"]).any(|x| name.ends_with(x))
+}
+
 /// A set of files that make one model: a single file, or numbered shards.
 #[derive(Default)]
 struct Candidate {

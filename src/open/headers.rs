@@ -3,7 +3,7 @@
 use crate::checkpoint::Part;
 use crate::error::{Error, ErrorKind, Result};
 use crate::format::{self, HEADER_BYTES_MAX, Known, Step};
-use crate::source::{Place, ReadAt};
+use crate::source::{Place, ReadAt, stop};
 use crate::text::grouped;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -40,7 +40,7 @@ pub(super) struct Opened {
 pub(super) fn open_all(place: &dyn Place, names: &[String]) -> Result<Vec<Opened>> {
     let next = AtomicUsize::new(0);
     let results: Mutex<Vec<Option<Result<Opened>>>> = Mutex::new(names.iter().map(|_| None).collect());
-    let worker = || {
+    let worker = &|| {
         loop {
             let index = next.fetch_add(1, Ordering::Relaxed);
             let Some(name) = names.get(index) else { return };
@@ -58,8 +58,13 @@ pub(super) fn open_all(place: &dyn Place, names: &[String]) -> Result<Vec<Opened
         0 | 1 => worker(),
         threads => std::thread::scope(|scope| {
             for _ in 1..threads {
+                let flag = stop::current();
+                let helper = move || {
+                    let _working = stop::work_for(flag);
+                    worker();
+                };
                 // A thread that cannot be had leaves the work to the others.
-                let _ = std::thread::Builder::new().name("headers".into()).spawn_scoped(scope, worker);
+                let _ = std::thread::Builder::new().name("headers".into()).spawn_scoped(scope, helper);
             }
             worker();
         }),

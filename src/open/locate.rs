@@ -2,6 +2,8 @@
 //! fits what it looks like.
 
 use super::Options;
+use super::choose::is_quantisation;
+use super::far::{self, Far, HubName};
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::hub::cache::{Cache, Repo, fetch_hint};
 use crate::text::Shown;
@@ -12,6 +14,7 @@ use std::path::{Path, PathBuf};
 pub(super) enum Located {
     File(PathBuf),
     Directory(Directory),
+    Far(Far),
 }
 
 /// A directory that holds a model.
@@ -28,25 +31,17 @@ pub(super) struct Directory {
     pub(super) missing: BTreeMap<String, u64>,
 }
 
-/// Schemes of stores, and what is said of them: known, and not in this build.
-const STORES: &[&str] =
-    &["s3", "gs", "gcs", "az", "azure", "abfs", "abfss", "adl", "http", "https", "oci", "r2"];
-
 pub(super) fn locate(model: &str, options: &Options) -> Result<Located> {
     if model.is_empty() {
         return Err(Error::usage("the name of the model is empty"));
     }
     if let Some((scheme, rest)) = model.split_once("://") {
         return match scheme {
-            "hf" => in_cache(rest, options)?.ok_or_else(|| {
-                Error::usage(format!("`{}` is not a repo of the hub: hf://org/name[@revision] is expected", Shown(model)))
-            }),
             "file" => at_path(rest)?.ok_or_else(|| absent(rest)),
-            _ if STORES.contains(&scheme) => Err(Error::unsupported(format!(
-                "`{scheme}://` is not enabled in this build of hoist: it opens local files and repos in the Hugging Face cache"
-            ))
-            .hint("bring the files here with the store's own tool and name their folder")),
-            _ => Err(Error::usage(format!("`{}` begins with a scheme that hoist does not know", Shown(model)))),
+            _ if far::is_far(scheme) => far::locate(scheme, model, options).map(Located::Far),
+            _ => {
+                Err(Error::usage(format!("`{}` begins with a scheme that hoist does not know", Shown(model))))
+            }
         };
     }
     if let Some(found) = at_path(model)? {
@@ -60,11 +55,6 @@ pub(super) fn locate(model: &str, options: &Options) -> Result<Located> {
         return Ok(Located::Directory(Directory { quantisation, ..directory }));
     }
     in_cache(model, options)?.ok_or_else(|| absent(model))
-}
-
-/// What could be the `Q4_K_M` of `name:Q4_K_M`.
-fn is_quantisation(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.'))
 }
 
 /// The path, if there is anything at it.
@@ -98,6 +88,26 @@ fn at_path(text: &str) -> Result<Option<Located>> {
     };
     let name = name.unwrap_or_else(|| text.to_string());
     Ok(Some(Located::Directory(Directory { path: path.to_owned(), name, ..Directory::default() })))
+}
+
+/// What the cache has of a model of the hub.
+pub(super) fn in_hub_cache(named: &HubName, options: &Options) -> Result<Located> {
+    let absent =
+        || Error::not_found("is not in the cache").file(named.repo.id.clone()).hint(fetch_hint(&named.repo));
+    let text = format!("{}@{}", named.repo.id, named.repo.revision);
+    let Some(Located::Directory(directory)) = in_cache(&text, options)? else { return Err(absent()) };
+    let quantisation = named.quantisation.clone();
+    let Some(path) = &named.path else {
+        return Ok(Located::Directory(Directory { quantisation, ..directory }));
+    };
+    match at_path(&directory.path.join(path).to_string_lossy())? {
+        Some(Located::Directory(inner)) => {
+            let Directory { commit, repo, .. } = directory;
+            Ok(Located::Directory(Directory { quantisation, commit, repo, ..inner }))
+        }
+        Some(file) => Ok(file),
+        None => Err(absent()),
+    }
 }
 
 /// The repo's snapshot in the cache. `None` where the text cannot be a repo.

@@ -16,6 +16,7 @@ mod strand;
 use crate::checkpoint::{ByteOrder, Checkpoint, FileId, row_major_strides};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
+use crate::open::Model;
 use crate::transform::block;
 use crate::transform::cast::{self, Fix};
 use crate::transform::packing::PackedTensors;
@@ -42,6 +43,15 @@ impl Limits {
     pub fn within(memory_bytes: u64) -> Limits {
         let chunk_bytes = (memory_bytes / 256).clamp(64 << 10, 1 << 20);
         Limits { chunk_bytes, copy_bytes: 16 << 20, matrix_bytes: memory_bytes / 4 }
+    }
+
+    /// What suits a model too: where each read crosses a network, fewer and larger ones.
+    pub fn for_model(memory_bytes: u64, model: &Model) -> Limits {
+        let limits = Limits::within(memory_bytes);
+        match model.crosses_network() {
+            true => Limits { chunk_bytes: (memory_bytes / 256).clamp(64 << 10, 2 << 20), ..limits },
+            false => limits,
+        }
     }
 }
 

@@ -161,9 +161,9 @@ fn find_globals(
     let look = Weave {
         model,
         recipe,
-        limits: Limits::within(memory_bytes),
+        limits: Limits::for_model(memory_bytes, model),
         memory_bytes,
-        threads: options.load.threads.unwrap_or_else(convert::default_threads).clamp(1, 256),
+        threads: options.load.threads.unwrap_or_else(|| convert::default_threads(model)).clamp(1, 256),
         saturate: false,
         odd: Odd::of_scheme(zero_odd),
     };

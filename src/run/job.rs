@@ -1,6 +1,7 @@
 //! A job: work under way, that can be waited for, watched and cancelled.
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::source::stop::{self, Flag};
 use crossbeam_channel::{Receiver, Sender};
 use std::future::Future;
 use std::pin::Pin;
@@ -84,7 +85,7 @@ const MOVED_EVERY_MS: u64 = 40;
 /// Whether to go on. Apart from [`Control`], which ends with the work and ends the events with it.
 #[derive(Debug, Default)]
 struct Flags {
-    stopped: AtomicBool,
+    stopped: Arc<AtomicBool>,
     cancelled: AtomicBool,
 }
 
@@ -139,6 +140,11 @@ impl Control {
     /// Says to others, who may live longer, whether to go on.
     pub fn stop_sign(&self) -> StopSign {
         StopSign(Arc::clone(&self.flags))
+    }
+
+    /// What a thread that works for this job works for: what it reads from looks at it while it waits.
+    pub fn stop_flag(&self) -> Flag {
+        Flag::Shared(Arc::clone(&self.flags.stopped))
     }
 
     /// Tells workers to return: one of them failed.
@@ -281,6 +287,7 @@ impl<T: Send + 'static> Job<T> {
         let body = {
             let finish = finish.clone();
             move || {
+                let _working = stop::work_for(Some(control.stop_flag()));
                 let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(&control)));
                 drop(control);
                 let panicked = |_| Err(Error::bug("the job panicked"));

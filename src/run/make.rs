@@ -4,7 +4,7 @@
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::plan::weave::{Decode, Make};
-use crate::source::ReadAt;
+use crate::source::{ReadAt, read_pieces};
 use crate::transform::block;
 use crate::transform::cast;
 use crate::transform::gather::{gather, gather_bytes};
@@ -275,13 +275,18 @@ fn bytes_of<'a>(
 ) -> Result<&'a [u8]> {
     let size: u64 = make.reads.iter().map(|r| r.size_bytes).sum();
     let read = sized(read, size as usize);
-    let mut at = 0;
-    for one in &make.reads {
-        let file = files.get(one.file.index()).ok_or_else(|| Error::bug("a task reads no file"))?;
-        let into = &mut read[at..at + one.size_bytes as usize];
-        file.read_exact_at(into, one.offset_bytes)
-            .map_err(|e| if e.offset_bytes().is_some() { e } else { e.at(one.offset_bytes) })?;
-        at += one.size_bytes as usize;
+    let mut rest = &mut *read;
+    for group in make.reads.chunk_by(|a, b| a.file == b.file) {
+        let Some(first) = group.first() else { continue };
+        let file = files.get(first.file.index()).ok_or_else(|| Error::bug("a task reads no file"))?;
+        let mut pieces = Vec::with_capacity(group.len());
+        for one in group {
+            let (piece, after) = std::mem::take(&mut rest).split_at_mut(one.size_bytes as usize);
+            pieces.push((one.offset_bytes, piece));
+            rest = after;
+        }
+        read_pieces(&**file, pieces)
+            .map_err(|e| if e.offset_bytes().is_some() { e } else { e.at(first.offset_bytes) })?;
     }
     let mut bytes: &[u8] = &read[..];
     if let Some((made, range)) = &make.made {

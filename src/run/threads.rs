@@ -2,6 +2,7 @@
 
 use super::job::Control;
 use crate::error::{Error, ErrorKind, Result};
+use crate::source::stop;
 use std::sync::{Mutex, PoisonError};
 
 /// Runs `work` in `count` named threads and waits for all of them. The first error stops the others and is returned; a
@@ -21,6 +22,7 @@ pub fn parallel(
     std::thread::scope(|scope| {
         for index in 0..count.max(1) {
             let body = move || {
+                let _working = stop::work_for(Some(control.stop_flag()));
                 // A panic is a bug; it must still end as an error with the other workers stopped.
                 let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| work(index)));
                 match outcome {

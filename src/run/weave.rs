@@ -31,8 +31,9 @@ const HASH_PIECE_BYTES: u64 = 256 << 10;
 const HASH_CHORE_BYTES: u64 = 8 * HASH_BLOCK_BYTES;
 /// The disk is told to begin when so much has been written.
 const WRITEBACK_BYTES: u64 = 8 << 20;
-/// What a copy through user space reads at once.
+/// What a copy through user space reads at once, and where each read is a request to a server.
 const COPY_BUFFER_BYTES: usize = 1 << 20;
+const FAR_COPY_BUFFER_BYTES: usize = 4 << 20;
 
 /// What is carried out, and with what.
 pub struct Weave<'a> {
@@ -465,25 +466,19 @@ impl<'a> Shared<'a> {
     ) -> Result<()> {
         let checksums = self.targets[file.target].checksums;
         let source = self.weave.model.files.get(source).ok_or_else(|| Error::bug("a copy of no file"))?;
-        if buffer.len() < COPY_BUFFER_BYTES {
-            buffer.resize(COPY_BUFFER_BYTES, 0);
-        }
+        let buffer_bytes = match source.temper().network && source.as_local().is_none() {
+            true => FAR_COPY_BUFFER_BYTES,
+            false => COPY_BUFFER_BYTES,
+        };
+        let buffer = sized(buffer, buffer_bytes);
         if !checksums {
-            file.with(|sink| {
-                sink.copy_range(
-                    &**source,
-                    offset_bytes,
-                    at,
-                    task.size_bytes,
-                    &mut buffer[..COPY_BUFFER_BYTES],
-                )
-            })?;
+            file.with(|sink| sink.copy_range(&**source, offset_bytes, at, task.size_bytes, buffer))?;
             file.flush(at + task.size_bytes);
             return Ok(());
         }
         let mut done = 0;
         while done < task.size_bytes {
-            let size = (task.size_bytes - done).min(COPY_BUFFER_BYTES as u64) as usize;
+            let size = (task.size_bytes - done).min(buffer.len() as u64) as usize;
             let piece = &mut buffer[..size];
             source.read_exact_at(piece, offset_bytes + done)?;
             file.write(piece, at + done)?;

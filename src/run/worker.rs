@@ -5,10 +5,10 @@ use crate::buf::{PAGE_BYTES, Slot};
 use crate::error::{Error, ErrorKind, Result};
 use crate::plan::{Kernel, Read, Unit};
 use crate::sink::Lane;
-use crate::source::ReadAt;
 use crate::source::local::LocalFile;
 use crate::source::local::direct::{Arrived, Queue};
 use crate::source::local::residency::{Residency, residency, residency_ahead};
+use crate::source::{ReadAt, read_pieces};
 use std::io::IoSliceMut;
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
@@ -181,12 +181,6 @@ impl<'r> Worker<'_, 'r> {
         let ends = places.iter().map(|(at, place)| at + place.len() as u64);
         let gaps: Vec<u64> =
             places.iter().zip(std::iter::once(0).chain(ends)).map(|((at, _), end)| at - end).collect();
-        let Some(local) = file.as_local() else {
-            for (at, place) in &mut places {
-                file.read_exact_at(place, read.offset_bytes + *at)?;
-            }
-            return Ok(());
-        };
         let mut gap_bytes = std::mem::take(&mut self.gap);
         gap_bytes.resize(gaps.iter().sum::<u64>() as usize, 0);
         let mut rest = gap_bytes.as_mut_slice();
@@ -204,7 +198,7 @@ impl<'r> Worker<'_, 'r> {
         let mut outcome = Ok(());
         for group in buffers.chunks_mut(1024) {
             let size: u64 = group.iter().map(|b| b.len() as u64).sum();
-            outcome = local.read_vectored_at(group, at);
+            outcome = file.read_vectored_at(group, at);
             if outcome.is_err() {
                 break;
             }
@@ -222,15 +216,18 @@ impl<'r> Worker<'_, 'r> {
         let file = self.source(unit);
         let mut gathered = std::mem::take(&mut self.gathered);
         gathered.resize(unit.read_bytes() as usize, 0);
-        let mut at = 0;
-        for (n, read) in unit.reads.iter().enumerate() {
-            if n % 256 == 255 && self.control.is_stopped() {
+        let mut rest = gathered.as_mut_slice();
+        for reads in unit.reads.chunks(256) {
+            if self.control.is_stopped() {
                 return Ok(());
             }
-            let end = at + read.size_bytes as usize;
-            let into = gathered.get_mut(at..end).ok_or_else(|| Error::bug("reads outgrow their buffer"))?;
-            file.read_exact_at(into, read.offset_bytes).map_err(|e| self.place_error(e, unit))?;
-            at = end;
+            let mut pieces = Vec::with_capacity(reads.len());
+            for read in reads {
+                let (piece, after) = std::mem::take(&mut rest).split_at_mut(read.size_bytes as usize);
+                pieces.push((read.offset_bytes, piece));
+                rest = after;
+            }
+            read_pieces(file, pieces).map_err(|e| self.place_error(e, unit))?;
         }
         Traffic::add(&self.traffic.buffered, unit.read_bytes());
         let offset = unit.reads.first().map_or(0, |r| r.offset_bytes);

@@ -6,6 +6,7 @@
 //! ([`redirect::follow`]). Nothing that is shown holds a URL: signed ones are secrets, and any may be signed.
 
 pub mod part;
+pub mod place;
 pub mod redirect;
 pub mod remote;
 pub mod settings;

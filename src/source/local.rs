@@ -8,6 +8,7 @@ use super::{Entry, Place, ReadAt, Temper};
 use crate::error::{Error, Result};
 use crate::text::Shown;
 use std::fs::{File, Metadata};
+use std::io::IoSliceMut;
 use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
@@ -71,26 +72,6 @@ impl LocalFile {
     pub fn direct(&self) -> std::result::Result<&Arc<File>, &str> {
         let opened = self.direct.get_or_init(|| direct::open_direct(self).map(Arc::new));
         opened.as_ref().map_err(String::as_str)
-    }
-
-    /// Reads at `offset_bytes` into several buffers, one after the other, as one call where the system has it. Fewer
-    /// bytes than the buffers hold only at the end of the file.
-    pub fn read_vectored_at(&self, buffers: &mut [std::io::IoSliceMut<'_>], offset_bytes: u64) -> Result<()> {
-        let wanted: usize = buffers.iter().map(|b| b.len()).sum();
-        #[cfg(target_os = "linux")]
-        if buffers.len() > 1 {
-            // Short and interrupted reads are rare: what one call does not bring is read buffer by buffer.
-            if rustix::io::preadv(&self.file, buffers, offset_bytes).is_ok_and(|n| n == wanted) {
-                return Ok(());
-            }
-        }
-        let mut at = offset_bytes;
-        for buffer in buffers {
-            self.read_exact_at(buffer, at)?;
-            at += buffer.len() as u64;
-        }
-        debug_assert_eq!(at - offset_bytes, wanted as u64);
-        Ok(())
     }
 
     /// Tells the page cache that a range will not be read again.
@@ -201,6 +182,18 @@ impl ReadAt for LocalFile {
                 Ok(n) => return Ok(n),
             }
         }
+    }
+
+    fn read_vectored_at(&self, buffers: &mut [IoSliceMut<'_>], offset_bytes: u64) -> Result<()> {
+        #[cfg(target_os = "linux")]
+        if buffers.len() > 1 {
+            let wanted: usize = buffers.iter().map(|b| b.len()).sum();
+            // Short and interrupted reads are rare: what one call does not bring is read buffer by buffer.
+            if rustix::io::preadv(&self.file, buffers, offset_bytes).is_ok_and(|n| n == wanted) {
+                return Ok(());
+            }
+        }
+        super::read_each_at(self, buffers, offset_bytes)
     }
 
     fn temper(&self) -> Temper {

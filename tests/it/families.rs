@@ -62,7 +62,7 @@ pub struct Read {
 
 impl Read {
     pub fn new(path: &Path) -> Read {
-        let options = hoist::open::Options { follow_links: false, hub_cache: None };
+        let options = hoist::open::Options { follow_links: false, ..Default::default() };
         let table = hoist::open::open(path.to_str().unwrap(), &options).unwrap().table;
         let folder = if path.is_dir() { path } else { path.parent().unwrap() };
         let files = table.files.iter().map(|f| {
@@ -81,7 +81,7 @@ impl Read {
 pub fn converted(from: &Path, to: &Path, dtype: Option<&str>) -> Result<(), String> {
     let mut options = Options::new(to);
     options.dtype = dtype.map(|d| DType::ALL.iter().copied().find(|x| x.name() == d).unwrap());
-    let open = hoist::open::Options { follow_links: false, hub_cache: None };
+    let open = hoist::open::Options { follow_links: false, ..Default::default() };
     let model = hoist::open::open(from.to_str().unwrap(), &open).map_err(|e| e.to_string())?;
     convert(model, options).wait().map(|_| ()).map_err(|e| e.to_string())
 }

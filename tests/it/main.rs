@@ -11,6 +11,8 @@
     clippy::type_complexity
 )]
 
+#[cfg(all(feature = "hub", feature = "object"))]
+mod afar;
 mod blocks;
 mod cli;
 mod companions;
@@ -45,6 +47,8 @@ mod parallel;
 mod plan;
 mod quantize;
 mod quantize_faults;
+#[cfg(all(feature = "hub", feature = "object"))]
+mod remote;
 mod report;
 #[cfg(feature = "hub")]
 mod rig;

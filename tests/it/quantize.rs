@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 const SMALL: &str = "rustdoc-llama-6m";
 
 pub fn open(path: &Path) -> Model {
-    let options = hoist::open::Options { follow_links: false, hub_cache: None };
+    let options = hoist::open::Options { follow_links: false, ..Default::default() };
     hoist::open::open(path.to_str().unwrap(), &options).unwrap()
 }
 

@@ -74,7 +74,7 @@ pub fn write(spec: &Spec, root: &Path) -> PathBuf {
 }
 
 pub fn open(path: &Path) -> hoist::Result<hoist::open::Model> {
-    let options = hoist::open::Options { follow_links: false, hub_cache: None };
+    let options = hoist::open::Options { follow_links: false, ..Default::default() };
     hoist::open::open(path.to_str().unwrap(), &options)
 }
 

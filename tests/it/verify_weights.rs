@@ -24,7 +24,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 fn opened(path: &Path) -> Arc<Model> {
-    let options = open::Options { follow_links: true, hub_cache: None };
+    let options = open::Options { follow_links: true, ..Default::default() };
     Arc::new(open::open(path.to_str().unwrap(), &options).unwrap())
 }
 

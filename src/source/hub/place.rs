@@ -1,11 +1,12 @@
 //! A repo at a commit as a place: what it has, and readers of its files, without a local copy.
 
-use super::super::ranged::{Patience, Policy, Ranged};
-use super::super::{Entry, Place, ReadAt, Temper};
+use super::super::ahead::Ahead;
+use super::super::ranged::Policy;
+use super::super::{Entry, Place, ReadAt};
 use super::api::{Hub, Tree, TreeFile};
 use super::cache::Repo;
 use crate::error::{Error, Result};
-use crate::source::local::{LocalFile, check_relative};
+use crate::source::local::check_relative;
 use crate::text::Shown;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -70,48 +71,6 @@ impl Place for HubPlace {
 
     fn open(&self, name: &str) -> Result<Arc<dyn ReadAt>> {
         let from = self.hub.file(&self.repo, &self.commit, self.file(name)?);
-        Ok(Arc::new(Plain { from, policy: self.policy }))
-    }
-}
-
-/// Reads by a request each.
-#[derive(Debug)]
-struct Plain {
-    from: Arc<dyn Ranged>,
-    policy: Policy,
-}
-
-impl ReadAt for Plain {
-    fn size_bytes(&self) -> u64 {
-        self.from.size_bytes()
-    }
-
-    fn read_at(&self, buf: &mut [u8], offset_bytes: u64) -> Result<usize> {
-        let left = self.size_bytes().saturating_sub(offset_bytes).min(buf.len() as u64) as usize;
-        let mut patience = Patience::new(self.policy);
-        let mut done = 0;
-        while done < left {
-            let range = offset_bytes + done as u64..offset_bytes + left as u64;
-            let mut read = || {
-                let mut body = self.from.open(range.clone(), &|| false)?;
-                while let Some(piece) = body.next(&|| false)? {
-                    buf[done..done + piece.len()].copy_from_slice(&piece);
-                    done += piece.len();
-                }
-                Ok(())
-            };
-            if let Err(error) = read() {
-                patience.wait(error, &|| false)?;
-            }
-        }
-        Ok(left)
-    }
-
-    fn temper(&self) -> Temper {
-        Temper { gap_bytes_max: 1 << 20, depth: 16, network: true }
-    }
-
-    fn as_local(&self) -> Option<&LocalFile> {
-        None
+        Ok(Arc::new(Ahead::new(from, self.policy)))
     }
 }

@@ -47,12 +47,15 @@ pub(super) fn dense(model: &Model, layers: &[Dense], hidden: usize) -> Result<Ve
 }
 
 fn one(model: &Model, layer: &Dense) -> Result<Linear> {
-    let directory = model.place.directory().ok_or_else(|| {
-        Error::unsupported("is a folder of weights, and the model does not lie in a directory")
-    })?;
-    let path = directory.join(&layer.folder);
-    let path = path.to_str().ok_or_else(|| Error::bad_input("has a name that is not UTF-8"))?;
-    let model = Arc::new(open::open(path, &open::Options::default())?);
+    let model = match model.place.directory() {
+        Some(directory) => {
+            let path = directory.join(&layer.folder);
+            let path = path.to_str().ok_or_else(|| Error::bad_input("has a name that is not UTF-8"))?;
+            open::open(path, &open::Options::default())?
+        }
+        None => model.below(&layer.folder)?,
+    };
+    let model = Arc::new(model);
     let values = values(&model.table, None)?.values;
     let needed: &[(&str, Vec<u64>)] = &[
         ("linear.weight", vec![layer.outputs as u64, layer.inputs as u64]),
