@@ -3,7 +3,18 @@ pub mod buf;
 pub mod checkpoint;
 pub mod dtype;
 pub mod error;
+pub mod fetch;
+pub mod format;
+pub mod lock;
 pub mod machine;
+pub mod open {
+    #[allow(dead_code)]
+    pub(crate) mod choose;
+}
+pub mod sink {
+    #[allow(dead_code)]
+    pub mod file;
+}
 pub mod source;
 pub mod text;
 pub mod run {

@@ -9,7 +9,7 @@
 //! was checked now.
 
 mod beside;
-mod choose;
+pub(crate) mod choose;
 mod foreign;
 mod headers;
 mod importance;
