@@ -76,15 +76,6 @@ pub(super) fn of_file(path: &Path, kind: Kind, control: &Control) -> Result<Dige
     }
 }
 
-/// A hash as it is written.
-pub(super) fn hex(digest: &Digest) -> String {
-    let bytes: &[u8] = match digest {
-        Digest::Sha256(bytes) => bytes,
-        Digest::GitSha1(bytes) => bytes,
-    };
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
-}
-
 /// A hash from how it is written: 64 hex digits are SHA-256, 40 git's SHA-1.
 pub(super) fn from_hex(text: &str) -> Option<Digest> {
     let mut bytes = Vec::with_capacity(32);
@@ -119,7 +110,7 @@ mod tests {
             (b"hello\n", Kind::Sha256, "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03"),
         ] {
             let digest = of_bytes(bytes, kind);
-            assert_eq!(hex(&digest), expected);
+            assert_eq!(digest.to_string(), expected);
             assert_eq!(from_hex(expected), Some(digest));
         }
         for text in ["", "e6", "g".repeat(40).as_str(), "é9de29bb2d1d6434b8b29ae775ad8c2e48c539"] {

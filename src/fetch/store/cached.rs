@@ -2,7 +2,6 @@
 
 use super::{Found, PARTIAL, TreeFile, etag, write};
 use crate::error::Result;
-use crate::fetch::hash;
 use crate::fetch::transfer::Digest;
 use crate::source::hub::cache::{Cache, Paths, Repo, is_commit};
 use sha2::Digest as _;
@@ -74,7 +73,7 @@ impl Cached {
             // A path of a commit is the same bytes each time.
             None => {
                 let path = format!("{}/{}", self.commit, file.path);
-                hash::hex(&Digest::Sha256(sha2::Sha256::digest(path.as_bytes()).into()))
+                Digest::Sha256(sha2::Sha256::digest(path.as_bytes()).into()).to_string()
             }
         };
         self.blobs().join(name + PARTIAL)
@@ -85,7 +84,7 @@ impl Cached {
     }
 
     pub(super) fn settle(&self, file: &TreeFile, partial: &Path, digest: &Digest) -> Result<()> {
-        let found = hash::hex(digest);
+        let found = digest.to_string();
         // What the listing does not name is called by the hash that was found.
         let blob = self.paths.blob(etag(file).unwrap_or(&found));
         let pointer = self.pointer(file);

@@ -64,7 +64,7 @@ impl Folder {
 
     pub(super) fn partial(&self, file: &TreeFile) -> PathBuf {
         let what = format!("{}\n{}", file.path, etag(file).unwrap_or(&self.commit));
-        let name = hash::hex(&Digest::Sha256(sha2::Sha256::digest(what.as_bytes()).into()));
+        let name = Digest::Sha256(sha2::Sha256::digest(what.as_bytes()).into()).to_string();
         self.workshop().join(name + PARTIAL)
     }
 
@@ -138,7 +138,7 @@ impl Folder {
 
     /// Notes which file it is.
     pub(super) fn note(&self, file: &TreeFile, digest: Option<&Digest>) -> Result<()> {
-        let found = digest.map(hash::hex);
+        let found = digest.map(Digest::to_string);
         let Some(etag) = etag(file).or(found.as_deref()) else { return Ok(()) };
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64());
         let text = format!("{}\n{etag}\n{now:.6}\n", self.commit);

@@ -288,7 +288,11 @@ fn missing(folder: &Path, commit: &str, snapshot: &Path) -> BTreeMap<String, u64
 }
 
 /// Expands a leading `~`, and `$NAME` and `${NAME}` anywhere, as Python's `expanduser` and `expandvars` do.
-fn expand(value: OsString, home: Option<&OsString>, variable: &impl Fn(&str) -> Option<OsString>) -> PathBuf {
+pub(super) fn expand(
+    value: OsString,
+    home: Option<&OsString>,
+    variable: &impl Fn(&str) -> Option<OsString>,
+) -> PathBuf {
     let Some(text) = value.to_str() else { return value.into() };
     let mut out = OsString::new();
     let mut rest = text;
