@@ -25,10 +25,10 @@ pub(crate) struct Args {
     /// `org/name:Q4_K_M+mmproj`, one file `hf://org/name/path`
     model: OsString,
     /// Take what matches a pattern, whatever it is; a folder's name with `/` is all that is in it
-    #[arg(long, value_name = "GLOB", num_args = 1.., env = "HOIST_INCLUDE", hide_env_values = true)]
+    #[arg(long, value_name = "GLOB", env = "HOIST_INCLUDE", hide_env_values = true)]
     include: Vec<String>,
     /// Leave out what matches a pattern
-    #[arg(long, value_name = "GLOB", num_args = 1.., env = "HOIST_EXCLUDE", hide_env_values = true)]
+    #[arg(long, value_name = "GLOB", env = "HOIST_EXCLUDE", hide_env_values = true)]
     exclude: Vec<String>,
     /// Take everything: other formats, variants and training state too
     #[arg(long, conflicts_with = "include", env = "HOIST_ALL", hide_env_values = true, value_parser = clap::builder::FalseyValueParser::new())]
