@@ -159,7 +159,8 @@ fn verify(cache: Cache, targets: Vec<Target>, common: &Common) -> Result<()> {
     let cancel = signals::cancelled();
     let job = inventory::verify(cache, targets);
     Watch::new(common, "verify").follow(&job, cancel, false);
-    let checked = job.wait().map_err(|e| if signals::received().is_some() { signals::stopped() } else { e })?;
+    let checked =
+        job.wait().map_err(|e| if signals::received().is_some() { signals::stopped() } else { e })?;
     let Checked { file_count, size_bytes, damages, unknown } = &checked;
     let mut out = Out::stdout();
     if common.json {
@@ -179,7 +180,11 @@ fn verify(cache: Cache, targets: Vec<Target>, common: &Common) -> Result<()> {
             "{}   {}   {}",
             plural(*file_count, "file"),
             bytes(*size_bytes),
-            if damages.is_empty() { "all are what their names say".into() } else { format!("{} damaged", damages.len()) }
+            if damages.is_empty() {
+                "all are what their names say".into()
+            } else {
+                format!("{} damaged", damages.len())
+            }
         ))?;
         if !unknown.is_empty() {
             common.note(&format!("{} of which nothing tells a hash", plural(unknown.len(), "file")));
@@ -188,9 +193,11 @@ fn verify(cache: Cache, targets: Vec<Target>, common: &Common) -> Result<()> {
     out.finish()?;
     match damages.first() {
         None => Ok(()),
-        Some(first) => Err(Error::new(ErrorKind::Integrity, format!("{} damaged", plural(damages.len(), "file")))
-            .file(first.id.clone())
-            .hint(format!("hoist fetch {} --require-hash fetches again what is damaged", first.id))),
+        Some(first) => {
+            Err(Error::new(ErrorKind::Integrity, format!("{} damaged", plural(damages.len(), "file")))
+                .file(first.id.clone())
+                .hint(format!("hoist fetch {} --require-hash fetches again what is damaged", first.id)))
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use super::{Common, Progress, model_text, say, signals};
 use hoist::fetch::choose::{LeftOut, Wishes};
 use hoist::fetch::wish::Wish;
 use hoist::fetch::{Fetched, How, Options, fetch, transfer};
-use hoist::source::http::{Client, Timeouts};
+use hoist::source::http::{self, Client};
 use hoist::source::hub::api::{Hub, Settings};
 use hoist::source::hub::token::{is_offline, is_truthy};
 use hoist::text::{Shown, bytes, grouped, rate};
@@ -105,7 +105,8 @@ pub(crate) fn run(args: Args, common: &Common) -> Result<()> {
         true => None,
         false => {
             let settings = Settings::from_environment(args.token_file.as_deref(), variable)?;
-            Some(Hub::new(Client::new(Timeouts::default())?, settings))
+            let client = Client::with(&http::settings::Settings::from_environment(variable)?)?;
+            Some(Hub::new(client, settings))
         }
     };
     // From here on a signal has something to keep: what has come is taken up by the next run.
@@ -133,7 +134,9 @@ pub(crate) fn run(args: Args, common: &Common) -> Result<()> {
 /// The path, for a shell: one line.
 fn path_text(fetched: &Fetched) -> Result<String> {
     let text = fetched.path.to_str().filter(|text| !text.contains('\n'));
-    let message = || Error::usage("the path of the files cannot be printed: it is not UTF-8, or has a line's end in it");
+    let message = || {
+        Error::usage("the path of the files cannot be printed: it is not UTF-8, or has a line's end in it")
+    };
     text.map(str::to_owned).ok_or_else(message)
 }
 
@@ -161,7 +164,11 @@ fn lines(fetched: &Fetched, verbose: bool) -> Vec<String> {
             Shown(&fetched.revision),
         ));
     } else if count(How::Fetched) == 0 {
-        lines.push(format!("there  {} in {}   {short}", bytes(fetched.size_bytes()), plural(fetched.files.len(), "file")));
+        lines.push(format!(
+            "there  {} in {}   {short}",
+            bytes(fetched.size_bytes()),
+            plural(fetched.files.len(), "file")
+        ));
     } else {
         lines.push(format!(
             "fetched  {} in {} in {:.2} s   {}{verified}{there}",

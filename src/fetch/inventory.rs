@@ -280,7 +280,8 @@ fn check(cache: &Cache, targets: &[Target], control: &Control) -> Result<Checked
         let mut names: HashMap<String, String> = HashMap::new();
         for revision in &held.revisions {
             let snapshot = held.path.join("snapshots").join(&revision.commit);
-            let listings = ["trees", ".hoist/trees"].map(|t| held.path.join(t).join(format!("{}.json", revision.commit)));
+            let listings = ["trees", ".hoist/trees"]
+                .map(|t| held.path.join(t).join(format!("{}.json", revision.commit)));
             let listed: HashMap<String, Digest> = listings
                 .iter()
                 .find_map(|path| listing::read(path))
@@ -312,7 +313,9 @@ fn check(cache: &Cache, targets: &[Target], control: &Control) -> Result<Checked
         let blobs = held.path.join("blobs");
         for etag in names_in(&blobs)? {
             // What is not whole has another name; it is checked when it is taken up again.
-            let Some(expected) = Some(&etag).filter(|e| is_etag(e)).and_then(|e| hash::from_hex(e)) else { continue };
+            let Some(expected) = Some(&etag).filter(|e| is_etag(e)).and_then(|e| hash::from_hex(e)) else {
+                continue;
+            };
             let name = names.get(&etag).cloned().unwrap_or_else(|| format!("blobs/{etag}"));
             tasks.push(Task { id: held.id.clone(), name, path: blobs.join(&etag), expected });
         }
@@ -443,7 +446,8 @@ pub fn plan_removal(cache: &Cache, targets: &[Target]) -> Result<Vec<Removal>> {
             for etag in freed.difference(&needed).filter(|etag| is_etag(etag)) {
                 let path = removal.folder.join("blobs").join(etag);
                 // A link leads to what repos share; that stays.
-                let size = std::fs::symlink_metadata(&path).ok().filter(|m| m.is_file()).map_or(0, |m| m.len());
+                let size =
+                    std::fs::symlink_metadata(&path).ok().filter(|m| m.is_file()).map_or(0, |m| m.len());
                 removal.size_bytes = removal.size_bytes.saturating_add(size);
                 removal.blobs.push(path);
             }

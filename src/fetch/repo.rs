@@ -190,9 +190,11 @@ impl Work<'_> {
         if !self.options.dry_run {
             digests = self.carry_out(&store, &commit, &mut parts, &mut fresh)?;
             let listed = is_listed.then_some(tree.files.as_slice());
-            // What is wholly there was perhaps found in a place that cannot be written.
             let trouble = store.finish(&self.wish.repo, listed, selection.left_out.is_empty());
-            notes.extend(trouble.into_iter().map(|t| format!("not noted for the next time: {t}")));
+            // What was all there is perhaps in a place that cannot be written, and serves as it is.
+            if parts.iter().any(|p| p.found != Found::Here) {
+                notes.extend(trouble.into_iter().map(|t| format!("not noted for the next time: {t}")));
+            }
         }
         let unverified = parts.iter().filter(|p| p.expected.is_none()).count();
         if unverified > 0 {

@@ -505,7 +505,8 @@ fn chosen(repo: &Repo, wishes: &Wishes) -> Result<(Vec<String>, Vec<String>, u64
                         files.iter().filter(|f| group.names.contains(&f.name)).map(|f| f.size_bytes).sum();
                     assert_eq!(group.size_bytes, size, "{}", group.why);
                 }
-                let left = selection.left_out.iter().map(|l| format!("{}: {}", l.why, l.names.join(" "))).collect();
+                let left =
+                    selection.left_out.iter().map(|l| format!("{}: {}", l.why, l.names.join(" "))).collect();
                 let size = selection.take.iter().map(|&i| files[i].size_bytes).sum();
                 let take = selection.take.iter().map(|&i| files[i].name.clone()).collect();
                 return Ok((take, left, size));
@@ -520,7 +521,12 @@ fn chosen(repo: &Repo, wishes: &Wishes) -> Result<(Vec<String>, Vec<String>, u64
 fn what_stays_out_of_real_repos() {
     let rows: &[(&Repo, &[&str])] = &[
         (&QWEN3_8B, &[]),
-        (&LLAMA, &["Meta's original files: original/consolidated.00.pth original/params.json original/tokenizer.model"]),
+        (
+            &LLAMA,
+            &[
+                "Meta's original files: original/consolidated.00.pth original/params.json original/tokenizer.model",
+            ],
+        ),
         (&DEEPSEEK, &["not named by the index: mtp-extra.safetensors"]),
         (
             &GPT2,
@@ -579,10 +585,7 @@ fn what_stays_out_of_real_repos() {
         ),
         (&FLUX, &["the pipeline once more as one file: ae.safetensors flux1-dev.safetensors"]),
         (&ONE_GGUF, &[]),
-        (
-            &BOTH,
-            &["GGUF beside other weights; `:Q4_K_M` takes one: model-q4_0.gguf model-q8_0.gguf"],
-        ),
+        (&BOTH, &["GGUF beside other weights; `:Q4_K_M` takes one: model-q4_0.gguf model-q8_0.gguf"]),
         (&PYTORCH, &["Flax: flax_model.msgpack", "TensorFlow: tf_model.h5"]),
         (
             &ADAPTER,
@@ -661,15 +664,19 @@ fn what_is_asked_for_is_taken() {
         (&QWEN3_8B, quant("", true), Err(&["3 holds no GGUF model that a projector belongs to"])),
         (&BOTH, quant("Q8_0", false), Ok(&["config.json", "model-q8_0.gguf"])),
         (&GGUF, ask(&["*Q2_K*", "config.json"], &[]), Ok(&["Qwen3-Q2_K.gguf", "config.json"])),
-        (&LLAMA, ask(&["original/"], &["*.model"]), Ok(&["original/consolidated.00.pth", "original/params.json"])),
-        (&LLAMA, ask(&["*.nothing"], &[]), Err(&["3 --include `*.nothing` matches no file", "`LICENSE.txt`"])),
+        (
+            &LLAMA,
+            ask(&["original/"], &["*.model"]),
+            Ok(&["original/consolidated.00.pth", "original/params.json"]),
+        ),
+        (
+            &LLAMA,
+            ask(&["*.nothing"], &[]),
+            Err(&["3 --include `*.nothing` matches no file", "`LICENSE.txt`"]),
+        ),
         (&LLAMA, ask(&["[a"], &[]), Err(&["2 `[a` is no glob"])),
         (&STALE, ask(&[], &["*.json"]), Ok(&["model.safetensors"])),
-        (
-            &BOTH,
-            all.clone(),
-            Ok(&["config.json", "model.safetensors", "model-q4_0.gguf", "model-q8_0.gguf"]),
-        ),
+        (&BOTH, all.clone(), Ok(&["config.json", "model.safetensors", "model-q4_0.gguf", "model-q8_0.gguf"])),
         (&BROKEN, Wishes::default(), Err(&["3 model.safetensors.index.json: names 2 shards", "--all"])),
         (&BROKEN, all, Ok(&["model-00001-of-00002.safetensors", "model.safetensors.index.json"])),
     ];
@@ -692,8 +699,19 @@ fn what_is_asked_for_is_taken() {
 #[test]
 fn strange_names_are_chosen_from() {
     let names = [
-        "", "/", "a/", "//", "é.gguf", ".gguf", ".safetensors", "x/.bin", "model.safetensors/x", "-of-.bin",
-        "model-00001-of-00000.safetensors", "a/b/c/d/model.fp16.safetensors", "🦀-00001-of-00002.bin",
+        "",
+        "/",
+        "a/",
+        "//",
+        "é.gguf",
+        ".gguf",
+        ".safetensors",
+        "x/.bin",
+        "model.safetensors/x",
+        "-of-.bin",
+        "model-00001-of-00000.safetensors",
+        "a/b/c/d/model.fp16.safetensors",
+        "🦀-00001-of-00002.bin",
     ];
     for (i, name) in names.iter().enumerate() {
         let files: Vec<Entry> = names[..=i]

@@ -100,7 +100,12 @@ impl Work<'_> {
     }
 
     /// The entry of the lock file, with the SHA-256 of each file.
-    pub(super) fn locked(&self, store: &Store, wishes: &Wishes, fetched: &mut Fetched) -> Result<lock::Source> {
+    pub(super) fn locked(
+        &self,
+        store: &Store,
+        wishes: &Wishes,
+        fetched: &mut Fetched,
+    ) -> Result<lock::Source> {
         let mut files = Vec::with_capacity(fetched.files.len());
         for file in &mut fetched.files {
             if file.sha256.is_none() {
