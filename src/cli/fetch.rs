@@ -6,6 +6,7 @@ use super::output::{Out, size_bytes};
 use super::progress::Watch;
 use super::{Common, Progress, model_text, say, signals};
 use hoist::fetch::choose::{LeftOut, Wishes};
+use hoist::fetch::origin::Origin;
 use hoist::fetch::wish::Wish;
 use hoist::fetch::{Fetched, How, Options, fetch, transfer};
 use hoist::source::http::{self, Client};
@@ -17,6 +18,7 @@ use serde_json::{Value, json};
 use std::ffi::OsString;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// The arguments of `hoist fetch`.
 #[derive(Debug, clap::Args)]
@@ -31,7 +33,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "GLOB", env = "HOIST_EXCLUDE", hide_env_values = true)]
     exclude: Vec<String>,
     /// Take everything: other formats, variants and training state too
-    #[arg(long, conflicts_with = "include", env = "HOIST_ALL", hide_env_values = true, value_parser = clap::builder::FalseyValueParser::new())]
+    #[arg(long, env = "HOIST_ALL", hide_env_values = true, value_parser = clap::builder::FalseyValueParser::new())]
     all: bool,
     /// The branch, tag or commit [default: main, or what follows `@`]
     #[arg(long, value_name = "REV", env = "HOIST_REVISION", hide_env_values = true)]
@@ -49,7 +51,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "SIZE", value_parser = size_bytes, env = "HOIST_LIMIT_RATE", hide_env_values = true)]
     limit_rate: Option<u64>,
     /// Ask nothing of the network: what is not there is an error
-    #[arg(long, conflicts_with = "refresh", env = "HOIST_OFFLINE", hide_env_values = true, value_parser = clap::builder::FalseyValueParser::new())]
+    #[arg(long, env = "HOIST_OFFLINE", hide_env_values = true, value_parser = clap::builder::FalseyValueParser::new())]
     offline: bool,
     /// Ask the hub again for what is known of the commit
     #[arg(long, env = "HOIST_REFRESH", hide_env_values = true, value_parser = clap::builder::FalseyValueParser::new())]
@@ -64,7 +66,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE", env = "HOIST_LOCK", hide_env_values = true)]
     lock: Option<PathBuf>,
     /// Fetch what the lock file says; any difference is an error
-    #[arg(long, requires = "lock", env = "HOIST_LOCKED", hide_env_values = true, value_parser = clap::builder::FalseyValueParser::new())]
+    #[arg(long, env = "HOIST_LOCKED", hide_env_values = true, value_parser = clap::builder::FalseyValueParser::new())]
     locked: bool,
     /// Refuse files whose hash no listing tells, and read again those that are there
     #[arg(long, env = "HOIST_REQUIRE_HASH", hide_env_values = true, value_parser = clap::builder::FalseyValueParser::new())]
@@ -74,6 +76,17 @@ pub(crate) struct Args {
 /// Runs the command.
 pub(crate) fn run(args: Args, common: &Common) -> Result<()> {
     let variable = |name: &str| std::env::var_os(name);
+    // Not clap's business: a variable that says no would count as a flag that was given.
+    for (is_wrong, message) in [
+        (args.all && !args.include.is_empty(), "--all takes everything, --include only a part"),
+        (args.offline && args.refresh, "--refresh asks the hub, --offline forbids it"),
+        (args.locked && args.lock.is_none(), "--locked needs a lock file: --lock FILE"),
+        (args.locked && args.refresh, "--refresh asks what is newest, --locked takes what is locked"),
+    ] {
+        if is_wrong {
+            return Err(Error::usage(message));
+        }
+    }
     let mut wish = Wish::parse(model_text(&args.model)?)?;
     if let Some(revision) = &args.revision {
         let name = format!("{}@{revision}", wish.repo.id);
@@ -106,7 +119,7 @@ pub(crate) fn run(args: Args, common: &Common) -> Result<()> {
         false => {
             let settings = Settings::from_environment(args.token_file.as_deref(), variable)?;
             let client = Client::with(&http::settings::Settings::from_environment(variable)?)?;
-            Some(Hub::new(client, settings))
+            Some(Arc::new(Hub::new(client, settings)) as Arc<dyn Origin>)
         }
     };
     // From here on a signal has something to keep: what has come is taken up by the next run.
@@ -119,13 +132,18 @@ pub(crate) fn run(args: Args, common: &Common) -> Result<()> {
         None => e,
     })?;
     fetched.notes.iter().for_each(|note| common.note(note));
-    if !common.quiet && common.progress() != Progress::Json {
-        lines(&fetched, common.verbose > 0).iter().for_each(|line| say(line));
-    }
+    let summary = lines(&fetched, common.verbose > 0);
     let mut out = Out::stdout();
+    if fetched.is_dry_run && !common.json {
+        // The plan is what was asked for.
+        summary.iter().try_for_each(|line| out.line(line))?;
+        return out.finish();
+    }
+    if !common.quiet && common.progress() != Progress::Json {
+        summary.iter().for_each(|line| say(line));
+    }
     match common.json {
         true => out.json("hoist.fetch/1", document(&fetched))?,
-        false if fetched.is_dry_run => {}
         false => out.line(&path_text(&fetched)?)?,
     }
     out.finish()

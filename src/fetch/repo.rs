@@ -5,16 +5,18 @@ mod known;
 mod locking;
 
 use super::choose::{LeftOut, Wishes};
+use super::origin::Origin;
 use super::store::{self, Found, Store};
 use super::transfer::{self, Digest};
 use super::wish::Wish;
 use crate::error::{Error, ErrorKind, Result};
 use crate::run::job::{Control, Job};
-use crate::source::hub::api::{Hub, TreeFile};
+use crate::source::hub::api::TreeFile;
 use crate::source::hub::cache::Cache;
 use crate::text::{Shown, bytes, grouped};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How to fetch.
@@ -125,18 +127,18 @@ impl Fetched {
     }
 }
 
-/// Fetches what `wish` names. Without a hub nothing is asked of the network: what is not there is an error.
+/// Fetches what `wish` names. Without an origin nothing is asked of the network: what is not there is an error.
 ///
 /// # Errors
 /// The job's. `NotFound`: no such repo, revision, file or quantisation, no lock file; offline, what is missing. `NotAllowed`:
 /// a gated repo, a token that does not serve, a place that cannot be written. `Usage`: a choice that is needed. `Io`,
 /// `RateLimited`: the network's, after retries. `Integrity`: a hash differs, from the listing or from the lock file.
 /// `NoSpace`. `BadInput`: a listing that is refused.
-pub fn fetch(hub: Option<Hub>, wish: Wish, options: Options) -> Job<Fetched> {
+pub fn fetch(origin: Option<Arc<dyn Origin>>, wish: Wish, options: Options) -> Job<Fetched> {
     Job::start("fetch", false, move |control| {
         let started = Instant::now();
-        let id = wish.repo.id.clone();
-        let work = Work { hub: hub.as_ref(), wish: &wish, options: &options, control };
+        let id = wish.name().to_owned();
+        let work = Work { hub: origin.as_deref(), wish: &wish, options: &options, control };
         let mut fetched = work.run().map_err(|e| e.file(id))?;
         fetched.seconds = started.elapsed().as_secs_f64();
         Ok(fetched)
@@ -144,7 +146,8 @@ pub fn fetch(hub: Option<Hub>, wish: Wish, options: Options) -> Job<Fetched> {
 }
 
 struct Work<'a> {
-    hub: Option<&'a Hub>,
+    /// Where files come from; nothing offline.
+    hub: Option<&'a dyn Origin>,
     wish: &'a Wish,
     options: &'a Options,
     control: &'a Control,
@@ -205,7 +208,7 @@ impl Work<'_> {
             parts.iter().zip(&before).map(|(part, before)| self.file(part, before, &digests)).collect();
         let sum = |how: &dyn Fn(How) -> bool| files.iter().filter(|f| how(f.how)).map(|f| f.size_bytes).sum();
         let mut fetched = Fetched {
-            repo: self.wish.repo.id.clone(),
+            repo: self.wish.name().to_owned(),
             revision: self.wish.repo.revision.clone(),
             commit,
             path: store.path(),
@@ -251,12 +254,11 @@ impl Work<'_> {
             n => format!("   {} there", bytes(n)),
         };
         let short = commit.get(..12).unwrap_or(commit);
-        format!(
-            "{}@{}   {short}   {files}   {}{there}",
-            self.wish.repo.id,
-            Shown(&self.wish.repo.revision),
-            bytes(all)
-        )
+        let name = match self.wish.repo.revision.as_str() {
+            "" => Shown(self.wish.name()).to_string(),
+            revision => format!("{}@{}", self.wish.repo.id, Shown(revision)),
+        };
+        format!("{name}   {short}   {files}   {}{there}", bytes(all))
     }
 
     fn incomplete(&self, absent: &[&TreeFile]) -> Error {

@@ -18,6 +18,8 @@ pub struct Wish {
     pub projector: bool,
     /// One file, by its path.
     pub file: Option<String>,
+    /// What is not of a hub: its URL.
+    pub url: Option<String>,
 }
 
 impl Wish {
@@ -63,7 +65,18 @@ impl Wish {
         }
         let repo = Repo::parse(body)?;
         let (quantisation, file) = (quantisation.map(str::to_owned), file.map(str::to_owned));
-        Some(Wish { repo, quantisation, projector, file })
+        Some(Wish { repo, quantisation, projector, file, url: None })
+    }
+
+    /// Objects beyond the hub, by their URL as it may be shown.
+    pub fn of_url(url: impl Into<String>) -> Wish {
+        let repo = Repo { id: String::new(), revision: String::new() };
+        Wish { repo, quantisation: None, projector: false, file: None, url: Some(url.into()) }
+    }
+
+    /// What messages call it.
+    pub fn name(&self) -> &str {
+        self.url.as_deref().unwrap_or(&self.repo.id)
     }
 
     /// These wishes together with those of the name.
@@ -80,6 +93,9 @@ impl Wish {
     /// The name in full: what a lock file calls the source.
     pub fn uri(&self) -> String {
         let Repo { id, revision } = &self.repo;
+        if let Some(url) = &self.url {
+            return url.clone();
+        }
         let path = self.file.as_ref().map(|f| format!("/{f}")).unwrap_or_default();
         let choice = match (&self.quantisation, self.projector) {
             (Some(q), true) => format!(":{q}+mmproj"),

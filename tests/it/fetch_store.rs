@@ -5,6 +5,7 @@ use crate::rig::server::repo::{COMMIT, OTHER_COMMIT, Repo as Served};
 use crate::rig::server::{Answer, Server};
 use hoist::fetch::choose::Wishes;
 use hoist::fetch::inventory::{self, Target};
+use hoist::fetch::origin::{Objects, Origin};
 use hoist::fetch::wish::Wish;
 use hoist::fetch::{Fetched, How, Options, fetch, transfer};
 use hoist::run::job::Event;
@@ -13,10 +14,11 @@ use hoist::source::http::settings::{Rate, Timeouts};
 use hoist::source::hub::api::{Hub, Settings};
 use hoist::source::hub::cache::Cache;
 use hoist::source::hub::endpoint::Endpoint;
-use hoist::source::ranged::Policy;
+use hoist::source::ranged::{Body, Policy, Ranged, Stop};
 use hoist::{ErrorKind, Result};
 use serde_json::json;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 fn quick() -> Policy {
@@ -24,12 +26,13 @@ fn quick() -> Policy {
     Policy { failures_max: 3, pause: ms(5), pause_max: ms(20), granted_max: ms(1500) }
 }
 
-fn hub(endpoint: &str) -> Hub {
+fn hub(endpoint: &str) -> Arc<dyn Origin> {
     let ms = Duration::from_millis;
     let rate = Rate { bytes: 1000, over: ms(1000) };
     let timeouts = Timeouts { connect: ms(2000), answer: ms(2000), piece: ms(700), rate };
     let endpoint = Endpoint::parse(endpoint).unwrap();
-    Hub::new(Client::new(timeouts).unwrap(), Settings { endpoint, token: None, policy: quick() })
+    let settings = Settings { endpoint, token: None, policy: quick() };
+    Arc::new(Hub::new(Client::new(timeouts).unwrap(), settings))
 }
 
 fn options(cache: &Path) -> Options {
@@ -39,7 +42,7 @@ fn options(cache: &Path) -> Options {
     }
 }
 
-fn get(hub: Option<Hub>, model: &str, options: &Options) -> Result<Fetched> {
+fn get(hub: Option<Arc<dyn Origin>>, model: &str, options: &Options) -> Result<Fetched> {
     fetch(hub, Wish::parse(model)?, options.clone()).wait()
 }
 
@@ -224,7 +227,7 @@ fn what_goes_wrong_ends_as_it_should() {
         ),
         (
             "a server that stalls",
-            |_, data| data.push(("model.safetensors", vec![Answer::usual().silent()])),
+            |_, data| data.push(("model.safetensors", vec![Answer::usual().stalls_after(0)])),
             5,
             "",
         ),
@@ -579,4 +582,78 @@ fn without_links_files_are_files() {
     assert_is(&fetched.path, &served.repo, NEEDED);
     assert!(below(place.path()).iter().all(|f| !f.contains("->")));
     assert_eq!(get(Some(hub(&served.endpoint())), "org/name", &options).unwrap().fetched_bytes, 0);
+}
+
+/// Bytes at hand, as if they were far away.
+#[derive(Debug)]
+struct Near(&'static str, Vec<u8>);
+
+struct Piece(Option<bytes::Bytes>);
+
+impl Body for Piece {
+    fn next(&mut self, _stop: Stop<'_>) -> Result<Option<bytes::Bytes>> {
+        Ok(self.0.take())
+    }
+}
+
+impl Ranged for Near {
+    fn name(&self) -> &str {
+        self.0
+    }
+
+    fn size_bytes(&self) -> u64 {
+        self.1.len() as u64
+    }
+
+    fn open(&self, range: std::ops::Range<u64>, _stop: Stop<'_>) -> Result<Box<dyn Body>> {
+        let piece = self.1[range.start as usize..range.end as usize].to_vec();
+        Ok(Box::new(Piece(Some(piece.into()))))
+    }
+}
+
+#[test]
+fn objects_come_into_a_folder() {
+    let place = tempfile::tempdir().unwrap();
+    let hash = "ef537f25c895bfa782526529a9b63d97aa631564d5d789c2b765448c8635fb6c";
+    let objects = |text: &'static str, sha256: Option<&str>| {
+        let far = |name, bytes: Vec<u8>| Arc::new(Near(name, bytes)) as Arc<dyn Ranged>;
+        let all = [
+            ("config.json".to_owned(), None, far("config.json", b"{}".to_vec())),
+            ("model.safetensors".to_owned(), sha256.map(str::to_owned), far("model", text.into())),
+            ("model.h5".to_owned(), None, far("h5", noise(1000, 9))),
+        ];
+        Some(Arc::new(Objects::new(all)) as Arc<dyn Origin>)
+    };
+    let lock = place.path().join("models.lock");
+    let out = place.path().join("out");
+    let options = Options {
+        local_dir: Some(out.clone()),
+        cache: None,
+        lock: Some(lock.clone()),
+        ..options(place.path())
+    };
+    let ask =
+        |origin, options: &Options| fetch(origin, Wish::of_url("s3://bucket/model"), options.clone()).wait();
+    let fetched = ask(objects("The quick brown fox jumps over the lazy dog.", Some(hash)), &options).unwrap();
+    assert_eq!(
+        (fetched.fetched_bytes, fetched.left_out.len(), fetched.repo.as_str()),
+        (46, 1, "s3://bucket/model")
+    );
+    assert!(fetched.notes.iter().any(|n| n.contains("1 file is unverified")), "{:?}", fetched.notes);
+    assert_eq!(std::fs::read(out.join("config.json")).unwrap(), b"{}");
+    let text = std::fs::read_to_string(&lock).unwrap();
+    assert!(text.contains("uri = \"s3://bucket/model\"") && text.contains(hash), "{text}");
+    let again = ask(objects("The quick brown fox jumps over the lazy dog.", Some(hash)), &options).unwrap();
+    assert_eq!(again.fetched_bytes, 0);
+    let wrong = ask(
+        objects("The quick brown fox jumps over the lazy cat.", Some(hash)),
+        &Options { lock: None, ..options.clone() },
+    );
+    assert_eq!(wrong.map(|f| f.fetched_bytes).ok(), Some(0), "what is there has the hash");
+    std::fs::remove_file(out.join("model.safetensors")).unwrap();
+    let error =
+        ask(objects("The quick brown fox jumps over the lazy cat.", Some(hash)), &options).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Integrity, "{error}");
+    let strict = Options { require_hash: true, ..options };
+    assert_eq!(ask(objects("x", None), &strict).unwrap_err().kind(), ErrorKind::Integrity);
 }

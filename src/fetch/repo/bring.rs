@@ -17,6 +17,18 @@ fn lock_mutex<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Compares with the listing what was so far compared with a lock file: the blob gets the name that the listing says.
+fn as_listed(part: &Part<'_>, hash_of: impl FnOnce(Kind) -> Result<Digest>) -> Result<()> {
+    let Some(listed) = store::expected(part.file).filter(|listed| Some(*listed) != part.expected) else {
+        return Ok(());
+    };
+    let found = hash_of(hash::kind(&listed))?;
+    match found == listed {
+        true => Ok(()),
+        false => Err(differs(&listed, &found).file(part.file.path.clone())),
+    }
+}
+
 impl Work<'_> {
     /// Finds what is there. Where hashes are required, what is there is read.
     pub(super) fn find(&self, store: &Store, parts: &mut [Part<'_>], notes: &mut Vec<String>) -> Result<()> {
@@ -156,7 +168,7 @@ impl Work<'_> {
             groups.push(vec![part]);
             let is_held = store.lock(part.file).is_some_and(|path| lock_mutex(locks).contains_key(&path));
             items.push(Item {
-                from: hub.file(&self.wish.repo, commit, part.file),
+                from: hub.file(&self.wish.repo, commit, part.file)?,
                 // Without the lock another writer could have the same name.
                 to: store.partial(part.file, !is_held),
                 size_bytes: part.file.size_bytes,
@@ -169,6 +181,7 @@ impl Work<'_> {
             if let Some(expected) = part.expected.filter(|e| *e != digest) {
                 return Err(differs(&expected, &digest).file(part.file.path.clone()));
             }
+            as_listed(part, |kind| Ok(hash::of_bytes(&bytes, kind)))?;
             settle(&[part], &mut |file| store.put(file, &bytes, &digest), &digest)?;
             self.control.moved(bytes.len() as u64);
         }
@@ -177,6 +190,8 @@ impl Work<'_> {
                 let (Some(group), Some(item)) = (groups.get(index), items.get(index)) else {
                     return Err(Error::bug("a file was moved that was not asked for"));
                 };
+                let first = group.first().ok_or_else(|| Error::bug("a file without a name was moved"))?;
+                as_listed(first, |kind| hash::of_file(&item.to, kind, self.control))?;
                 settle(group, &mut |file| store.settle(file, &item.to, &digest), &digest)
             })?;
         }

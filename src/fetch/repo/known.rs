@@ -9,7 +9,7 @@ use crate::format::shards::INDEX_BYTES_MAX;
 use crate::lock;
 use crate::source::Entry;
 use crate::source::hub::api::{Tree, TreeFile};
-use crate::source::hub::cache::is_commit;
+use crate::source::hub::cache::{is_commit, is_etag};
 use crate::source::ranged::Patience;
 use crate::text::{Shown, grouped};
 use std::collections::BTreeMap;
@@ -56,7 +56,7 @@ impl Work<'_> {
     /// The listing: from disk, for a commit never changes; else the hub's; offline, what is there.
     pub(super) fn tree(&self, store: &Store, commit: &str) -> Result<Tree> {
         let known = || store.listings().iter().find_map(|path| listing::read(path));
-        let tree = match self.hub {
+        let mut tree = match self.hub {
             Some(hub) => match if self.options.refresh { None } else { known() } {
                 Some(files) => Tree { files, is_listed: true },
                 None => hub.tree(&self.wish.repo, commit, &|| self.stop())?,
@@ -66,6 +66,8 @@ impl Work<'_> {
                 None => Tree { files: on_disk(&store.path())?, is_listed: false },
             },
         };
+        // The hub's order and that of a listing on disk differ.
+        tree.files.sort_by(|a, b| a.path.cmp(&b.path));
         store::check_listing(&tree.files)?;
         if tree.files.is_empty() {
             return Err(match self.hub {
@@ -141,7 +143,7 @@ impl Work<'_> {
             return std::fs::read(&path).map_err(|e| Error::io("cannot be read", e));
         }
         let Some(hub) = self.hub else { return Err(self.incomplete(&[file])) };
-        let from = hub.file(&self.wish.repo, commit, file);
+        let from = hub.file(&self.wish.repo, commit, file)?;
         let size = usize::try_from(file.size_bytes).unwrap_or(usize::MAX);
         let mut patience = Patience::new(self.options.transfer.policy);
         let mut bytes: Vec<u8> = Vec::new();
@@ -189,11 +191,15 @@ fn on_disk(root: &Path) -> Result<Vec<TreeFile>> {
             if metadata.is_dir() && path != Path::new(".cache") {
                 folders.push(path);
             } else if let (true, Some(name)) = (metadata.is_file(), path.to_str()) {
+                // In a cache the blob is called by its hash.
+                let target = std::fs::read_link(entry.path()).ok();
+                let etag = target.and_then(|t| Some(t.file_name()?.to_str()?.to_owned()));
+                let etag = |len| etag.clone().filter(|e| is_etag(e) && e.len() == len);
                 files.push(TreeFile {
                     path: name.to_owned(),
                     size_bytes: metadata.len(),
-                    blob_id: None,
-                    sha256: None,
+                    blob_id: etag(40),
+                    sha256: etag(64),
                     xet_hash: None,
                 });
             }

@@ -229,13 +229,14 @@ impl Cache {
 
 /// The command that brings a repo into the cache.
 pub fn fetch_hint(repo: &Repo) -> String {
-    match repo.revision.as_str() {
-        "main" => format!("hf download {} fetches it into the cache that hoist reads", repo.id),
-        revision => format!(
-            "hf download {} --revision {revision} fetches it into the cache that hoist reads",
-            repo.id
-        ),
-    }
+    // Each build names a tool that it knows to be there.
+    let (tool, flag) =
+        if cfg!(feature = "hub") { ("hoist fetch", "@") } else { ("hf download", " --revision ") };
+    let revision = match repo.revision.as_str() {
+        "main" => String::new(),
+        other => format!("{flag}{other}"),
+    };
+    format!("{tool} {}{revision} fetches it into the cache that hoist reads", repo.id)
 }
 
 /// The root of the cache that a path lies in, where the path is a snapshot or inside one: links in there may lead to any
