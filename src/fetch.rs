@@ -13,6 +13,8 @@ mod hash;
 #[cfg(feature = "hub")]
 pub mod inventory;
 #[cfg(feature = "hub")]
+pub mod origin;
+#[cfg(feature = "hub")]
 mod repo;
 #[cfg(feature = "hub")]
 mod store;
