@@ -1,6 +1,9 @@
 //! `hoist fetch`: arguments and output; the work is the library's. The path of what was fetched is all that goes to standard
 //! output, so that `$(hoist fetch org/name)` is that path.
 
+#[cfg(feature = "object")]
+mod far;
+
 use super::cache::cache_at;
 use super::output::{Out, size_bytes};
 use super::progress::Watch;
@@ -11,6 +14,7 @@ use hoist::fetch::wish::Wish;
 use hoist::fetch::{Fetched, How, Options, fetch, transfer};
 use hoist::source::http::{self, Client};
 use hoist::source::hub::api::{Hub, Settings};
+use hoist::source::hub::cache::Cache;
 use hoist::source::hub::token::{is_offline, is_truthy};
 use hoist::text::{Shown, bytes, grouped, rate};
 use hoist::{Error, ErrorKind, Result};
@@ -24,7 +28,7 @@ use std::sync::Arc;
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// `org/name[@revision]`, one quantisation of a GGUF repo `org/name:Q4_K_M`, with its vision projector
-    /// `org/name:Q4_K_M+mmproj`, one file `hf://org/name/path`
+    /// `org/name:Q4_K_M+mmproj`, one file `hf://org/name/path`; with --local-dir also `s3://…`, `gs://…`, `az://…`, `https://…`
     model: OsString,
     /// Take what matches a pattern, whatever it is; a folder's name with `/` is all that is in it
     #[arg(long, value_name = "GLOB", env = "HOIST_INCLUDE", hide_env_values = true)]
@@ -87,7 +91,13 @@ pub(crate) fn run(args: Args, common: &Common) -> Result<()> {
             return Err(Error::usage(message));
         }
     }
-    let mut wish = Wish::parse(model_text(&args.model)?)?;
+    let model = model_text(&args.model)?;
+    let is_offline = args.offline || (is_offline(variable) && !args.refresh);
+    #[cfg(feature = "object")]
+    if far::is_far(model) {
+        return run_far(model, &args, is_offline, common);
+    }
+    let mut wish = Wish::parse(model)?;
     if let Some(revision) = &args.revision {
         let name = format!("{}@{revision}", wish.repo.id);
         let repo = hoist::source::hub::cache::Repo::parse(&name);
@@ -97,10 +107,45 @@ pub(crate) fn run(args: Args, common: &Common) -> Result<()> {
         (Err(_), Some(_)) => None,
         (found, _) => Some(found?),
     };
-    let links = !is_truthy("HF_HUB_DISABLE_SYMLINKS", variable);
-    let options = Options {
+    let hub = match is_offline {
+        true => None,
+        false => {
+            let settings = Settings::from_environment(args.token_file.as_deref(), variable)?;
+            let client = Client::with(&http::settings::Settings::from_environment(variable)?)?;
+            Some(Arc::new(Hub::new(client, settings)) as Arc<dyn Origin>)
+        }
+    };
+    carry_out(hub, wish, options(&args, cache), common)
+}
+
+/// Objects of a store, files of a web server.
+#[cfg(feature = "object")]
+fn run_far(model: &str, args: &Args, is_offline: bool, common: &Common) -> Result<()> {
+    let name = hoist::source::without_secrets(model);
+    if args.local_dir.is_none() {
+        let message = format!("`{}` is of no hub, whose repos alone the cache holds", Shown(&name));
+        return Err(Error::usage(message).hint("--local-dir DIR says where to"));
+    }
+    if args.revision.is_some() {
+        return Err(Error::usage(format!("`{}` has no revisions", Shown(&name))));
+    }
+    if is_offline {
+        return Err(Error::not_found("lies beyond the network, which may not be used (--offline)").file(name));
+    }
+    let (wish, origin) = far::find(model)?;
+    carry_out(Some(origin), wish, options(args, None), common)
+}
+
+fn options(args: &Args, cache: Option<Cache>) -> Options {
+    let links = !is_truthy("HF_HUB_DISABLE_SYMLINKS", |name| std::env::var_os(name));
+    Options {
         local_dir: args.local_dir.clone(),
-        wishes: Wishes { include: args.include, exclude: args.exclude, all: args.all, ..Wishes::default() },
+        wishes: Wishes {
+            include: args.include.clone(),
+            exclude: args.exclude.clone(),
+            all: args.all,
+            ..Wishes::default()
+        },
         transfer: transfer::Options {
             connections_max: args.max_workers.get(),
             limit_bytes_per_second: args.limit_rate,
@@ -110,21 +155,16 @@ pub(crate) fn run(args: Args, common: &Common) -> Result<()> {
         dry_run: args.dry_run,
         links,
         require_hash: args.require_hash,
-        lock: args.lock,
+        lock: args.lock.clone(),
         locked: args.locked,
         ..Options::new(cache)
-    };
-    let hub = match args.offline || (is_offline(variable) && !args.refresh) {
-        true => None,
-        false => {
-            let settings = Settings::from_environment(args.token_file.as_deref(), variable)?;
-            let client = Client::with(&http::settings::Settings::from_environment(variable)?)?;
-            Some(Arc::new(Hub::new(client, settings)) as Arc<dyn Origin>)
-        }
-    };
+    }
+}
+
+fn carry_out(origin: Option<Arc<dyn Origin>>, wish: Wish, options: Options, common: &Common) -> Result<()> {
     // From here on a signal has something to keep: what has come is taken up by the next run.
     let cancel = signals::cancelled();
-    let job = fetch(hub, wish, options);
+    let job = fetch(origin, wish, options);
     Watch::new(common, "fetch").follow(&job, cancel, false);
     let fetched = job.wait().map_err(|e| match signals::received() {
         Some(_) => signals::stopped().hint("the same command goes on where this one stopped"),

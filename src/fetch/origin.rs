@@ -75,6 +75,11 @@ impl Objects {
         Objects { commit, files }
     }
 
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.files.is_empty()
+    }
+
     /// All objects below a place. `open` gives one by its name.
     ///
     /// # Errors

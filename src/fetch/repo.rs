@@ -172,7 +172,7 @@ impl Work<'_> {
         let selection = self.choose(&tree, &store, &commit, &wishes, &mut fresh)?;
         let mut notes = selection.notes.clone();
         let chosen: Vec<&TreeFile> = selection.take.iter().filter_map(|&i| tree.files.get(i)).collect();
-        let hashes = self.compare(&chosen, locked.as_ref(), &commit)?;
+        let hashes = self.compare(&chosen, locked.as_ref(), &commit, tree.is_listed)?;
         let mut parts: Vec<Part<'_>> = chosen
             .iter()
             .map(|file| Part {

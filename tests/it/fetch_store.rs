@@ -650,6 +650,13 @@ fn objects_come_into_a_folder() {
         &Options { lock: None, ..options.clone() },
     );
     assert_eq!(wrong.map(|f| f.fetched_bytes).ok(), Some(0), "what is there has the hash");
+    // Of what no store tells a hash, the lock file does.
+    let fox = || objects("The quick brown fox jumps over the lazy dog.", None);
+    let locked =
+        |dir: &str| Options { locked: true, local_dir: Some(place.path().join(dir)), ..options.clone() };
+    assert!(ask(fox(), &locked("fresh")).unwrap().files.iter().all(|f| f.is_verified));
+    let other = objects("The quick brown fox jumps over the lazy cat.", None);
+    assert_eq!(ask(other, &locked("other")).unwrap_err().kind(), ErrorKind::Integrity);
     std::fs::remove_file(out.join("model.safetensors")).unwrap();
     let error =
         ask(objects("The quick brown fox jumps over the lazy cat.", Some(hash)), &options).unwrap_err();

@@ -55,8 +55,10 @@ impl Work<'_> {
         chosen: &[&'a TreeFile],
         locked: Option<&lock::Source>,
         commit: &str,
+        is_listed: bool,
     ) -> Result<HashMap<&'a str, Digest>> {
-        if self.options.require_hash || locked.is_some() {
+        // Of objects that were listed a lock file tells the hash. A mirror that lists nothing may not be what is locked.
+        if if locked.is_some() { !is_listed } else { self.options.require_hash } {
             let unverified = chosen.iter().find(|f| store::expected(f).is_none());
             if let Some(file) = unverified {
                 let flag = if locked.is_some() { "--locked" } else { "--require-hash" };
