@@ -228,12 +228,17 @@ fn lines(fetched: &Fetched, verbose: bool) -> Vec<String> {
             plural(fetched.files.len(), "file")
         ));
     } else {
+        let new_bytes = fetched.fetched_bytes.saturating_sub(fetched.resumed_bytes);
+        let resumed = match fetched.resumed_bytes {
+            0 => String::new(),
+            n => format!("   {} left by an earlier run", bytes(n)),
+        };
         lines.push(format!(
-            "fetched  {} in {} in {:.2} s   {}{verified}{there}",
+            "fetched  {} in {} in {:.2} s   {}{verified}{resumed}{there}",
             bytes(fetched.fetched_bytes),
             plural(count(How::Fetched), "file"),
             fetched.seconds,
-            rate(fetched.fetched_bytes, fetched.seconds),
+            rate(new_bytes, fetched.seconds),
         ));
     }
     if verbose || fetched.is_dry_run {
@@ -295,9 +300,10 @@ fn document(fetched: &Fetched) -> Value {
         "dry_run": fetched.is_dry_run,
         "bytes": fetched.size_bytes(),
         "fetched_bytes": fetched.fetched_bytes,
+        "resumed_bytes": fetched.resumed_bytes,
         "reused_bytes": fetched.reused_bytes,
         "seconds": fetched.seconds,
-        "bytes_per_second": fetched.fetched_bytes as f64 / fetched.seconds.max(1e-9),
+        "bytes_per_second": fetched.fetched_bytes.saturating_sub(fetched.resumed_bytes) as f64 / fetched.seconds.max(1e-9),
         "files": files,
         "left_out": left_out,
         "left_out_bytes": fetched.left_out.iter().map(|l| l.size_bytes).sum::<u64>(),

@@ -106,8 +106,10 @@ pub struct Fetched {
     pub path: PathBuf,
     /// The chosen files, in the listing's order.
     pub files: Vec<File>,
-    /// Bytes that came, or would come, over the network.
+    /// Bytes of the files that came, or would come, over the network.
     pub fetched_bytes: u64,
+    /// Of these, bytes that an earlier run had left.
+    pub resumed_bytes: u64,
     /// Bytes that were there.
     pub reused_bytes: u64,
     /// What stayed out.
@@ -189,9 +191,9 @@ impl Work<'_> {
         }
         let before: Vec<Found> = parts.iter().map(|p| p.found.clone()).collect();
         let is_listed = tree.is_listed;
-        let mut digests = BTreeMap::new();
+        let mut brought = bring::Brought::default();
         if !self.options.dry_run {
-            digests = self.carry_out(&store, &commit, &mut parts, &mut fresh)?;
+            brought = self.carry_out(&store, &commit, &mut parts, &mut fresh)?;
             let listed = is_listed.then_some(tree.files.as_slice());
             let trouble = store.finish(&self.wish.repo, listed, selection.left_out.is_empty());
             // What was all there is perhaps in a place that cannot be written, and serves as it is.
@@ -204,8 +206,11 @@ impl Work<'_> {
             let these = if unverified == 1 { "1 file is" } else { &format!("{unverified} files are") };
             notes.push(format!("{these} unverified: no listing tells a hash"));
         }
-        let files: Vec<File> =
-            parts.iter().zip(&before).map(|(part, before)| self.file(part, before, &digests)).collect();
+        let files: Vec<File> = parts
+            .iter()
+            .zip(&before)
+            .map(|(part, before)| self.file(part, before, &brought.digests))
+            .collect();
         let sum = |how: &dyn Fn(How) -> bool| files.iter().filter(|f| how(f.how)).map(|f| f.size_bytes).sum();
         let mut fetched = Fetched {
             repo: self.wish.name().to_owned(),
@@ -213,6 +218,7 @@ impl Work<'_> {
             commit,
             path: store.path(),
             fetched_bytes: sum(&|how| how == How::Fetched),
+            resumed_bytes: brought.resumed_bytes,
             reused_bytes: sum(&|how| how != How::Fetched),
             files,
             left_out: selection.left_out,

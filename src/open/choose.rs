@@ -193,6 +193,7 @@ fn rank(stem: &str, is_variant: bool) -> usize {
 
 /// What the name of a file says of it as weights: which family (0 safetensors, 1 PyTorch), and 0 for a name of its own, 1 for
 /// the second copy of Mistral and Meta, 2 for a variant. `None` for what is no weights of these families.
+#[cfg(feature = "hub")]
 pub(crate) fn standing(name: &str) -> Option<(usize, usize)> {
     if NOT_WEIGHTS.iter().any(|prefix| name.starts_with(prefix)) {
         return None;
@@ -207,6 +208,7 @@ pub(crate) fn standing(name: &str) -> Option<(usize, usize)> {
 }
 
 /// Whether a file has the name under which an adapter's weights are saved.
+#[cfg(feature = "hub")]
 pub(crate) fn is_adapter(name: &str) -> bool {
     FAMILIES.iter().any(|family| family.adapter == name)
 }

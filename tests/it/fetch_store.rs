@@ -332,6 +332,7 @@ fn a_run_that_was_cut_off_goes_on() {
     let served = server_again.hub(served.repo.clone());
     let fetched = get(Some(hub(&served.endpoint())), "org/name", &options).unwrap();
     assert_is(&fetched.path, &served.repo, &["model.safetensors"]);
+    assert!(fetched.resumed_bytes > 0 && fetched.fetched_bytes == size as u64);
     assert!(server_again.sent_bytes() < size, "{} bytes came again", server_again.sent_bytes());
     let left = below(place.path());
     assert!(!left.iter().any(|f| f.contains("hoist-incomplete")), "{left:?}");

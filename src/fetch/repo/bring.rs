@@ -4,7 +4,7 @@ use super::{Part, Work, differs};
 use crate::error::{Error, Result};
 use crate::fetch::hash::{self, Kind};
 use crate::fetch::store::{self, Found, Store, held};
-use crate::fetch::transfer::{Digest, Item, transfer};
+use crate::fetch::transfer::{Digest, Item, Totals, transfer};
 use crate::run::parallel;
 use crate::source::hub::api::TreeFile;
 use crate::text::Shown;
@@ -15,6 +15,15 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 fn lock_mutex<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What was brought.
+#[derive(Default)]
+pub(super) struct Brought {
+    /// The hashes that were found, by the files' paths.
+    pub(super) digests: BTreeMap<String, Digest>,
+    /// Bytes that an earlier run had left.
+    pub(super) resumed_bytes: u64,
 }
 
 /// Compares with the listing what was so far compared with a lock file: the blob gets the name that the listing says.
@@ -83,11 +92,11 @@ impl Work<'_> {
         commit: &str,
         parts: &mut [Part<'_>],
         fresh: &mut BTreeMap<String, Vec<u8>>,
-    ) -> Result<BTreeMap<String, Digest>> {
+    ) -> Result<Brought> {
         if parts.iter().all(|p| p.found == Found::Here) {
             // Nothing to write: the place may be one that cannot be written.
             self.control.plan(self.summary(commit, parts), 0);
-            return Ok(BTreeMap::new());
+            return Ok(Brought::default());
         }
         store.prepare()?;
         let mut missing: Vec<&TreeFile> =
@@ -113,9 +122,9 @@ impl Work<'_> {
             store.adopt(part.file, &part.found)?;
         }
         let locks = Mutex::new(locks);
-        let digests = self.bring(store, commit, parts, fresh, &locks)?;
+        let brought = self.bring(store, commit, parts, fresh, &locks)?;
         store.sync(parts.iter().map(|p| p.file));
-        Ok(digests)
+        Ok(brought)
     }
 
     pub(super) fn bring(
@@ -125,7 +134,7 @@ impl Work<'_> {
         parts: &[Part<'_>],
         fresh: &mut BTreeMap<String, Vec<u8>>,
         locks: &Mutex<HashMap<PathBuf, held::Held>>,
-    ) -> Result<BTreeMap<String, Digest>> {
+    ) -> Result<Brought> {
         let digests = Mutex::new(BTreeMap::new());
         // One item for each content; the other names of it are given afterwards.
         let mut items: Vec<Item> = Vec::new();
@@ -150,7 +159,7 @@ impl Work<'_> {
                 }
                 Ok(())
             };
-        let Some(hub) = self.hub else { return Ok(BTreeMap::new()) };
+        let Some(hub) = self.hub else { return Ok(Brought::default()) };
         let mut at_hand: Vec<(&Part<'_>, Vec<u8>)> = Vec::new();
         for part in parts.iter().filter(|p| p.found == Found::Absent) {
             let known = fresh.remove(&part.file.path);
@@ -185,8 +194,9 @@ impl Work<'_> {
             settle(&[part], &mut |file| store.put(file, &bytes, &digest), &digest)?;
             self.control.moved(bytes.len() as u64);
         }
+        let mut totals = Totals::default();
         if !items.is_empty() {
-            transfer(&items, &self.options.transfer, self.control, &|index, digest| {
+            totals = transfer(&items, &self.options.transfer, self.control, &|index, digest| {
                 let (Some(group), Some(item)) = (groups.get(index), items.get(index)) else {
                     return Err(Error::bug("a file was moved that was not asked for"));
                 };
@@ -195,6 +205,7 @@ impl Work<'_> {
                 settle(group, &mut |file| store.settle(file, &item.to, &digest), &digest)
             })?;
         }
-        Ok(digests.into_inner().unwrap_or_else(PoisonError::into_inner))
+        let digests = digests.into_inner().unwrap_or_else(PoisonError::into_inner);
+        Ok(Brought { digests, resumed_bytes: totals.resumed_bytes })
     }
 }
