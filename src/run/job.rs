@@ -30,6 +30,15 @@ pub enum Event {
         /// Seconds since the first could have moved.
         seconds: f64,
     },
+    /// One of many files has come so far; sent when it is done, and before that at most a few times a second.
+    File {
+        /// Which, as its source calls it.
+        name: String,
+        /// So far.
+        bytes: u64,
+        /// Of how many.
+        total_bytes: u64,
+    },
     /// A part of work that is not counted in bytes is done; sent at most every few tens of milliseconds.
     Step {
         /// Where it is, for a person: `layer 3/36`.
@@ -154,6 +163,11 @@ impl Control {
         let total_bytes = self.total_bytes.load(Ordering::Relaxed);
         // Nobody has to listen: a full queue drops progress, never work.
         let _ = self.events.try_send(Event::Moved { bytes: moved, total_bytes, seconds });
+    }
+
+    /// Says how far one of many files is.
+    pub fn file(&self, name: &str, bytes: u64, total_bytes: u64) {
+        let _ = self.events.try_send(Event::File { name: name.to_owned(), bytes, total_bytes });
     }
 
     /// Says how far work is that is not counted in bytes.
