@@ -7,9 +7,13 @@
 //! Standard output carries what was asked for, through [`output::Out`]; all else goes to standard error. A panic is a
 //! bug: it says so in one line and exits with 1, never with 101.
 
+#[cfg(feature = "hub")]
+mod cache;
 mod convert;
 mod diff;
 mod doctor;
+#[cfg(feature = "hub")]
+mod fetch;
 mod inspect;
 mod load;
 mod output;
@@ -47,6 +51,9 @@ Exit codes: 0 done, 1 bad input, 2 usage, 3 not found, 4 not allowed, 5 I/O or n
 enum Command {
     /// What is in a model: tensors, dtypes, sizes, family, whether it fits; reads headers and configs only
     Inspect(inspect::Args),
+    /// Brings a repo of the hub into the cache that Python shares, or into a folder: resumable, verified, in parallel
+    #[cfg(feature = "hub")]
+    Fetch(Box<fetch::Args>),
     /// Streams all tensors to a GPU or to host memory and says how fast
     Load(load::Args),
     /// Any of safetensors, PyTorch .bin and GGUF into any other, with configs and tokenizers
@@ -64,6 +71,9 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
         _rest: Vec<std::ffi::OsString>,
     },
+    /// What the cache holds: list it, check it, remove from it
+    #[cfg(feature = "hub")]
+    Cache(cache::Args),
     /// What this machine can do, and what limits a load here
     Doctor(doctor::Args),
     /// Makes a model of a given shape, for tests and benchmarks
@@ -75,6 +85,8 @@ impl Command {
     fn run(self, common: &Common) -> Result<()> {
         match self {
             Command::Inspect(args) => inspect::run(args, common),
+            #[cfg(feature = "hub")]
+            Command::Fetch(args) => fetch::run(*args, common),
             Command::Load(args) => load::run(args, common),
             Command::Convert(args) => convert::run(args, common),
             Command::Quantize(args) => quantize::run(*args, common),
@@ -84,6 +96,8 @@ impl Command {
             #[cfg(not(feature = "verify"))]
             Command::Verify { .. } => Err(Error::unsupported("this build is without `verify`")
                 .hint("cargo build with the feature `verify`, which is on by default")),
+            #[cfg(feature = "hub")]
+            Command::Cache(args) => cache::run(args, common),
             Command::Doctor(args) => doctor::run(args, common),
             Command::Synth(args) => synth::run(args, common),
         }

@@ -22,8 +22,8 @@
 //! | 3 | [source], [format](mod@format), [transform]: bytes, headers, facts about families; none knows the others |
 //! | 4 | [open]: the only place that joins a source to a format; [plan] |
 //! | 5 | [sink]: host memory, GPU memory, files |
-//! | 6 | [run]: threads, jobs, events |
-//! | 7 | [load], [convert], [quantize], [diff], [inspect], [doctor], [synth]: what the library offers, one call each |
+//! | 6 | [run]: threads, jobs, events; [lock]: the lock file |
+//! | 7 | [load], [convert], [quantize], [diff], [inspect], [doctor], [synth], `fetch`: what the library offers, one call each |
 //! | 8 | `verify` (a cargo feature): the forward pass, and what is measured on it |
 //! | 9 | `cli`, in the binary: arguments, output, signals |
 //!
@@ -58,9 +58,12 @@ pub mod diff;
 pub mod doctor;
 pub mod dtype;
 pub mod error;
+#[cfg(feature = "http")]
+pub mod fetch;
 pub mod format;
 pub mod inspect;
 pub mod load;
+pub mod lock;
 pub mod machine;
 pub mod open;
 pub mod plan;

@@ -10,7 +10,7 @@
 //! was checked now.
 
 mod beside;
-mod choose;
+pub(crate) mod choose;
 mod far;
 mod foreign;
 mod headers;

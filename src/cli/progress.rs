@@ -3,7 +3,7 @@
 use super::{Common, Progress, no_color, say};
 use crossbeam_channel::RecvTimeoutError;
 use hoist::run::job::{Event, Job, Lane};
-use hoist::text::{bytes, rate};
+use hoist::text::{Shown, bytes, rate};
 use hoist::{Error, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
@@ -27,6 +27,8 @@ pub(crate) struct Watch {
     bar: Option<ProgressBar>,
     told: Instant,
     moved_bytes: u64,
+    /// The file of many that moved last, and how far it is.
+    file: String,
 }
 
 impl Watch {
@@ -39,6 +41,7 @@ impl Watch {
             bar: None,
             told: Instant::now(),
             moved_bytes: 0,
+            file: String::new(),
         }
     }
 
@@ -85,8 +88,24 @@ impl Watch {
                     self.bar = Some(bar(*total_bytes));
                 }
             }
+            Event::File { name, bytes, total_bytes } => self.file(name, *bytes, *total_bytes),
             Event::Step { label, done, total, seconds } => self.stepped(label, *done, *total, *seconds),
             Event::Moved { bytes: moved, total_bytes, seconds } => self.moved(*moved, *total_bytes, *seconds),
+            _ => {}
+        }
+    }
+
+    fn file(&mut self, name: &str, so_far: u64, total: u64) {
+        match self.progress {
+            Progress::Json => {
+                let line = json!({"event": "file", "name": name, "bytes": so_far, "total_bytes": total});
+                say(&line.to_string());
+            }
+            // Told with the next figure of the whole.
+            Progress::Bar | Progress::Plain => {
+                let percent = so_far as f64 / total.max(1) as f64 * 100.0;
+                self.file = format!("   {} {percent:.0} %", Shown(name));
+            }
             _ => {}
         }
     }
@@ -121,7 +140,7 @@ impl Watch {
             Progress::Bar => {
                 if let Some(bar) = &self.bar {
                     bar.set_position(moved);
-                    bar.set_message(format!("{} / {}   {speed}", bytes(moved), bytes(total)));
+                    bar.set_message(format!("{} / {}   {speed}{}", bytes(moved), bytes(total), self.file));
                 }
             }
             Progress::Plain if self.told.elapsed() >= PLAIN_EVERY => {
@@ -129,11 +148,12 @@ impl Watch {
                 let percent = moved as f64 / total.max(1) as f64 * 100.0;
                 let left = (total.saturating_sub(moved)) as f64 / (moved as f64 / seconds.max(1e-9)).max(1.0);
                 say(&format!(
-                    "{} {}/{} {percent:.0} % {speed} eta {}",
+                    "{} {}/{} {percent:.0} % {speed} eta {}{}",
                     self.verb,
                     bytes(moved),
                     bytes(total),
-                    clock(left)
+                    clock(left),
+                    self.file
                 ));
             }
             Progress::Json => {

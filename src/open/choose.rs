@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 
 /// What was chosen.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Weights {
+pub(crate) enum Weights {
     /// The shards that this index names; where it names none that is there, `or` (a stale index beside a merged file).
     Indexed { index: String, or: Option<String> },
     /// These files.
@@ -73,7 +73,7 @@ const VARIANTS: &[&str] = &[
 
 /// Chooses from a directory's listing. `quantisation` is the user's `:Q4_K_M`, which only GGUF has. `None` where nothing
 /// there is a weights file.
-pub(super) fn choose(entries: &[Entry], quantisation: Option<&str>) -> Result<Option<Weights>> {
+pub(crate) fn choose(entries: &[Entry], quantisation: Option<&str>) -> Result<Option<Weights>> {
     let files: Vec<&Entry> = entries.iter().filter(|e| !e.is_directory).collect();
     if quantisation.is_none() {
         for family in FAMILIES {
@@ -200,6 +200,28 @@ fn rank(stem: &str, is_variant: bool) -> usize {
         (_, true) => 1,
         _ => 0,
     }
+}
+
+/// What the name of a file says of it as weights: which family (0 safetensors, 1 PyTorch), and 0 for a name of its own, 1 for
+/// the second copy of Mistral and Meta, 2 for a variant. `None` for what is no weights of these families.
+#[cfg(feature = "hub")]
+pub(crate) fn standing(name: &str) -> Option<(usize, usize)> {
+    if NOT_WEIGHTS.iter().any(|prefix| name.starts_with(prefix)) {
+        return None;
+    }
+    FAMILIES.iter().enumerate().find_map(|(family, facts)| {
+        let stem = facts.extensions.iter().find_map(|x| name.strip_suffix(x))?;
+        let (stem, variant) = split_variant(stem);
+        let (stem, _, _) = split_number(stem);
+        let is_variant = variant.is_some() || split_variant(stem).1.is_some();
+        Some((family, rank(stem, is_variant)))
+    })
+}
+
+/// Whether a file has the name under which an adapter's weights are saved.
+#[cfg(feature = "hub")]
+pub(crate) fn is_adapter(name: &str) -> bool {
+    FAMILIES.iter().any(|family| family.adapter == name)
 }
 
 /// `consolidated.00`, `consolidated.01`, …: each holds a slice of every tensor.

@@ -21,6 +21,10 @@ mod cuda;
 mod diff;
 mod doctor;
 mod families;
+#[cfg(feature = "hub")]
+mod fetch_choose;
+#[cfg(all(feature = "hub", unix))]
+mod fetch_store;
 mod forward;
 mod ggml_blocks;
 mod gguf;

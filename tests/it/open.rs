@@ -319,9 +319,9 @@ fn names_that_are_no_model() {
         (
             "org/name",
             3,
-            "org/name: is not in the cache at `/nonexistent`, nor a file or folder here\n  hint: hf download org/name fetches it",
+            "org/name: is not in the cache at `/nonexistent`, nor a file or folder here\n  hint: hoist fetch org/name fetches it",
         ),
-        ("org/name@v1:Q4_K_M", 3, "hint: hf download org/name --revision v1 fetches it"),
+        ("org/name@v1:Q4_K_M", 3, "hint: hoist fetch org/name@v1 fetches it"),
         ("hf://org/name", 3, "org/name: is not in the cache"),
         ("hf://org/name/file", 3, "org/name: is not in the cache"),
         ("hf://org/name//file", 2, "names no model of the hub"),
@@ -447,7 +447,7 @@ fn a_cache_that_lacks_something_says_what() {
                 );
             },
             3,
-            "org/name: is in the cache without its weights\n  not fetched: `model.safetensors`\n  hint: hf download org/name fetches it into the cache that hoist reads",
+            "org/name: is in the cache without its weights\n  not fetched: `model.safetensors`\n  hint: hoist fetch org/name fetches it into the cache that hoist reads",
         ),
         (
             "org/name",

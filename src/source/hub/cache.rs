@@ -4,11 +4,14 @@
 //! ROOT/models--org--name/refs/REVISION              the commit, 40 hex digits
 //!                        snapshots/COMMIT/PATH      a link to ../../blobs/ETAG, or the file
 //!                        trees/COMMIT.json          {"files": {PATH: {"size": …}}}, newer writers only
+//!                        blobs/ETAG                 the bytes, by SHA-256 or git's SHA-1
+//!                        .no_exist/COMMIT/PATH      an empty file: the repo has no such file
+//! ROOT/.locks/models--org--name/ETAG.lock           held by who writes that blob
 //! ROOT/blobs/…                                      blobs shared by all repos, newer writers only
 //! ```
 //!
 //! Layout: huggingface_hub 2.4, `constants.py` and `file_download.py`, as observed. Repo ids, revisions and commits
-//! are checked before they become part of a path.
+//! are checked before they become part of a path. Here are paths and reading; `fetch` writes.
 
 use crate::error::{Error, Result};
 use crate::text::Shown;
@@ -68,9 +71,67 @@ fn is_revision(revision: &str) -> bool {
         && revision.split('/').all(|part| !part.is_empty() && !part.starts_with('.') && !part.contains(".."))
 }
 
-/// A full commit id.
-pub(crate) fn is_commit(text: &str) -> bool {
+/// A full commit id: what may become a path of that kind.
+pub fn is_commit(text: &str) -> bool {
     text.len() == 40 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// What a blob may be called: a SHA-256 or git's SHA-1, in hex.
+pub fn is_etag(text: &str) -> bool {
+    matches!(text.len(), 40 | 64) && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// The paths of one repo in a cache. Commits, etags and names are checked by who asks: [`is_commit`], [`is_etag`],
+/// [`crate::source::local::check_relative`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Paths {
+    /// The cache.
+    pub root: PathBuf,
+    /// The repo's folder in it.
+    pub folder: PathBuf,
+    locks: PathBuf,
+}
+
+impl Paths {
+    /// Where the commit of a branch or tag stands.
+    pub fn reference(&self, revision: &str) -> PathBuf {
+        self.folder.join("refs").join(revision)
+    }
+
+    /// The listing of a commit. Python takes a snapshot as incomplete unless it has everything that is listed here.
+    pub fn tree(&self, commit: &str) -> PathBuf {
+        self.folder.join("trees").join(format!("{commit}.json"))
+    }
+
+    /// The listing of a commit of which not everything was wanted: hoist's own, in the same form.
+    pub fn partial_tree(&self, commit: &str) -> PathBuf {
+        self.folder.join(".hoist/trees").join(format!("{commit}.json"))
+    }
+
+    /// Where blobs are.
+    pub fn blobs(&self) -> PathBuf {
+        self.folder.join("blobs")
+    }
+
+    /// A blob.
+    pub fn blob(&self, etag: &str) -> PathBuf {
+        self.folder.join("blobs").join(etag)
+    }
+
+    /// The directory that looks like the repo at a commit.
+    pub fn snapshot(&self, commit: &str) -> PathBuf {
+        self.folder.join("snapshots").join(commit)
+    }
+
+    /// The mark that the repo has no such file.
+    pub fn no_exist(&self, commit: &str, name: &str) -> PathBuf {
+        self.folder.join(".no_exist").join(commit).join(name)
+    }
+
+    /// The file that is locked by who writes a blob.
+    pub fn lock(&self, etag: &str) -> PathBuf {
+        self.locks.join(format!("{etag}.lock"))
+    }
 }
 
 /// One commit of a repo, as far as it is in the cache.
@@ -117,6 +178,25 @@ impl Cache {
         &self.root
     }
 
+    /// The paths of a repo.
+    pub fn paths(&self, repo: &Repo) -> Paths {
+        let name = repo.folder();
+        let locks = self.root.join(".locks").join(&name);
+        Paths { root: self.root.clone(), folder: self.root.join(name), locks }
+    }
+
+    /// The commit that a revision stands for, as far as the cache knows.
+    ///
+    /// # Errors
+    /// `BadInput` where a ref holds no commit. `Io`, `NotAllowed`: it cannot be read.
+    pub fn commit(&self, repo: &Repo) -> Result<Option<String>> {
+        if is_commit(&repo.revision) {
+            return Ok(Some(repo.revision.clone()));
+        }
+        let folder = self.root.join(repo.folder());
+        read_ref(&folder, &repo.revision).map_err(|e| e.file(repo.id.clone()))
+    }
+
     /// Whether it holds anything of this repo.
     pub fn has(&self, repo: &Repo) -> bool {
         self.root.join(repo.folder()).is_dir()
@@ -128,12 +208,7 @@ impl Cache {
     /// `NotFound` where the cache does not have it; `BadInput` where a ref holds no commit.
     pub fn snapshot(&self, repo: &Repo) -> Result<Snapshot> {
         let folder = self.root.join(repo.folder());
-        let commit = match repo.revision.as_str() {
-            commit if is_commit(commit) => commit.to_string(),
-            revision => read_ref(&folder, revision)
-                .map_err(|e| e.file(repo.id.clone()))?
-                .ok_or_else(|| self.absent(repo))?,
-        };
+        let commit = self.commit(repo)?.ok_or_else(|| self.absent(repo))?;
         let path = folder.join("snapshots").join(&commit);
         if !path.is_dir() {
             return Err(self.absent(repo));
@@ -154,13 +229,14 @@ impl Cache {
 
 /// The command that brings a repo into the cache.
 pub fn fetch_hint(repo: &Repo) -> String {
-    match repo.revision.as_str() {
-        "main" => format!("hf download {} fetches it into the cache that hoist reads", repo.id),
-        revision => format!(
-            "hf download {} --revision {revision} fetches it into the cache that hoist reads",
-            repo.id
-        ),
-    }
+    // Each build names a tool that it knows to be there.
+    let (tool, flag) =
+        if cfg!(feature = "hub") { ("hoist fetch", "@") } else { ("hf download", " --revision ") };
+    let revision = match repo.revision.as_str() {
+        "main" => String::new(),
+        other => format!("{flag}{other}"),
+    };
+    format!("{tool} {}{revision} fetches it into the cache that hoist reads", repo.id)
 }
 
 /// The root of the cache that a path lies in, where the path is a snapshot or inside one: links in there may lead to any
