@@ -19,6 +19,8 @@ model=$here/testdata/rustdoc-llama-6m
 work=$(mktemp -d)
 server=
 finish() {
+    # What went wrong on the server's side, if anything did.
+    [ "$?" = 0 ] || grep -s -A 30 Traceback "$work/server.log" | tail -40 >&2 || true
     [ -z "$server" ] || kill "$server" 2>/dev/null || true
     rm -rf "$work"
 }
