@@ -240,7 +240,7 @@ fn cancelled(device: DeviceSpec) {
     job.cancel();
     let error = job.wait().unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::Signal(_)), "{error}");
-    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
 }
 
 #[test]

@@ -43,6 +43,7 @@ mod quantize;
 mod quantize_faults;
 mod report;
 mod safetensors;
+mod signals;
 mod synth;
 mod torch;
 mod translate;
