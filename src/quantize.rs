@@ -39,7 +39,7 @@ use std::path::PathBuf;
 /// What to quantise into, and how.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Where to: a directory.
+    /// Where to: a directory, or a file that ends in `.gguf`.
     pub out: PathBuf,
     /// The scheme, and what was asked for within it.
     pub quantize: Quantize,
@@ -83,10 +83,7 @@ impl Options {
         let mut quantize = self.quantize.clone();
         let is_gguf = self.out.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"));
         // One name, two layouts: OUT says which.
-        if let (Named::Matrices(scheme), true) = (quantize.scheme, is_gguf)
-            && scheme.codes == scheme::Codes::E2M1
-            && let Some(mixture) = Mixture::find("mxfp4_moe").filter(|m| m.name.starts_with(scheme.name))
-        {
+        if let (true, Some(mixture)) = (is_gguf, Mixture::find(quantize.scheme.name())) {
             quantize.scheme = Named::Blocks(mixture);
         }
         let blocks = matches!(quantize.scheme, Named::Blocks(_));

@@ -139,7 +139,7 @@ pub(super) fn group_size(text: &str) -> std::result::Result<u64, String> {
 }
 
 fn block_type(text: &str) -> std::result::Result<DType, String> {
-    DType::from_user(text).ok_or_else(|| "no type that there is".to_owned())
+    DType::from_user(text).ok_or_else(|| format!("there are {}", BlockTypes::names()))
 }
 
 fn tensor_type(text: &str) -> std::result::Result<(String, DType), String> {

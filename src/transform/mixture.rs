@@ -20,7 +20,7 @@ use std::cmp::Ordering;
 pub struct Mixture {
     /// What it is called, in small letters.
     pub name: &'static str,
-    /// A shorter name of the same.
+    /// A shorter name of the same; a scheme of safetensors may have it too.
     pub alias: Option<&'static str>,
     /// `general.file_type`.
     pub file_type: u32,

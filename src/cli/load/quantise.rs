@@ -8,7 +8,7 @@ use hoist::quantize::report::why_text;
 use hoist::quantize::{Arrived, LoadOptions, LoadPlan};
 use hoist::text::{Shown, grouped};
 use hoist::transform::method;
-use hoist::transform::scheme::{CHANNEL, group_text};
+use hoist::transform::scheme::CHANNEL;
 use serde_json::{Value, json};
 
 /// What is quantised belongs to one model: the environment does not set it.
@@ -146,7 +146,7 @@ pub(super) fn document(told: &Told) -> Value {
         "scheme": decided.scheme(),
         "layout": settled.map(|s| s.layout.name),
         "group_size": settled.map(|s| s.group).filter(|&group| group != CHANNEL),
-        "group": settled.map(|s| group_text(s.group)),
+        "group": settled.map(|s| s.group_text()),
         "symmetric": settled.map(|s| s.symmetric),
         "method": decided.method(),
         "experts": decided.experts,

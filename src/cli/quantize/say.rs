@@ -6,7 +6,7 @@ use hoist::machine;
 use hoist::quantize::report::{change, ends_json, ends_text, floor_json, percent, why_text};
 use hoist::quantize::{Ends, Measured, Options, Plan, Summary, snr_db};
 use hoist::text::{Shown, bytes, grouped, rate};
-use hoist::transform::scheme::{CHANNEL, group_text};
+use hoist::transform::scheme::CHANNEL;
 use serde_json::{Value, json};
 
 /// What a person should know of the plan.
@@ -163,7 +163,7 @@ pub(super) fn planned(plan: &Plan, options: &Options, notes: &[String], warnings
         "scheme": decided.scheme(),
         "layout": settled.map(|s| s.layout.name),
         "group_size": settled.map(|s| s.group).filter(|&group| group != CHANNEL),
-        "group": settled.map(|s| group_text(s.group)),
+        "group": settled.map(|s| s.group_text()),
         "symmetric": settled.map(|s| s.symmetric),
         "signed_scales": settled.map(|s| s.signed_scales),
         "method": decided.method(),
