@@ -23,18 +23,20 @@ pub use sample::Floor;
 use crate::checkpoint::Container;
 use crate::convert::{self, Chosen, Decided, Quantised, Quantize, Why};
 use crate::dtype::{Class, DType};
-use crate::error::Result;
-use crate::open::Model;
+use crate::error::{Error, Result};
+use crate::open::{self, Model};
 use crate::plan::weave::Limits;
 use crate::run::job::Job;
 use crate::transform::arch::{self, Group};
+use crate::transform::importance::Importance;
 use crate::transform::method;
 use crate::transform::mixture::Mixture;
 use crate::transform::recipe::{Form, Output, Recipe};
 use crate::transform::scheme::{self, Asked, Named};
 use sample::Sample;
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// What to quantise into, and how.
 #[derive(Debug, Clone)]
@@ -102,6 +104,33 @@ impl Options {
     }
 }
 
+/// Reads a file of importance into the memory that quantising is allowed, of which it takes its part.
+///
+/// # Errors
+/// As [`open::importance`]. `NoSpace`: it leaves too little for the work.
+pub fn importance(path: &Path, memory_bytes: u64) -> Result<Arc<Importance>> {
+    let size_bytes = std::fs::metadata(path).map_or(0, |facts| facts.len());
+    convert::check_importance(size_bytes, memory_bytes).map_err(|e| e.file(path.display().to_string()))?;
+    open::importance(path).map(Arc::new)
+}
+
+/// Flags of `hoist convert` that hints speak of, and quantising does not have.
+const OF_CONVERT: &[&str] = &["--dtype", "--exclude", "--meta", "--raw", "--rename", "--tokenizer-"];
+
+/// An error of a draft, which speaks to whoever converts.
+fn hinted(error: Error) -> Error {
+    match error.hint_text() {
+        Some(hint) if hint.contains("--split-max") => {
+            error.hint_instead("larger files are fewer: --shard-size")
+        }
+        Some(hint) if OF_CONVERT.iter().any(|flag| hint.contains(flag)) => {
+            let hint = format!("hoist convert first: {hint}");
+            error.hint_instead(hint)
+        }
+        _ => error,
+    }
+}
+
 /// What will be written.
 #[derive(Debug)]
 pub struct Plan {
@@ -115,6 +144,19 @@ pub struct Plan {
     pub ends: Ends,
     options: convert::Options,
     sample: Result<Sample>,
+}
+
+/// A tensor that will be written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Written<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// What the source holds its numbers in: a type, or a layout of codes and scales.
+    pub from: String,
+    /// Its type.
+    pub to: DType,
+    /// Its bytes.
+    pub size_bytes: u64,
 }
 
 /// A matrix that stays as it is.
@@ -138,6 +180,8 @@ pub struct Kept {
 pub struct Ends {
     /// Matrices.
     pub matrices: usize,
+    /// Those of them that are the head's.
+    pub heads: usize,
     /// Their numbers.
     pub numbers: u64,
     /// Their bytes in the output.
@@ -153,13 +197,14 @@ impl Ends {
         let bits = match &decided.chosen {
             Chosen::Matrices(_) => decided.bits_per_weight(),
             Chosen::Blocks(mixture) => {
-                let facts = mixture.dtype.facts();
+                let facts = mixture.dense_dtype().facts();
                 f64::from(facts.block_bytes) * 8.0 / f64::from(facts.block_elements.max(1))
             }
         };
         let mut ends = Ends::default();
         for output in &recipe.outputs {
-            let is_end = matches!(arch::group(&output.name), Group::Embedding | Group::Head);
+            let group = arch::group(&output.name);
+            let is_end = matches!(group, Group::Embedding | Group::Head);
             let is_block = output.dtype.facts().class == Class::Block;
             if !is_end || output.shape.len() != 2 || !(is_block || output.dtype.is_float()) {
                 continue;
@@ -168,6 +213,7 @@ impl Ends {
                 continue;
             }
             ends.matrices += 1;
+            ends.heads += usize::from(group == Group::Head);
             ends.numbers =
                 ends.numbers.saturating_add(crate::dtype::element_count(&output.shape).unwrap_or(0));
             ends.size_bytes = ends.size_bytes.saturating_add(output.size_bytes().unwrap_or(0));
@@ -202,9 +248,9 @@ impl Plan {
     /// is quantised already.
     pub fn new(model: &Model, options: &Options) -> Result<Plan> {
         let options = options.conversion();
-        let mut conversion = convert::Plan::new(model, &options)?;
+        let mut conversion = convert::Plan::new(model, &options).map_err(hinted)?;
         let decided = conversion.quantized.take();
-        let decided = decided.ok_or_else(|| crate::Error::bug("a plan without a scheme"))?;
+        let decided = decided.ok_or_else(|| Error::bug("a plan without a scheme"))?;
         let recipe = &conversion.recipe;
         let sample = Sample::of(model, recipe, &Limits::within(options.memory_bytes));
         let outputs: HashMap<&str, &Output> = recipe.outputs.iter().map(|o| (o.name.as_str(), o)).collect();
@@ -226,6 +272,24 @@ impl Plan {
     /// Matrices that are quantised.
     pub fn matrices(&self) -> usize {
         self.decided.quantised.len()
+    }
+
+    /// Every tensor that will be written, in its order.
+    pub fn outputs(&self) -> impl Iterator<Item = Written<'_>> {
+        let recipe = &self.conversion.recipe;
+        recipe.outputs.iter().map(|output| {
+            let matrix = match output.form {
+                Form::Face { packed, .. } => recipe.packed.get(packed).map_or(output, |p| &p.matrix),
+                _ => output,
+            };
+            let from = matrix.parts.first().and_then(|part| recipe.values.get(part.value));
+            Written {
+                name: &output.name,
+                from: from.map(|value| value.stored_as()).unwrap_or_default(),
+                to: output.dtype,
+                size_bytes: output.size_bytes().unwrap_or(0),
+            }
+        })
     }
 
     /// Tensors of the model, each matrix counted once.

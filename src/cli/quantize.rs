@@ -17,7 +17,6 @@ use hoist::{Error, Result, open};
 use say::{done, lines, notes, plan_lines, planned};
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 /// The arguments of `hoist quantize`.
 #[derive(Debug, clap::Args)]
@@ -220,7 +219,8 @@ fn options(args: &Args, common: &Common) -> Result<Options> {
     };
     quantize.asked.signed_scales = args.signed_scales;
     quantize.asked.gptq_v2 = args.gptq_v2;
-    quantize.importance = args.importance.as_deref().map(open::importance).transpose()?.map(Arc::new);
+    quantize.importance =
+        args.importance.as_deref().map(|f| quantize::importance(f, args.memory)).transpose()?;
     quantize.keep = args.keep.clone();
     quantize.also = args.also.clone();
     quantize.strict = args.strict;

@@ -231,24 +231,21 @@ pub(super) fn pack(model: &Model, options: &Options, asked: &Quantize, draft: &m
     Ok(decided)
 }
 
-/// As what a value is quantised already. Floats of eight bits with their scales are what their makers publish, and are only
+/// Whether a value is quantised already. Floats of eight bits with their scales are what their makers publish, and are only
 /// widened.
-fn quantised_as(value: &Value) -> Option<String> {
+fn is_quantised(value: &Value) -> bool {
     match &value.source {
-        Source::Packed(packed) => Some(packed.packing.layout.name.to_owned()),
-        Source::Mxfp4 { .. } => Some("MXFP4".to_owned()),
-        Source::Scaled { .. } => None,
-        _ => (value.dtype.facts().class == Class::Block).then(|| value.dtype.to_string()),
+        Source::Packed(_) | Source::Mxfp4 { .. } => true,
+        Source::Scaled { .. } => false,
+        _ => value.dtype.facts().class == Class::Block,
     }
 }
 
 /// Refuses what is made of codes: they are quantised again only where a person says so.
 fn refuse_quantised(output: &Output, values: &[Value]) -> Result<()> {
-    let values = output.parts.iter().filter_map(|p| values.get(p.value));
-    let Some((value, scheme)) = values.filter_map(|v| Some((v, quantised_as(v)?))).next() else {
-        return Ok(());
-    };
-    Err(Error::unsupported(format!("is quantised already, as {scheme}"))
+    let mut values = output.parts.iter().filter_map(|p| values.get(p.value));
+    let Some(value) = values.find(|v| is_quantised(v)) else { return Ok(()) };
+    Err(Error::unsupported(format!("is quantised already, as {}", value.stored_as()))
         .tensor(&value.name)
         .hint("the unquantised original gives a better model; --requantize dequantises this one first"))
 }

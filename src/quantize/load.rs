@@ -81,7 +81,10 @@ impl LoadPlan {
         options.check()?;
         let mut to_files = ToFiles::new(PathBuf::new(), options.quantize.scheme.name())?;
         to_files.quantize = options.quantize.clone();
-        let Drafted { recipe, decided, notes } = convert::drafted(model, &to_files.conversion())?;
+        // Memory is the load's affair.
+        to_files.memory_bytes = u64::MAX;
+        let drafted = convert::drafted(model, &to_files.conversion()).map_err(super::hinted)?;
+        let Drafted { recipe, decided, notes } = drafted;
         let decided = decided.ok_or_else(|| Error::bug("a plan without a scheme"))?;
         Ok(LoadPlan { recipe, decided, notes, options })
     }

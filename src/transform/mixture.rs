@@ -139,6 +139,11 @@ impl Mixture {
     pub fn find(name: &str) -> Option<&'static Mixture> {
         MIXTURES.iter().find(|m| m.name == name || m.alias == Some(name))
     }
+
+    /// What a matrix gets that no rule names and that is no expert's.
+    pub fn dense_dtype(&self) -> DType {
+        if self.experts_only { DType::Q8_0 } else { self.dtype }
+    }
 }
 
 impl About {
@@ -292,7 +297,7 @@ impl Walk<'_> {
             let is_stack =
                 tensor.shape.len() > 2 && tensor.shape[..tensor.shape.len() - 2].iter().any(|&n| n > 1);
             let is_expert = about.arch != "bailingmoe3" || matches!(part, Part::Up | Part::Gate | Part::Down);
-            return Ok(if is_stack && is_expert { dtype } else { DType::Q8_0 });
+            return Ok(if is_stack && is_expert { dtype } else { self.mixture.dense_dtype() });
         }
         let (index, count) = match part {
             Part::Value => {

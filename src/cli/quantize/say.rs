@@ -26,6 +26,9 @@ pub(super) fn notes(plan: &Plan, args: &Args) -> Vec<String> {
                 .to_owned(),
         );
     }
+    if args.dry_run && args.report.is_some() {
+        notes.push("no report is written: a dry run measures nothing".to_owned());
+    }
     if args.requantize {
         notes.push("errors are against the numbers of the quantised source, not of its original".to_owned());
     }
@@ -48,6 +51,9 @@ pub(super) fn plan_lines(plan: &Plan, options: &Options, verbose: bool) -> Vec<S
     let decided = &plan.decided;
     let kept = decided.kept_lines();
     let kept = if kept.is_empty() { String::new() } else { format!("; kept: {}", kept.join(", ")) };
+    let importance = options.quantize.importance.as_ref();
+    let importance =
+        importance.map(|i| format!(", {} of it importance", bytes(i.memory_bytes()))).unwrap_or_default();
     let free = plan.conversion.free_bytes.map(|f| format!(" of {} free", bytes(f))).unwrap_or_default();
     let mut lines = vec![
         format!(
@@ -59,7 +65,7 @@ pub(super) fn plan_lines(plan: &Plan, options: &Options, verbose: bool) -> Vec<S
             grouped(plan.tensors() as u64),
         ),
         format!(
-            "plan   {} in → {} out   {:.2} bits a weight   memory {} MiB   disk {}{free}",
+            "plan   {} in → {} out   {:.2} bits a weight   memory {} MiB{importance}   disk {}{free}",
             bytes(plan.conversion.source_bytes),
             bytes(plan.conversion.file_bytes),
             decided.bits_per_weight(),
@@ -157,6 +163,10 @@ pub(super) fn planned(plan: &Plan, options: &Options, notes: &[String], warnings
         .iter()
         .map(|f| json!({ "name": f.name, "tensors": f.outputs.len(), "bytes": f.laid.file_size_bytes }))
         .collect();
+    let outputs: Vec<Value> = plan
+        .outputs()
+        .map(|t| json!({ "name": t.name, "from": t.from, "to": t.to.name(), "bytes": t.size_bytes }))
+        .collect();
     json!({
         "out": options.out.display().to_string(),
         "dry_run": true,
@@ -178,7 +188,9 @@ pub(super) fn planned(plan: &Plan, options: &Options, notes: &[String], warnings
         "file_bytes": plan.conversion.file_bytes,
         "free_bytes": plan.conversion.free_bytes,
         "memory_bytes": options.memory_bytes,
+        "importance_bytes": options.quantize.importance.as_ref().map(|i| i.memory_bytes()),
         "kept": kept,
+        "outputs": outputs,
         "files": files,
         "companions": plan.conversion.companion_names().collect::<Vec<_>>(),
         "files_left_out": plan.conversion.files_left_out,

@@ -79,6 +79,7 @@ pub(super) fn blocks(
         output.dtype = dtype;
         output.narrow = None;
         if dtype.facts().class != Class::Block {
+            decided.kept.push((output.name.clone(), Why::Asked));
             continue;
         }
         if let Some(importance) = &importance {
@@ -103,7 +104,7 @@ pub(super) fn blocks(
         let asked_for = decided.kept.iter().any(|(_, why)| *why == Why::Asked);
         return Err(match (stored, asked_for) {
             (1.., _) => Error::usage(format!("is `{}` already, as far as it can be", mixture.name)),
-            (0, true) => Error::usage("--keep keeps everything that would be quantised"),
+            (0, true) => Error::usage("--keep and the types that were chosen leave nothing to quantise"),
             (0, false) => Error::unsupported("holds no tensors that llama-quantize would quantise")
                 .hint("--also 'GLOB' names some; hoist inspect MODEL --tree shows the names"),
         });
