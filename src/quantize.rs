@@ -30,11 +30,11 @@ use crate::run::job::Job;
 use crate::transform::arch::{self, Group};
 use crate::transform::importance::Importance;
 use crate::transform::method;
-use crate::transform::mixture::Mixture;
+use crate::transform::mixture::{self, Given, Mixture, Tensor};
 use crate::transform::recipe::{Form, Output, Recipe};
 use crate::transform::scheme::{self, Asked, Named};
 use sample::Sample;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -188,38 +188,49 @@ pub struct Ends {
     pub size_bytes: u64,
     /// Their bytes with as many bits as the rest has.
     pub narrow_bytes: u64,
+    /// The type of blocks that they would have then, where the rest is blocks.
+    pub narrow_dtype: Option<DType>,
     /// Whether they are quantised.
     pub quantised: bool,
 }
 
 impl Ends {
     fn of(recipe: &Recipe, decided: &Decided) -> Ends {
-        let bits = match &decided.chosen {
-            Chosen::Matrices(_) => decided.bits_per_weight(),
-            Chosen::Blocks(mixture) => {
-                let facts = mixture.dense_dtype().facts();
-                f64::from(facts.block_bytes) * 8.0 / f64::from(facts.block_elements.max(1))
-            }
-        };
+        let bits = decided.bits_per_weight();
+        let by_rule = decided.kept.iter().filter(|(_, why)| matches!(why, Why::Kind(_)));
+        let by_rule: HashSet<&str> = by_rule.map(|(name, _)| name.as_str()).collect();
         let mut ends = Ends::default();
         for output in &recipe.outputs {
             let group = arch::group(&output.name);
             let is_end = matches!(group, Group::Embedding | Group::Head);
             let is_block = output.dtype.facts().class == Class::Block;
-            if !is_end || output.shape.len() != 2 || !(is_block || output.dtype.is_float()) {
+            let is_face = matches!(output.form, Form::Face { .. });
+            if !is_end || is_face || output.shape.len() != 2 || !(is_block || output.dtype.is_float()) {
                 continue;
             }
-            if matches!(output.form, Form::Face { .. }) {
-                continue;
-            }
+            let numbers = crate::dtype::element_count(&output.shape).unwrap_or(0);
+            let size_bytes = output.size_bytes().unwrap_or(0);
+            let narrow_bytes = match &decided.chosen {
+                Chosen::Matrices(_) => (numbers as f64 * bits / 8.0) as u64,
+                // Positions: never quantised, whatever a person says.
+                Chosen::Blocks(_) if by_rule.contains(output.name.as_str()) => continue,
+                Chosen::Blocks(mixture) => {
+                    let tensor = Tensor { name: &output.name, shape: &output.shape };
+                    let dtype = match mixture::fall_back(mixture.dense_dtype(), tensor) {
+                        Given::Type(dtype) | Given::Fallback { dtype, .. } => dtype,
+                        Given::Kept => output.dtype,
+                    };
+                    ends.narrow_dtype = Some(dtype);
+                    Output { dtype, ..output.clone() }.size_bytes().unwrap_or(size_bytes)
+                }
+            };
             ends.matrices += 1;
             ends.heads += usize::from(group == Group::Head);
-            ends.numbers =
-                ends.numbers.saturating_add(crate::dtype::element_count(&output.shape).unwrap_or(0));
-            ends.size_bytes = ends.size_bytes.saturating_add(output.size_bytes().unwrap_or(0));
+            ends.numbers = ends.numbers.saturating_add(numbers);
+            ends.size_bytes = ends.size_bytes.saturating_add(size_bytes);
+            ends.narrow_bytes = ends.narrow_bytes.saturating_add(narrow_bytes.min(size_bytes));
             ends.quantised |= is_block;
         }
-        ends.narrow_bytes = ((ends.numbers as f64 * bits / 8.0) as u64).min(ends.size_bytes);
         ends
     }
 

@@ -101,15 +101,16 @@ pub fn ends_text(decided: &Decided, ends: &Ends, file_bytes: u64) -> Option<Stri
         Chosen::Blocks(mixture) if ends.output_bytes(file_bytes) > file_bytes / 100 * 97 => {
             format!("{share}, at {} as all others", mixture.name)
         }
-        Chosen::Blocks(mixture) if kept().any(|why| *why == Why::Asked) => {
-            format!("{share}, kept as asked for; all at {} the file would be {narrow}", mixture.dense_dtype())
-        }
         Chosen::Blocks(mixture) => {
-            let dtype = mixture.dense_dtype();
+            let dtype = ends.narrow_dtype.unwrap_or(mixture.dtype);
+            let smaller = format!("all at {dtype} the file would be {narrow}");
+            if kept().any(|why| *why == Why::Asked) {
+                return Some(format!("{share}, kept as asked for; {smaller}"));
+            }
             let flags = [("--embedding-type", embeddings), ("--output-type", ends.heads)];
             let flags = flags.iter().filter(|(_, count)| *count > 0);
             let flags: Vec<String> = flags.map(|(flag, _)| format!("{flag} {dtype}")).collect();
-            format!("{share}; all at {dtype} the file would be {narrow}: {}", flags.join(" "))
+            format!("{share}; {smaller}: {}", flags.join(" "))
         }
         Chosen::Matrices(settled) => {
             let narrow =

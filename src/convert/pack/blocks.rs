@@ -57,7 +57,7 @@ pub(super) fn blocks(
         let dtype = match given {
             Given::Kept => {
                 if output.dtype.is_float() && output.shape.len() >= 2 {
-                    let why = if is_asked { Why::Asked } else { Why::Kind("llama-quantize keeps it") };
+                    let why = if is_asked { Why::Asked } else { Why::Kind("by llama-quantize's rules") };
                     decided.kept.push((output.name.clone(), why));
                 }
                 continue;
