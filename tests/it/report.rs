@@ -401,7 +401,7 @@ fn advice_about_the_ends_is_true() {
     let read = |model: &Path, more: &[&str]| {
         let output = command(model, &out, &[more, &["--dry-run"]].concat());
         assert_eq!(code(&output), 0, "{}", text(&output.stderr));
-        text(&output.stdout)
+        text(&output.stdout).to_string()
     };
     for (model, advice) in
         [(testdata(SMALL), "--embedding-type q4_k --output-type q4_k"), (bert, "--embedding-type q5_0")]
