@@ -23,40 +23,21 @@
 #   OUT=                where results.jsonl and the single runs stay (default: nowhere)
 #   RATIO_MIN=          exit with 1 if a speed ratio is below this
 set -euo pipefail
-export LC_ALL=C.UTF-8 HOIST_QUIET=1 HOIST_PROGRESS=none
-here=$(cd "$(dirname "$0")" && pwd)
-root=$(dirname "$here")
-size=1GB
-if [[ ${1:-} =~ ^[0-9] ]]; then size=$1; shift; fi
-sections=" ${*:-copy mapped process python device memory} "
-for s in $sections; do
-  case $s in copy|mapped|process|python|device|memory) ;; *) echo "load.sh: no section $s" >&2; exit 2 ;; esac
-done
+source "$(dirname "$0")/common.sh"
+choose "copy mapped process python device memory" "$@"
 pairs=${PAIRS:-9}
 threads=${THREADS:-}
-python3=$(command -v python3) || { echo "load.sh: python3 is needed for the statistics" >&2; exit 3; }
-
-work=$(mktemp -d "${TMPDIR:-/tmp}/hoist-bench.XXXXXX")
-trap 'rm -rf "$work"' EXIT
-out=${OUT:-$work/out}
-mkdir -p "$out"
-rm -f "$out/results.jsonl"
-
-build() { (cd "$root" && cargo build --release --quiet "$@"); }
-target=${CARGO_TARGET_DIR:-$root/target}/release
-[[ -n ${HOIST:-} ]] || { build --bin hoist; HOIST=$target/hoist; }
-[[ -n ${PLAIN_READ:-} ]] || { build --example plain_read; PLAIN_READ=$target/examples/plain_read; }
+least=${RATIO_MIN:-0}
+needs_hoist
+needs_plain_read
 
 if [[ -z ${MODEL:-} ]]; then
   MODEL=$work/model
   "$HOIST" synth "$MODEL" --size "$size" --shards 4
 fi
 files=("$MODEL"/*.safetensors)
-cat "${files[@]}" > /dev/null
-resident=$("$PLAIN_READ" --resident "${files[@]}")
-$python3 -c 'import sys; sys.exit(float(sys.argv[1]) < 0.999)' "$resident" ||
-  { echo "load.sh: only $resident of the model stays in the page cache; take a smaller SIZE" >&2; exit 8; }
-echo "model: $(du -chL "${files[@]}" | tail -1 | cut -f1) in ${#files[@]} files, in the page cache; $(nproc) cores; load $(cut -d' ' -f1-3 /proc/loadavg)"
+hot "${files[@]}"
+echo "model: $(du -chL "${files[@]}" | tail -1 | cut -f1) in ${#files[@]} files, in the page cache; $(machine)"
 
 hoist_threads=(${threads:+--threads "$threads"})
 rival_threads=(${threads:+--threads "$threads"})
@@ -81,23 +62,6 @@ hoist_device() {
     "$HOIST" load "$MODEL" --device cuda:0 --json "${hoist_threads[@]}"
 }
 
-failed=0
-# compare NAME A B [stats.py's flags]: one run of each to warm up, then alternating pairs.
-compare() {
-  local name=$1 a=$2 b=$3 i
-  shift 3
-  local file_a=$out/$name.$a.jsonl file_b=$out/$name.$b.jsonl
-  "$a" > /dev/null
-  "$b" > /dev/null
-  : > "$file_a"
-  : > "$file_b"
-  for ((i = 0; i < pairs; i++)); do
-    if ((i % 2)); then "$b" >> "$file_b"; "$a" >> "$file_a"; else "$a" >> "$file_a"; "$b" >> "$file_b"; fi
-  done
-  $python3 "$here/stats.py" "$name" "$file_a" "$file_b" --labels "$a,$b" --out "$out/results.jsonl" \
-    ${RATIO_MIN:+--ratio-min "$RATIO_MIN"} "$@" || failed=1
-}
-
 emulated_driver() {
   [[ -d $work/driver ]] && return
   if [[ -z ${FAKE_DRIVER:-} ]]; then
@@ -108,61 +72,45 @@ emulated_driver() {
   mkdir "$work/driver"
   cp "$FAKE_DRIVER" "$work/driver/libcuda.so.1"
   cp "$FAKE_DRIVER" "$work/driver/libcuda.so"
-  hoist_device | grep -q EMULATED || { echo "load.sh: another driver answered than the emulated one" >&2; exit 10; }
+  hoist_device | grep -q EMULATED || die 10 "another driver answered than the emulated one"
 }
 
-# at_most NAME BYTES COMMAND…: the whole process's peak of memory, as the kernel counts it and as hoist says.
-at_most() {
+# peak NAME BYTES COMMAND…: the whole process's, at most so many.
+peak() {
   local name=$1 limit=$2
   shift 2
   "$PLAIN_READ" --exec "$work/report" "$@" > "$work/said"
-  $python3 - "$name" "$limit" "$work/report" "$work/said" "$out/results.jsonl" <<'P' || failed=1
-import json, sys
-name, limit, report, said, out = sys.argv[1:]
-limit = int(limit)
-peak = json.load(open(report))["peak_rss_bytes"]
-said = json.load(open(said))["peak_rss_bytes"]
-ok = peak <= limit
-# What hoist says of itself is compared with the kernel's word: it may not flatter by more than a few MiB.
-honest = said is not None and said >= peak - (8 << 20)
-print(f"{name}: peak {peak / 2**20:.0f} MiB, hoist says {'-' if said is None else round(said / 2**20)} MiB, limit {limit / 2**20:.0f} MiB"
-      + ("" if ok else "   FAILED") + ("" if honest else "   FAILED: hoist's own figure differs"))
-with open(out, "a") as f:
-    f.write(json.dumps({"check": name, "peak_rss_bytes": peak, "said_bytes": said, "limit_bytes": limit, "ok": ok and honest}) + "\n")
-sys.exit(not (ok and honest))
-P
+  at_most "$name" "$limit" "$work/report" "$work/said"
 }
 
 for section in $sections; do
   case $section in
-    copy) compare copy hoist_copy plain_copy ;;
-    mapped) compare mapped hoist_mapped plain_populate --field seconds ;;
-    process) compare process process_hoist process_cat --field seconds ;;
+    copy) compare copy "$least" hoist_copy plain_copy ;;
+    mapped) compare mapped "$least" hoist_mapped plain_populate --field seconds ;;
+    process) compare process "$least" process_hoist process_cat --field seconds ;;
     python)
       if [[ -z ${HOIST_PYTHON:-} ]]; then
-        echo "python: left out, HOIST_PYTHON names no Python with torch and safetensors" >&2
+        without python "HOIST_PYTHON names no Python with torch and safetensors"
         continue
       fi
-      compare python-safetensors hoist_copy python_safetensors
+      compare python-safetensors "$least" hoist_copy python_safetensors
       "$HOIST_PYTHON" "$here/rivals/to_torch.py" "$work/torch" "${files[@]}"
-      compare python-torch hoist_copy python_torch
+      compare python-torch "$least" hoist_copy python_torch
       rm -rf "$work/torch"
       ;;
     device)
       emulated_driver
-      compare device hoist_device plain_copy
-      compare device-reused hoist_device plain_device
+      compare device "$least" hoist_device plain_copy
+      compare device-reused "$least" hoist_device plain_device
       ;;
     memory)
       emulated_driver
       payload=$("$PLAIN_READ" --h2d-free "${files[@]}" | $python3 -c 'import json, sys; print(json.load(sys.stdin)["bytes"])')
-      at_most memory-cpu-copy $((payload + (100 << 20))) "$HOIST" load "$MODEL" --device cpu --copy --json
-      at_most memory-cpu-mapped $((payload + (100 << 20))) "$HOIST" load "$MODEL" --device cpu --json
-      at_most memory-device $((200 << 20)) env "${emulated[@]}" \
+      peak memory-cpu-copy $((payload + (100 << 20))) "$HOIST" load "$MODEL" --device cpu --copy --json
+      peak memory-cpu-mapped $((payload + (100 << 20))) "$HOIST" load "$MODEL" --device cpu --json
+      peak memory-device $((200 << 20)) env "${emulated[@]}" \
         "$HOIST" load "$MODEL" --device cuda:0 --json
       ;;
   esac
 done
-echo
-[[ -z ${OUT:-} ]] || echo "results: $out/results.jsonl"
-((failed == 0)) || { echo "FAILED: see above" >&2; exit 1; }
+finish

@@ -10,11 +10,8 @@
 # environment: HOIST (a built binary; default: built here in release), IMATRIX (adds rows with that importance), ROWS (a
 #   pattern of rows to run)
 set -euo pipefail
-export LC_ALL=C.UTF-8 HOIST_QUIET=1 HOIST_PROGRESS=none
-root=$(cd "$(dirname "$0")/.." && pwd)
-work=$(mktemp -d "${TMPDIR:-/tmp}/hoist-quality.XXXXXX")
-trap 'rm -rf "$work"' EXIT
-[[ -n ${HOIST:-} ]] || { (cd "$root" && cargo build --release --quiet --bin hoist); HOIST=${CARGO_TARGET_DIR:-$root/target}/release/hoist; }
+source "$(dirname "$0")/common.sh"
+needs_hoist
 model=${1:-$root/testdata/rustdoc-llama-6m}
 if (($# > 1)); then text=$2; else text=$work/text && head -c 50350 "$root/testdata/rustdoc-valid.txt" > "$text"; fi
 imatrix=${IMATRIX:-}

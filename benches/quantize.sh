@@ -25,41 +25,13 @@
 #   PLACE=              a folder to work in (default: "${TMPDIR:-/tmp}"); needs three times SIZE
 #   PAIRS=7  OUT=  LIMITS=1   as in convert.sh
 set -euo pipefail
-export LC_ALL=C.UTF-8 HOIST_QUIET=1 HOIST_PROGRESS=none
-here=$(cd "$(dirname "$0")" && pwd)
-root=$(dirname "$here")
-size=1GB
-if [[ ${1:-} =~ ^[0-9] ]]; then size=$1; shift; fi
-sections=" ${*:-copy methods ggml memory} "
-for s in $sections; do
-  case $s in copy|methods|ggml|memory) ;; *) echo "quantize.sh: no section $s" >&2; exit 2 ;; esac
-done
+source "$(dirname "$0")/common.sh"
+choose "copy methods ggml memory" "$@"
 pairs=${PAIRS:-7}
-limits=${LIMITS:-1}
-python3=$(command -v python3) || { echo "quantize.sh: python3 is needed for the statistics" >&2; exit 3; }
 threads=$(nproc)
-
-place=$(mktemp -d "${PLACE:-${TMPDIR:-/tmp}}/hoist-bench.XXXXXX")
-trap 'rm -rf "$place"' EXIT
-out=${OUT:-$place/out}
-mkdir -p "$out"
-rm -f "$out/results.jsonl"
-to=$place/to
-
-build() { (cd "$root" && cargo build --release --quiet "$@"); }
-target=${CARGO_TARGET_DIR:-$root/target}/release
-[[ -n ${HOIST:-} ]] || { build --bin hoist; HOIST=$target/hoist; }
-[[ -n ${PLAIN_READ:-} ]] || { build --example plain_read; PLAIN_READ=$target/examples/plain_read; }
-
-# timed COMMAND…: runs it, then syncs what lies below $to, and prints the report of the whole as a line. $to is made anew.
-timed() {
-  rm -rf "$to"
-  mkdir -p "$to"
-  # shellcheck disable=SC2016
-  "$PLAIN_READ" --exec "$place/report" bash -c 'set -e; to=$1; shift; "$@" > /dev/null; find "$to" -type f -exec sync {} +' - "$to" "$@" > "$place/log" 2>&1 ||
-    { tail -20 "$place/log" >&2; echo "quantize.sh: failed: $*" >&2; exit 1; }
-  cat "$place/report"
-}
+to=$work/to model=$work/model
+needs_hoist
+needs_plain_read
 
 hoist_int4() { timed "$HOIST" quantize "$model" -o "$to/model" --scheme "${scheme:-int4}" --method "${method:-rtn}"; }
 hoist_rtn() { method=rtn hoist_int4; }
@@ -68,97 +40,65 @@ hoist_fp8() { scheme=fp8 method=rtn hoist_int4; }
 # shellcheck disable=SC2016
 cat_cp() { timed bash -c 'cat "$1"/*.safetensors > /dev/null; cp "$2"/* "$3"' - "$model" "$written" "$to"; }
 hoist_gguf() { timed "$HOIST" quantize "$model" -o "$to/model.gguf" --scheme "$type" --threads "$threads"; }
-llama_quantize() { timed "$LLAMA_QUANTIZE" "$place/f16.gguf" "$to/model.gguf" "$type" "$threads"; }
+llama_quantize() { timed "$LLAMA_QUANTIZE" "$work/f16.gguf" "$to/model.gguf" "$type" "$threads"; }
 # One thread each, so that CPU seconds hold no waiting for each other.
-hoist_method() { timed "$HOIST" quantize "$place/small" -o "$to/model" $arguments --threads 1; }
-package() { "$INT4_PYTHON" "$here/rivals/quantize.py" "$package" "$place"/small/*.safetensors 2> "$place/log" | tail -1; }
+hoist_method() { timed "$HOIST" quantize "$work/small" -o "$to/model" $arguments --threads 1; }
+package() { "$INT4_PYTHON" "$here/rivals/quantize.py" "$package" "$work"/small/*.safetensors 2> "$work/log" | tail -1; }
 
-failed=0
-# compare NAME LEAST FIELD A B: one run of each to warm up, then alternating pairs; the ratio must be at least LEAST.
-compare() {
-  local name=$1 least=$2 field=$3 a=$4 b=$5 i
-  local file_a=$out/$name.$a.jsonl file_b=$out/$name.$b.jsonl
-  "$a" > /dev/null
-  "$b" > /dev/null
-  : > "$file_a"
-  : > "$file_b"
-  for ((i = 0; i < pairs; i++)); do
-    if ((i % 2)); then "$b" >> "$file_b"; "$a" >> "$file_a"; else "$a" >> "$file_a"; "$b" >> "$file_b"; fi
-  done
-  local bound=()
-  [[ $limits == 0 || $least == 0 ]] || bound=(--ratio-min "$least")
-  $python3 "$here/stats.py" "$name" "$file_a" "$file_b" --labels "$a,$b" --field "$field" --out "$out/results.jsonl" "${bound[@]}" || failed=1
-}
-
-# A tokenizer that fits no vocabulary is padded; what it holds does not matter here.
-make_model() {
-  "$HOIST" synth "$1" --size "$2" --shards "${3:-4}" > /dev/null
-  cp "$root"/testdata/tokenizers/llama-spm/* "$1"
-  cat "$1"/*.safetensors > /dev/null
-}
-
-model=$place/model
-if [[ $sections == *" copy "* || $sections == *" ggml "* ]]; then
+if has copy || has ggml; then
   make_model "$model" "$size"
-  resident=$("$PLAIN_READ" --resident "$model"/*.safetensors)
-  $python3 -c 'import sys; sys.exit(float(sys.argv[1]) < 0.999)' "$resident" ||
-    { echo "quantize.sh: only $resident of the model stays in the page cache; take a smaller SIZE" >&2; exit 8; }
+  hot "$model"/*.safetensors
   bytes=$(cat "$model"/*.safetensors | wc -c)
-  echo "$place ($(stat -f -c %T "$place")): $((bytes / 1000000)) MB in the page cache; $threads cores; load $(cut -d' ' -f1-3 /proc/loadavg)"
+  echo "$work ($(stat -f -c %T "$work")): $((bytes / 1000000)) MB in the page cache; $(machine)"
 fi
-if [[ $sections == *" copy "* ]]; then
-  written=$place/written
+if has copy; then
+  written=$work/written
   "$HOIST" quantize "$model" -o "$written" --method rtn > /dev/null
-  compare int4-rtn 0.8 seconds hoist_rtn cat_cp
-  compare int4-search 0 seconds hoist_search cat_cp
+  compare int4-rtn 0.8 hoist_rtn cat_cp --field seconds
+  compare int4-search 0 hoist_search cat_cp --field seconds
   "$HOIST" quantize "$model" -o "$written" --scheme fp8 --force > /dev/null
-  compare fp8 0 seconds hoist_fp8 cat_cp
+  compare fp8 0 hoist_fp8 cat_cp --field seconds
   rm -rf "$written"
 fi
-if [[ $sections == *" methods "* ]]; then
+if has methods; then
   if [[ -z ${INT4_PYTHON:-} ]]; then
-    echo "methods: left out, INT4_PYTHON names no Python with hqq and llmcompressor" >&2
+    without methods "INT4_PYTHON names no Python with hqq and llmcompressor"
   else
-    make_model "$place/small" "${METHOD_SIZE:-100MB}" 1
+    make_model "$work/small" "${METHOD_SIZE:-100MB}" 1
+    hot "$work/small"/*.safetensors
     saved=$pairs pairs=3
     arguments='--scheme int4 --asymmetric' package=hqq
-    compare search-asymmetric.hqq 100 cpu_seconds hoist_method package
+    compare search-asymmetric.hqq 100 hoist_method package --field cpu_seconds
     package=llmcompressor-mse
-    compare search-asymmetric.mse 80 cpu_seconds hoist_method package
+    compare search-asymmetric.mse 80 hoist_method package --field cpu_seconds
     arguments='--scheme int4 --symmetric' package=llmcompressor-mse-symmetric
-    compare search-symmetric.mse 80 cpu_seconds hoist_method package
+    compare search-symmetric.mse 80 hoist_method package --field cpu_seconds
     arguments='--scheme mlx --group-size 128' package=hqq
-    compare search-affine.hqq 0 cpu_seconds hoist_method package
+    compare search-affine.hqq 0 hoist_method package --field cpu_seconds
     pairs=$saved
-    rm -rf "$place/small"
+    rm -rf "$work/small"
   fi
 fi
-if [[ $sections == *" ggml "* ]]; then
+if has ggml; then
   if [[ -z ${LLAMA_QUANTIZE:-} ]]; then
-    echo "ggml: left out, LLAMA_QUANTIZE names no llama-quantize" >&2
+    without ggml "LLAMA_QUANTIZE names no llama-quantize"
   else
-    "$HOIST" convert "$model" -o "$place/f16.gguf" --dtype f16 > /dev/null
+    "$HOIST" convert "$model" -o "$work/f16.gguf" --dtype f16 > /dev/null
     for type in ${TYPES:-q4_0 q4_k_m q5_k_m q6_k q3_k_m iq4_xs}; do
       case $type in q4_0) least=3 ;; q4_k_m) least=8 ;; *) least=0 ;; esac
-      compare "$type" "$least" seconds hoist_gguf llama_quantize
+      compare "$type" "$least" hoist_gguf llama_quantize --field seconds
     done
-    rm -f "$place/f16.gguf"
+    rm -f "$work/f16.gguf"
   fi
 fi
 rm -rf "$model"
-if [[ $sections == *" memory "* ]]; then
+if has memory; then
   make_model "$model" "${MEMORY_SIZE:-4GB}"
   for line in "model --scheme int4" "model --scheme gptq" "model.gguf --scheme q4_k_m"; do
     read -r name arguments <<< "$line"
     # shellcheck disable=SC2086
-    timed "$HOIST" quantize "$model" -o "$to/$name" $arguments > "$out/memory.jsonl"
-    $python3 - "$line" "$out/memory.jsonl" "$limits" << 'P' || failed=1
-import json, sys
-report = json.loads(open(sys.argv[2]).read())
-peak = report["peak_rss_bytes"]
-print(f"memory {sys.argv[1]}: {peak / 2**20:.0f} MiB at most")
-sys.exit(sys.argv[3] != "0" and peak > 600 << 20)
-P
+    timed "$HOIST" quantize "$model" -o "$to/$name" $arguments > "$work/line"
+    at_most "memory $line" $((600 << 20)) "$work/line"
   done
 fi
-exit $failed
+finish

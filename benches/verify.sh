@@ -20,30 +20,14 @@
 #   OUT=            where results.jsonl and the single runs stay (default: nowhere)
 #   RATIO_MIN=1     exit with 1 if a speed ratio is below this; 0: print only
 set -euo pipefail
-export LC_ALL=C.UTF-8 HOIST_QUIET=1 HOIST_PROGRESS=none
-here=$(cd "$(dirname "$0")" && pwd)
-root=$(dirname "$here")
-sections=" ${*:-small large} "
-for s in $sections; do
-  case $s in small|large) ;; *) echo "verify.sh: no section $s" >&2; exit 2 ;; esac
-done
+source "$(dirname "$0")/common.sh"
+choose "small large" "$@"
 pairs=${PAIRS:-7}
 export RAYON_NUM_THREADS=${THREADS:-$(nproc)}
-python3=$(command -v python3) || { echo "verify.sh: python3 is needed for the statistics" >&2; exit 3; }
-
-work=$(mktemp -d "${TMPDIR:-/tmp}/hoist-bench.XXXXXX")
-trap 'rm -rf "$work"' EXIT
-out=${OUT:-$work/out}
-mkdir -p "$out"
-rm -f "$out/results.jsonl"
-
-build() { (cd "$root" && cargo build --release --quiet "$@"); }
-target=${CARGO_TARGET_DIR:-$root/target}/release
 [[ -n ${CANDLE_MODELS:-} ]] || { build -p hoist-candle-models; CANDLE_MODELS=$target/hoist-candle-models; }
 
-failed=0
-# compare NAME MODEL DTYPE PREFILL DECODE: alternating pairs, then the two parts by themselves.
-compare() {
+# in_turn NAME MODEL DTYPE PREFILL DECODE: alternating pairs, then the two parts by themselves.
+in_turn() {
   local name=$1 model=$2 dtype=$3 prefill=$4 decode=$5 i engine
   local runs=("--dtype" "$dtype" --prefill "$prefill" --decode "$decode")
   for engine in hoist candle; do
@@ -52,7 +36,7 @@ compare() {
   for ((i = 0; i < pairs; i++)); do
     for engine in $( ((i % 2)) && echo candle hoist || echo hoist candle); do
       "$CANDLE_MODELS" "$engine" "$model" "${runs[@]}" >> "$out/$name.$engine.jsonl" ||
-        { echo "verify.sh: failed: $engine $name" >&2; exit 1; }
+        die 1 "failed: $engine $name"
     done
   done
   for part in prefill decode; do
@@ -83,7 +67,7 @@ for section in $sections; do
     large)
       model=${MODEL:-}
       if [[ -z $model ]]; then
-        [[ -n ${HOIST:-} ]] || { build --bin hoist; HOIST=$target/hoist; }
+        needs_hoist
         model=$work/model
         "$HOIST" synth "$model" --preset llama-1b > /dev/null
       fi
@@ -91,9 +75,7 @@ for section in $sections; do
       ;;
   esac
   for dtype in ${DTYPES:-f32 bf16}; do
-    compare "$section-$dtype" "$model" "$dtype" "${steps[@]}"
+    in_turn "$section-$dtype" "$model" "$dtype" "${steps[@]}"
   done
 done
-echo
-[[ -z ${OUT:-} ]] || echo "results: $out/results.jsonl"
-((failed == 0)) || { echo "FAILED: see above" >&2; exit 1; }
+finish

@@ -138,9 +138,21 @@ impl Options {
         }
     }
 
+    /// Memory that importance takes.
+    fn importance_bytes(&self) -> u64 {
+        let importance = self.quantize.as_ref().and_then(|q| q.importance.as_ref());
+        importance.map_or(0, |importance| importance.memory_bytes())
+    }
+
+    /// Memory beside importance.
+    fn work_memory_bytes(&self) -> u64 {
+        self.memory_bytes.saturating_sub(self.importance_bytes())
+    }
+
     /// Memory for tasks in flight.
     fn task_memory_bytes(&self) -> u64 {
-        self.memory_bytes - RESERVE_BYTES.min(self.memory_bytes / 2)
+        let bytes = self.work_memory_bytes();
+        bytes - RESERVE_BYTES.min(bytes / 2)
     }
 
     /// The container that will be written.
@@ -164,6 +176,7 @@ impl Options {
                 crate::text::bytes(MEMORY_BYTES_MIN)
             )));
         }
+        check_importance(self.importance_bytes(), self.memory_bytes)?;
         if let Some(quantize) = &self.quantize {
             let name = quantize.scheme.name();
             match (quantize.scheme, self.container()) {
@@ -218,6 +231,24 @@ impl Options {
         }
         Ok(())
     }
+}
+
+/// Whether so many bytes of importance leave enough memory to work in.
+///
+/// # Errors
+/// `NoSpace`: they do not.
+pub(crate) fn check_importance(importance_bytes: u64, memory_bytes: u64) -> Result<()> {
+    if importance_bytes == 0 || memory_bytes.saturating_sub(importance_bytes) >= MEMORY_BYTES_MIN {
+        return Ok(());
+    }
+    let text = crate::text::bytes;
+    let message = format!(
+        "the importance takes {} of memory, and {} are allowed, of which the work needs {}",
+        text(importance_bytes),
+        text(memory_bytes),
+        text(MEMORY_BYTES_MIN)
+    );
+    Err(Error::new(crate::ErrorKind::NoSpace, message).hint("a larger --memory"))
 }
 
 fn by_extension(path: &Path) -> Option<Container> {
@@ -313,7 +344,7 @@ impl Plan {
             hash,
         };
         plan.notes.append(&mut plan.recipe.notes);
-        plan.notes.extend(rounded(&plan.recipe));
+        plan.notes.extend(rounded(&plan.recipe, options));
         let limits = Limits::for_model(options.task_memory_bytes(), model);
         for output in &plan.recipe.outputs {
             // What cannot be made is refused now.
@@ -407,7 +438,7 @@ pub(crate) fn drafted(model: &Model, options: &Options) -> Result<Drafted> {
     options.check()?;
     let (Draft { mut recipe, mut notes, .. }, decided) = draft(model, options, options.container())?;
     notes.append(&mut recipe.notes);
-    notes.extend(rounded(&recipe));
+    notes.extend(rounded(&recipe, options));
     Ok(Drafted { recipe, decided, notes })
 }
 
@@ -472,32 +503,29 @@ pub(crate) fn carry(model: &Model, options: &Options, plan: Plan, control: &Cont
 
 /// What is said of numbers that a narrow type rounds: those of quantised blocks and of codes times scales have more bits
 /// than 16 bits hold. (Not MXFP4's: powers of two times three bits.)
-fn rounded(recipe: &Recipe) -> Option<String> {
+fn rounded(recipe: &Recipe, options: &Options) -> Option<String> {
     let mut types: Vec<String> = Vec::new();
     let mut count = 0;
     for output in recipe.outputs.iter().filter(|o| matches!(o.dtype, DType::F16 | DType::BF16)) {
         let Some(value) = output.parts.first().and_then(|p| recipe.values.get(p.value)) else { continue };
-        let from = match value.source {
-            Source::Scaled { .. } => "scaled f8".to_owned(),
-            Source::Packed(ref packed) if packed.packing.dtype != output.dtype => {
-                packed.packing.layout.name.to_owned()
-            }
-            Source::Tensor(_) | Source::Joined(_)
-                if !value.dtype.is_plain() && value.dtype != DType::MXFP4 =>
-            {
-                value.dtype.to_string()
-            }
-            _ => continue,
+        let is_rounded = match &value.source {
+            Source::Scaled { .. } => true,
+            Source::Packed(packed) => packed.packing.dtype != output.dtype,
+            Source::Tensor(_) | Source::Joined(_) => !value.dtype.is_plain() && value.dtype != DType::MXFP4,
+            Source::Mxfp4 { .. } | Source::Made(_) => false,
         };
+        if !is_rounded {
+            continue;
+        }
         count += 1;
-        let kind = format!("{from} → {}", output.dtype);
+        let kind = format!("{} → {}", value.stored_as(), output.dtype);
         if !types.contains(&kind) {
             types.push(kind);
         }
     }
     let many = if count == 1 { "1 tensor is".to_owned() } else { format!("{count} tensors are") };
-    (count > 0)
-        .then(|| format!("{many} dequantised and rounded ({}); --dtype f32 is exact", types.join(", ")))
+    let exact = if options.quantize.is_some() { "" } else { "; --dtype f32 is exact" };
+    (count > 0).then(|| format!("{many} dequantised and rounded ({}){exact}", types.join(", ")))
 }
 
 /// Chooses the way and goes it.

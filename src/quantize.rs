@@ -23,23 +23,25 @@ pub use sample::Floor;
 use crate::checkpoint::Container;
 use crate::convert::{self, Chosen, Decided, Quantised, Quantize, Why};
 use crate::dtype::{Class, DType};
-use crate::error::Result;
-use crate::open::Model;
+use crate::error::{Error, Result};
+use crate::open::{self, Model};
 use crate::plan::weave::Limits;
 use crate::run::job::Job;
 use crate::transform::arch::{self, Group};
+use crate::transform::importance::Importance;
 use crate::transform::method;
-use crate::transform::mixture::Mixture;
+use crate::transform::mixture::{self, Given, Mixture, Tensor};
 use crate::transform::recipe::{Form, Output, Recipe};
 use crate::transform::scheme::{self, Asked, Named};
 use sample::Sample;
-use std::collections::HashMap;
-use std::path::PathBuf;
+use std::collections::{HashMap, HashSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// What to quantise into, and how.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Where to: a directory.
+    /// Where to: a directory, or a file that ends in `.gguf`.
     pub out: PathBuf,
     /// The scheme, and what was asked for within it.
     pub quantize: Quantize,
@@ -83,10 +85,7 @@ impl Options {
         let mut quantize = self.quantize.clone();
         let is_gguf = self.out.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"));
         // One name, two layouts: OUT says which.
-        if let (Named::Matrices(scheme), true) = (quantize.scheme, is_gguf)
-            && scheme.codes == scheme::Codes::E2M1
-            && let Some(mixture) = Mixture::find("mxfp4_moe").filter(|m| m.name.starts_with(scheme.name))
-        {
+        if let (true, Some(mixture)) = (is_gguf, Mixture::find(quantize.scheme.name())) {
             quantize.scheme = Named::Blocks(mixture);
         }
         let blocks = matches!(quantize.scheme, Named::Blocks(_));
@@ -105,6 +104,33 @@ impl Options {
     }
 }
 
+/// Reads a file of importance into the memory that quantising is allowed, of which it takes its part.
+///
+/// # Errors
+/// As [`open::importance`]. `NoSpace`: it leaves too little for the work.
+pub fn importance(path: &Path, memory_bytes: u64) -> Result<Arc<Importance>> {
+    let size_bytes = std::fs::metadata(path).map_or(0, |facts| facts.len());
+    convert::check_importance(size_bytes, memory_bytes).map_err(|e| e.file(path.display().to_string()))?;
+    open::importance(path).map(Arc::new)
+}
+
+/// Flags of `hoist convert` that hints speak of, and quantising does not have.
+const OF_CONVERT: &[&str] = &["--dtype", "--exclude", "--meta", "--raw", "--rename", "--tokenizer-"];
+
+/// An error of a draft, which speaks to whoever converts.
+fn hinted(error: Error) -> Error {
+    match error.hint_text() {
+        Some(hint) if hint.contains("--split-max") => {
+            error.hint_instead("larger files are fewer: --shard-size")
+        }
+        Some(hint) if OF_CONVERT.iter().any(|flag| hint.contains(flag)) => {
+            let hint = format!("hoist convert first: {hint}");
+            error.hint_instead(hint)
+        }
+        _ => error,
+    }
+}
+
 /// What will be written.
 #[derive(Debug)]
 pub struct Plan {
@@ -118,6 +144,19 @@ pub struct Plan {
     pub ends: Ends,
     options: convert::Options,
     sample: Result<Sample>,
+}
+
+/// A tensor that will be written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Written<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// What the source holds its numbers in: a type, or a layout of codes and scales.
+    pub from: String,
+    /// Its type.
+    pub to: DType,
+    /// Its bytes.
+    pub size_bytes: u64,
 }
 
 /// A matrix that stays as it is.
@@ -141,42 +180,57 @@ pub struct Kept {
 pub struct Ends {
     /// Matrices.
     pub matrices: usize,
+    /// Those of them that are the head's.
+    pub heads: usize,
     /// Their numbers.
     pub numbers: u64,
     /// Their bytes in the output.
     pub size_bytes: u64,
     /// Their bytes with as many bits as the rest has.
     pub narrow_bytes: u64,
+    /// The type of blocks that they would have then, where the rest is blocks.
+    pub narrow_dtype: Option<DType>,
     /// Whether they are quantised.
     pub quantised: bool,
 }
 
 impl Ends {
     fn of(recipe: &Recipe, decided: &Decided) -> Ends {
-        let bits = match &decided.chosen {
-            Chosen::Matrices(_) => decided.bits_per_weight(),
-            Chosen::Blocks(mixture) => {
-                let facts = mixture.dtype.facts();
-                f64::from(facts.block_bytes) * 8.0 / f64::from(facts.block_elements.max(1))
-            }
-        };
+        let bits = decided.bits_per_weight();
+        let by_rule = decided.kept.iter().filter(|(_, why)| matches!(why, Why::Kind(_)));
+        let by_rule: HashSet<&str> = by_rule.map(|(name, _)| name.as_str()).collect();
         let mut ends = Ends::default();
         for output in &recipe.outputs {
-            let is_end = matches!(arch::group(&output.name), Group::Embedding | Group::Head);
+            let group = arch::group(&output.name);
+            let is_end = matches!(group, Group::Embedding | Group::Head);
             let is_block = output.dtype.facts().class == Class::Block;
-            if !is_end || output.shape.len() != 2 || !(is_block || output.dtype.is_float()) {
+            let is_face = matches!(output.form, Form::Face { .. });
+            if !is_end || is_face || output.shape.len() != 2 || !(is_block || output.dtype.is_float()) {
                 continue;
             }
-            if matches!(output.form, Form::Face { .. }) {
-                continue;
-            }
+            let numbers = crate::dtype::element_count(&output.shape).unwrap_or(0);
+            let size_bytes = output.size_bytes().unwrap_or(0);
+            let narrow_bytes = match &decided.chosen {
+                Chosen::Matrices(_) => (numbers as f64 * bits / 8.0) as u64,
+                // Positions: never quantised, whatever a person says.
+                Chosen::Blocks(_) if by_rule.contains(output.name.as_str()) => continue,
+                Chosen::Blocks(mixture) => {
+                    let tensor = Tensor { name: &output.name, shape: &output.shape };
+                    let dtype = match mixture::fall_back(mixture.dense_dtype(), tensor) {
+                        Given::Type(dtype) | Given::Fallback { dtype, .. } => dtype,
+                        Given::Kept => output.dtype,
+                    };
+                    ends.narrow_dtype = Some(dtype);
+                    Output { dtype, ..output.clone() }.size_bytes().unwrap_or(size_bytes)
+                }
+            };
             ends.matrices += 1;
-            ends.numbers =
-                ends.numbers.saturating_add(crate::dtype::element_count(&output.shape).unwrap_or(0));
-            ends.size_bytes = ends.size_bytes.saturating_add(output.size_bytes().unwrap_or(0));
+            ends.heads += usize::from(group == Group::Head);
+            ends.numbers = ends.numbers.saturating_add(numbers);
+            ends.size_bytes = ends.size_bytes.saturating_add(size_bytes);
+            ends.narrow_bytes = ends.narrow_bytes.saturating_add(narrow_bytes.min(size_bytes));
             ends.quantised |= is_block;
         }
-        ends.narrow_bytes = ((ends.numbers as f64 * bits / 8.0) as u64).min(ends.size_bytes);
         ends
     }
 
@@ -205,9 +259,9 @@ impl Plan {
     /// is quantised already.
     pub fn new(model: &Model, options: &Options) -> Result<Plan> {
         let options = options.conversion();
-        let mut conversion = convert::Plan::new(model, &options)?;
+        let mut conversion = convert::Plan::new(model, &options).map_err(hinted)?;
         let decided = conversion.quantized.take();
-        let decided = decided.ok_or_else(|| crate::Error::bug("a plan without a scheme"))?;
+        let decided = decided.ok_or_else(|| Error::bug("a plan without a scheme"))?;
         let recipe = &conversion.recipe;
         let sample = Sample::of(model, recipe, &Limits::within(options.memory_bytes));
         let outputs: HashMap<&str, &Output> = recipe.outputs.iter().map(|o| (o.name.as_str(), o)).collect();
@@ -229,6 +283,24 @@ impl Plan {
     /// Matrices that are quantised.
     pub fn matrices(&self) -> usize {
         self.decided.quantised.len()
+    }
+
+    /// Every tensor that will be written, in its order.
+    pub fn outputs(&self) -> impl Iterator<Item = Written<'_>> {
+        let recipe = &self.conversion.recipe;
+        recipe.outputs.iter().map(|output| {
+            let matrix = match output.form {
+                Form::Face { packed, .. } => recipe.packed.get(packed).map_or(output, |p| &p.matrix),
+                _ => output,
+            };
+            let from = matrix.parts.first().and_then(|part| recipe.values.get(part.value));
+            Written {
+                name: &output.name,
+                from: from.map(|value| value.stored_as()).unwrap_or_default(),
+                to: output.dtype,
+                size_bytes: output.size_bytes().unwrap_or(0),
+            }
+        })
     }
 
     /// Tensors of the model, each matrix counted once.

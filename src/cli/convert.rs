@@ -25,7 +25,8 @@ pub(crate) struct Args {
     /// The container [default: OUT's extension, else safetensors]
     #[arg(long, value_enum, value_name = "FORMAT", env = "HOIST_TO", hide_env_values = true)]
     to: Option<To>,
-    /// Element type of the weights: f32, f16, bf16, f8_e4m3, f8_e5m2, in a GGUF also its block types (q8_0, q4_0, q4_k, …), all of one; `auto` keeps the source's
+    /// Element type of the weights: f32, f16, bf16, f8_e4m3, f8_e5m2, in a GGUF also its block types (q8_0, q4_0, q4_k,
+    /// …), all of one; `auto` keeps the source's
     #[arg(
         long,
         alias = "outtype",

@@ -17,7 +17,6 @@ use hoist::{Error, Result, open};
 use say::{done, lines, notes, plan_lines, planned};
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 /// The arguments of `hoist quantize`.
 #[derive(Debug, clap::Args)]
@@ -139,7 +138,7 @@ pub(super) fn group_size(text: &str) -> std::result::Result<u64, String> {
 }
 
 fn block_type(text: &str) -> std::result::Result<DType, String> {
-    DType::from_user(text).ok_or_else(|| "no type that there is".to_owned())
+    DType::from_user(text).ok_or_else(|| format!("there are {}", BlockTypes::names()))
 }
 
 fn tensor_type(text: &str) -> std::result::Result<(String, DType), String> {
@@ -220,7 +219,8 @@ fn options(args: &Args, common: &Common) -> Result<Options> {
     };
     quantize.asked.signed_scales = args.signed_scales;
     quantize.asked.gptq_v2 = args.gptq_v2;
-    quantize.importance = args.importance.as_deref().map(open::importance).transpose()?.map(Arc::new);
+    quantize.importance =
+        args.importance.as_deref().map(|f| quantize::importance(f, args.memory)).transpose()?;
     quantize.keep = args.keep.clone();
     quantize.also = args.also.clone();
     quantize.strict = args.strict;

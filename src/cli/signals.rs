@@ -135,6 +135,7 @@ extern "C" fn on_abort(_: libc::c_int) {
 mod tests {
     use super::*;
     use std::io::{BufRead, BufReader, Read};
+    use std::os::unix::process::CommandExt;
     use std::process::{Command, Stdio};
     use std::time::{Duration, Instant};
 
@@ -203,7 +204,18 @@ mod tests {
         for &(mode, signals, code, said) in rows {
             let exe = std::env::current_exe().unwrap();
             let ignore = if mode == "is ignored" { "trap '' HUP; " } else { "" };
-            let mut child = Command::new("sh")
+            let mut command = Command::new("sh");
+            let heed = || {
+                for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+                    // SAFETY: may be called between fork and exec, and installs no code.
+                    unsafe { libc::signal(signal, libc::SIG_DFL) };
+                }
+                Ok(())
+            };
+            // Tests that run in the background may have signals ignored, and what they start inherits that.
+            // SAFETY: the closure only makes calls that are allowed between fork and exec.
+            unsafe { command.pre_exec(heed) };
+            let mut child = command
                 .arg("-c")
                 .arg(format!("{ignore}exec \"$0\" --exact cli::signals::tests::child --nocapture"))
                 .arg(exe)

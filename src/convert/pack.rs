@@ -22,12 +22,13 @@ use crate::error::{Error, Result};
 use crate::open::Model;
 use crate::text::{Shown, grouped};
 use crate::transform::arch::{self, Cut, Form as Laid, Group, Part as Of};
+use crate::transform::block;
 use crate::transform::config::Description;
 use crate::transform::importance::Importance;
 use crate::transform::mixture::Mixture;
 use crate::transform::packing::Content;
-use crate::transform::recipe::{Form, Output, Packed, Source};
-use crate::transform::scheme::{self, Asked, Config, Named, Settled, Stays};
+use crate::transform::recipe::{Form, Output, Packed, Source, Value};
+use crate::transform::scheme::{self, Asked, Config, Named, Scheme, Settled, Stays};
 use crate::transform::select::Selection;
 use mlx::Rules;
 use serde_json::Value as Json;
@@ -71,6 +72,9 @@ pub struct BlockTypes {
     pub pure: bool,
 }
 
+/// Floats that weights are in.
+const FLOATS: &[DType] = &[DType::F32, DType::F16, DType::BF16];
+
 /// What was chosen.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Chosen {
@@ -106,8 +110,6 @@ pub struct Decided {
     pub quantised: Vec<Quantised>,
     /// Matrices that stay, and why.
     pub kept: Vec<(String, Why)>,
-    /// Whether NaN and infinity are taken for zero.
-    pub zero_odd: bool,
 }
 
 /// Why a matrix stays.
@@ -136,9 +138,10 @@ const FUSED: &[&[&str]] = &[
 /// Changes the draft.
 ///
 /// # Errors
-/// `Usage`: what the scheme does not have; patterns for what is never quantised; with `strict` sizes that do not fit.
-/// `Unsupported`: a model that is quantised already; experts of an unknown family. `NotFound`: no config; a pattern that
-/// matches nothing. `BadInput`: nothing to quantise.
+/// `Usage`: what the scheme does not have; patterns for what is never quantised; with `strict` sizes that do not fit; a group
+/// size or patterns to keep that leave nothing to quantise. `Unsupported`: a model that is quantised already, or has no linear
+/// layers that are known; experts of an unknown family. `NotFound`: no config; a pattern that matches nothing. `BadInput`: an
+/// importance of another model.
 pub(super) fn pack(model: &Model, options: &Options, asked: &Quantize, draft: &mut Draft) -> Result<Decided> {
     let scheme = match asked.scheme {
         Named::Matrices(scheme) => scheme,
@@ -162,7 +165,9 @@ pub(super) fn pack(model: &Model, options: &Options, asked: &Quantize, draft: &m
         Error::not_found("there is no config.json, in which it would be said how the weights are quantised")
             .hint("name the model's directory")
     })?;
-    refuse_quantised(draft, asked)?;
+    if !asked.requantize {
+        draft.recipe.outputs.iter().try_for_each(|o| refuse_quantised(o, &draft.recipe.values))?;
+    }
     let about = Description::from_config(&config);
     experts::take_apart(draft, &config, about.layers)?;
     let rules = (scheme.stays == Stays::Mlx).then(|| Rules::of(&config));
@@ -170,7 +175,7 @@ pub(super) fn pack(model: &Model, options: &Options, asked: &Quantize, draft: &m
         mlx::stack(draft, rules, about.layers)?;
     }
     let choice = Choice { layers: about.layers, rules };
-    let chosen = choose(draft, asked, &choice)?;
+    let chosen = choose(draft, scheme, asked, &choice)?;
     let experts = chosen.iter().map(|&i| &draft.recipe.outputs[i]);
     let experts = experts.into_iter().any(|o| is_expert(&o.name) || mlx::is_stack(&o.name, &o.shape));
     let dtype = main_dtype(draft, &chosen, &about);
@@ -182,7 +187,6 @@ pub(super) fn pack(model: &Model, options: &Options, asked: &Quantize, draft: &m
         experts,
         quantised: Vec::new(),
         kept: Vec::new(),
-        zero_odd: asked.zero_odd,
     };
     let mut weighing = match &asked.importance {
         Some(importance) => Some(Weighing::new(importance, &settled, &config)?),
@@ -206,19 +210,11 @@ pub(super) fn pack(model: &Model, options: &Options, asked: &Quantize, draft: &m
         draft.notes.push(weighing.finish()?);
     }
     let ignored = ignored(draft, &config, &settled);
-    let mut said = config::of(&settled, &ignored, &how.own(&draft.recipe.packed));
-    if settled.scheme.config == Config::Gptq && said.get("dynamic").is_some() {
-        let names = draft.recipe.packed.iter().map(|p| p.matrix.name.as_str());
-        let modules = names.map(|name| name.strip_suffix(".weight").unwrap_or(name));
-        match config::gptq_modules(modules, &ignored) {
-            Some(modules) => {
-                let modules: Vec<[&str; 1]> = modules.into_iter().map(|m| [m]).collect();
-                said["modules_in_block_to_quantize"] = serde_json::json!(modules);
-            }
-            None => draft.notes.push(
-                "transformers does not open GPTQ where a projection is quantised in some layers only; gptqmodel does".into(),
-            ),
-        }
+    let said = config::of(&settled, &ignored, &draft.recipe.packed);
+    if said.get("dynamic").is_some() && said.get(config::GPTQ_MODULES).is_none() {
+        draft.notes.push(
+            "transformers does not open GPTQ where a projection is quantised in some layers only; gptqmodel does".into(),
+        );
     }
     draft.config = ConfigEdit { quantization: Some(said.clone()), ..std::mem::take(&mut draft.config) };
     if let Some((_, bytes)) = draft.texts.iter_mut().find(|(name, _)| name == "config.json") {
@@ -235,26 +231,28 @@ pub(super) fn pack(model: &Model, options: &Options, asked: &Quantize, draft: &m
     Ok(decided)
 }
 
-/// Codes are never quantised again unless a person says so; floats of eight bits with their scales are what their makers
-/// publish, and are only widened.
-fn refuse_quantised(draft: &Draft, asked: &Quantize) -> Result<()> {
-    if asked.requantize {
-        return Ok(());
+/// Whether a value is quantised already. Floats of eight bits with their scales are what their makers publish, and are only
+/// widened.
+fn is_quantised(value: &Value) -> bool {
+    match &value.source {
+        Source::Packed(_) | Source::Mxfp4 { .. } => true,
+        Source::Scaled { .. } => false,
+        _ => value.dtype.facts().class == Class::Block,
     }
-    let parts = draft.recipe.outputs.iter().flat_map(|o| &o.parts);
-    for value in parts.filter_map(|p| draft.recipe.values.get(p.value)) {
-        let scheme = match &value.source {
-            Source::Packed(packed) => packed.packing.layout.name.to_owned(),
-            Source::Mxfp4 { .. } => "MXFP4".to_owned(),
-            Source::Scaled { .. } => continue,
-            _ if value.dtype.facts().class == Class::Block => value.dtype.to_string(),
-            _ => continue,
-        };
-        return Err(Error::unsupported(format!("is quantised already, as {scheme}"))
-            .tensor(&value.name)
-            .hint("the unquantised original gives a better model; --requantize dequantises this one first"));
-    }
-    Ok(())
+}
+
+/// Refuses what is made of codes: they are quantised again only where a person says so.
+fn refuse_quantised(output: &Output, values: &[Value]) -> Result<()> {
+    let mut values = output.parts.iter().filter_map(|p| values.get(p.value));
+    let Some(value) = values.find(|v| is_quantised(v)) else { return Ok(()) };
+    Err(Error::unsupported(format!("is quantised already, as {}", value.stored_as()))
+        .tensor(&value.name)
+        .hint("the unquantised original gives a better model; --requantize dequantises this one first"))
+}
+
+/// The module that a matrix belongs to.
+fn module(name: &str) -> &str {
+    name.strip_suffix(".weight").unwrap_or(name)
 }
 
 /// The number after `layers.` (or what it is called) in a name.
@@ -322,22 +320,10 @@ struct How<'a> {
 impl How<'_> {
     /// How this one is.
     fn of(&self, name: &str) -> &Settled {
-        let module = name.strip_suffix(".weight").unwrap_or(name);
         match &self.eight {
-            Some((rules, eight)) if rules.is_eight(module) => eight,
+            Some((rules, eight)) if rules.is_eight(module(name)) => eight,
             _ => self.settled,
         }
-    }
-
-    /// What the config says of those that differ from the rest.
-    fn own(&self, packed: &[Packed]) -> Vec<(String, Json)> {
-        let differs = packed.iter().filter(|p| p.packing.bits != self.settled.scheme.bits);
-        differs
-            .map(|p| {
-                let module = p.matrix.name.strip_suffix(".weight").unwrap_or(&p.matrix.name);
-                (module.to_owned(), mlx::entry(p.packing.bits, p.packing.group_columns))
-            })
-            .collect()
     }
 }
 
@@ -349,7 +335,7 @@ fn sizes(shape: &[u64]) -> Option<(u64, u64)> {
 }
 
 /// The outputs that are to be quantised, in their order.
-fn choose(draft: &Draft, asked: &Quantize, choice: &Choice<'_>) -> Result<Vec<usize>> {
+fn choose(draft: &Draft, scheme: &Scheme, asked: &Quantize, choice: &Choice<'_>) -> Result<Vec<usize>> {
     let outputs = &draft.recipe.outputs;
     let names = || outputs.iter().map(|o| o.name.as_str());
     let pick = |globs: &[String]| match globs {
@@ -357,10 +343,6 @@ fn choose(draft: &Draft, asked: &Quantize, choice: &Choice<'_>) -> Result<Vec<us
         globs => Selection::new(globs, &[])?.pick_names(names()),
     };
     let also = pick(&asked.also)?;
-    let skips_head = match asked.scheme {
-        Named::Matrices(scheme) => matches!(scheme.config, Config::Awq | Config::BitsAndBytes),
-        Named::Blocks(_) => false,
-    };
     // A pattern to keep that matches nothing is a typing mistake too.
     pick(&asked.keep)?;
     for &index in &also {
@@ -374,11 +356,10 @@ fn choose(draft: &Draft, asked: &Quantize, choice: &Choice<'_>) -> Result<Vec<us
                 .tensor(&output.name)
                 .hint("a narrower pattern for --also; --scheme q4_k_m, a GGUF, quantises all matrices"));
         }
-        // Their readers leave the head alone, whatever the config says.
-        if skips_head && arch::group(&output.name) == Group::Head {
+        if scheme.config.keeps_head() && arch::group(&output.name) == Group::Head {
             return Err(Error::usage(format!(
                 "is the head, which readers of `{}` take as it is",
-                asked.scheme.name()
+                scheme.name
             ))
             .tensor(&output.name)
             .hint("--scheme int4 or gptq, or a GGUF"));
@@ -393,7 +374,7 @@ fn choose(draft: &Draft, asked: &Quantize, choice: &Choice<'_>) -> Result<Vec<us
 
 /// The type of the model: what its config says, else what most of the numbers are.
 fn main_dtype(draft: &Draft, chosen: &[usize], about: &Description) -> DType {
-    let is_model = |d: &DType| matches!(d, DType::F32 | DType::F16 | DType::BF16);
+    let is_model = |d: &DType| FLOATS.contains(d);
     about.dtype.filter(is_model).unwrap_or_else(|| {
         let mut sums: HashMap<DType, u64> = HashMap::new();
         for &index in chosen {
@@ -408,7 +389,7 @@ fn main_dtype(draft: &Draft, chosen: &[usize], about: &Description) -> DType {
 
 /// What an engine reads as one: the same text for all of its members.
 fn fused_key(name: &str) -> Option<String> {
-    let module = name.strip_suffix(".weight").unwrap_or(name);
+    let module = module(name);
     if let Some((layer, _)) = module.split_once(".experts.") {
         return Some(format!("{layer}.experts"));
     }
@@ -430,7 +411,7 @@ fn sharing(packed: &[Packed]) -> Vec<Vec<usize>> {
         if one.packing.layout.find(Content::Global).is_none() {
             continue;
         }
-        let module = one.matrix.name.strip_suffix(".weight").unwrap_or(&one.matrix.name);
+        let module = module(&one.matrix.name);
         let key = projections(module).unwrap_or_else(|| module.to_owned());
         let place = *places.entry(key).or_insert_with(|| {
             sets.push(Vec::new());
@@ -456,7 +437,7 @@ fn fit(draft: &Draft, how: &How<'_>, asked: &Quantize, chosen: &[usize]) -> Resu
                 return Err(Error::usage(format!(
                     "does not fit `{}`, {}: {why}",
                     settled.scheme.name,
-                    scheme::group_text(settled.group)
+                    settled.group_text()
                 ))
                 .tensor(&output.name)
                 .hint("without --strict it is kept as it is"));
@@ -521,7 +502,7 @@ fn write_faces(
             before_bytes: matrix.size_bytes()?,
             after_bytes: 0,
         };
-        let base = matrix.name.strip_suffix(".weight").unwrap_or(&matrix.name).to_owned();
+        let base = module(&matrix.name).to_owned();
         let number = draft.recipe.packed.len();
         let mut places = Vec::with_capacity(packing.layout.faces.len());
         for (face, facts) in packing.layout.faces.iter().enumerate() {
@@ -592,6 +573,14 @@ fn ignored(draft: &Draft, config: &Json, settled: &Settled) -> Vec<String> {
     let mut seen = std::collections::HashSet::new();
     modules.retain(|m| seen.insert(m.clone()));
     modules
+}
+
+impl BlockTypes {
+    /// The types that can be chosen, by name.
+    pub fn names() -> String {
+        let made = DType::ALL.iter().filter(|&&d| FLOATS.contains(&d) || block::can_encode(d));
+        made.map(|d| d.name()).collect::<Vec<_>>().join(", ")
+    }
 }
 
 impl Decided {

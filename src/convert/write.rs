@@ -163,7 +163,8 @@ pub(super) fn write(model: &Model, options: &Options, mut plan: Plan, control: &
     let look_bytes = globals::size_bytes(&plan.recipe, &looks);
     control.plan(format!("{} tensors", plan.recipe.outputs.len()), tensor_bytes.saturating_add(look_bytes));
     // Each worker keeps a few megabytes beside the tasks that are counted.
-    let threads_max = usize::try_from(options.memory_bytes / WORKER_BYTES).unwrap_or(256).clamp(1, 256);
+    let threads_max =
+        usize::try_from(options.work_memory_bytes() / WORKER_BYTES).unwrap_or(256).clamp(1, 256);
     let threads = options.threads.unwrap_or_else(|| default_threads(model)).clamp(1, threads_max);
     let globals = globals::find(&how(model, options, &plan.recipe, threads), &looks, control)?;
     looks.iter().zip(globals).for_each(|(&set, global)| plan.recipe.set_global(set, global));

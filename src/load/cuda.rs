@@ -1,16 +1,23 @@
 //! Loading into GPU memory.
 
-use super::tensors::{Loaded, Memory};
+use super::tensors::{Loaded, Memory, Report};
 use super::{Loader, check, summary};
+use crate::buf::Slot;
 use crate::dtype::DType;
 use crate::error::Result;
 use crate::machine;
 use crate::plan::{Cut, Output, Plan, Target};
+use crate::run::job::Control;
 use crate::run::{self, Run};
 use crate::sink::cuda::{CudaSink, Pinned};
 use crate::sink::{GPU_CHUNK_BYTES, SLOT_MARGIN_BYTES};
 use std::sync::Arc;
 use std::time::Instant;
+
+/// Tensors begin at multiples of this.
+pub(super) const ALIGN_BYTES: u64 = 256;
+/// Between them, with the staging for casts, a ring's size, less than 64 MiB.
+pub(super) const PADDING_BYTES_MAX: u64 = 15 << 20;
 
 impl Loader<'_> {
     pub(super) fn load_cuda(self, mut pinned: Pinned) -> Result<Loaded> {
@@ -19,23 +26,14 @@ impl Loader<'_> {
         let wide = facts.compute_capability.0 >= 8;
         let items = self.items(if wide { DType::BF16 } else { DType::F16 })?;
         let target = Target {
-            align_bytes: 256,
-            // With the staging for casts, a ring's size, less than 64 MiB.
-            padding_bytes_max: 15 << 20,
+            align_bytes: ALIGN_BYTES,
+            padding_bytes_max: PADDING_BYTES_MAX,
             chunk_bytes: GPU_CHUNK_BYTES,
             cut: Cut::File,
         };
         let plan = Plan::new(&self.model, &items, &target)?;
         let mut report = self.report(&format!("cuda:{}", facts.ordinal), &plan);
-        report.form = "device";
-        report.gpu = Some(facts.clone());
-        report.pinned_bytes = pinned.pinned_bytes();
-        report.notes.extend(pinned.refused().map(str::to_string));
-        let free_bytes = match facts.integrated {
-            true => machine::available_memory_bytes().unwrap_or(pinned.gpu().memory()?.free_bytes),
-            false => pinned.gpu().memory()?.free_bytes,
-        };
-        report.free_bytes = Some(free_bytes);
+        let free_bytes = describe(&pinned, &mut report)?;
         let threads = self.threads(&plan, machine::core_count().clamp(2, run::GPU_THREADS_MAX), &mut report);
         let mut casts: Vec<(DType, DType)> = items
             .iter()
@@ -78,24 +76,57 @@ impl Loader<'_> {
         };
         let (traffic, mut slots) = run::run(&job, slots, self.control)?;
         report.took(started, cpu);
-        if let Some((origin, copies)) = sink.copies() {
-            for c in copies {
-                self.control.copy_span(c.stream, c.bytes, origin, c.after_seconds, c.seconds);
-            }
-        }
-        let taken = before.saturating_sub(sink.pinned().gpu().memory()?.free_bytes);
-        report.device_extra_bytes = Some(taken.saturating_sub(plan.output_bytes));
+        measured(&sink, &plan, before, &mut report, self.control)?;
         self.settle(&mut report, &traffic, sink.overflow_count(&mut slots)?)?;
-        let checked = match self.options.check {
-            true => Some(check::device(&plan, &sink, slots, self.control)?),
-            false => None,
-        };
-        let arenas: Vec<_> = sink.finish()?.into_iter().map(Arc::new).collect();
-        let memory_of = |output: &Output| {
-            (Memory::Device(Arc::clone(&arenas[output.arena.index()])), output.offset_bytes)
-        };
-        let mut loaded = Loaded::new(&plan, memory_of, report);
-        loaded.report.check = checked;
-        Ok(loaded)
+        arrived(sink, &plan, report, self.options.check.then_some(slots), self.control)
     }
+}
+
+/// Says of a GPU what is known before anything moves. Returns how much of its memory is free.
+pub(super) fn describe(pinned: &Pinned, report: &mut Report) -> Result<u64> {
+    let facts = pinned.gpu().facts();
+    let free_bytes = pinned.gpu().memory()?.free_bytes;
+    let free_bytes = match facts.integrated {
+        true => machine::available_memory_bytes().unwrap_or(free_bytes),
+        false => free_bytes,
+    };
+    report.form = "device";
+    report.gpu = Some(facts.clone());
+    report.pinned_bytes = pinned.pinned_bytes();
+    report.notes.extend(pinned.refused().map(str::to_string));
+    report.free_bytes = Some(free_bytes);
+    Ok(free_bytes)
+}
+
+/// What the device did meanwhile, and what it took of the memory that was free before.
+pub(super) fn measured(
+    sink: &CudaSink,
+    plan: &Plan,
+    free_bytes: u64,
+    report: &mut Report,
+    control: &Control,
+) -> Result<()> {
+    if let Some((origin, copies)) = sink.copies() {
+        for c in copies {
+            control.copy_span(c.stream, c.bytes, origin, c.after_seconds, c.seconds);
+        }
+    }
+    let taken = free_bytes.saturating_sub(sink.pinned().gpu().memory()?.free_bytes);
+    report.device_extra_bytes = Some(taken.saturating_sub(plan.output_bytes));
+    Ok(())
+}
+
+/// What has arrived in a sink, as tensors; compared with what was sent where there are slots for it to come back through.
+pub(super) fn arrived(
+    sink: CudaSink,
+    plan: &Plan,
+    mut report: Report,
+    check_through: Option<Vec<Slot>>,
+    control: &Control,
+) -> Result<Loaded> {
+    report.check = check_through.map(|slots| check::device(plan, &sink, slots, control)).transpose()?;
+    let arenas: Vec<_> = sink.finish()?.into_iter().map(Arc::new).collect();
+    let memory_of =
+        |output: &Output| (Memory::Device(Arc::clone(&arenas[output.arena.index()])), output.offset_bytes);
+    Ok(Loaded::new(plan, memory_of, report))
 }

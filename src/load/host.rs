@@ -7,6 +7,7 @@ use crate::dtype::DType;
 use crate::error::{Error, ErrorKind, Result};
 use crate::machine;
 use crate::plan::{Cut, Output, Plan, Target};
+use crate::run::job::Control;
 use crate::run::{self, BLOCKING_READERS, Io, Run};
 use crate::sink::SLOT_MARGIN_BYTES;
 use crate::sink::host::HostSink;
@@ -23,6 +24,26 @@ pub(super) const HOST_CHUNK_BYTES: u64 = 2 << 20;
 const FAR_CHUNK_BYTES: u64 = 2 * HOST_CHUNK_BYTES;
 /// Bytes one thread makes present at a go.
 const POPULATE_BYTES: u64 = 16 << 20;
+
+/// What has arrived in a sink, as tensors; compared with what was sent where that is asked for.
+pub(super) fn arrived(
+    sink: HostSink,
+    plan: &Plan,
+    report: Report,
+    is_checked: bool,
+    control: &Control,
+) -> Result<Loaded> {
+    let arrivals = sink.record.take();
+    let arenas: Vec<_> = sink.finish().into_iter().map(Arc::new).collect();
+    let memory_of =
+        |output: &Output| (Memory::Host(Arc::clone(&arenas[output.arena.index()])), output.offset_bytes);
+    let threads = report.threads;
+    let mut loaded = Loaded::new(plan, memory_of, report);
+    if is_checked {
+        check::host(&mut loaded, plan, &arenas, &arrivals, threads, control)?;
+    }
+    Ok(loaded)
+}
 
 impl Loader<'_> {
     pub(super) fn load_host(self, reason: Option<String>) -> Result<Loaded> {
@@ -156,14 +177,7 @@ impl Loader<'_> {
         report.took(started, cpu);
         drop((ring, slots));
         self.settle(&mut report, &traffic, sink.overflow_count())?;
-        let arrivals = sink.record.take();
-        let arenas: Vec<_> = sink.finish().into_iter().map(Arc::new).collect();
-        let memory_of =
-            |output: &Output| (Memory::Host(Arc::clone(&arenas[output.arena.index()])), output.offset_bytes);
-        let mut loaded = Loaded::new(&plan, memory_of, report);
-        if self.options.check {
-            check::host(&mut loaded, &plan, &arenas, &arrivals, threads, self.control)?;
-        }
+        let mut loaded = arrived(sink, &plan, report, self.options.check, self.control)?;
         self.measure(&mut loaded.report);
         Ok(loaded)
     }

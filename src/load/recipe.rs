@@ -6,32 +6,36 @@
 //! Strips of turned layouts, whose rows are short runs far apart, travel as two-dimensional copies: they need no memory for
 //! whole matrices, and the copy engine takes them as they are.
 
-use super::host::HOST_CHUNK_BYTES;
-use super::tensors::{Loaded, Memory, Report};
-use super::{Options, Prepared, Ready, cached_part, check, check_unchanged, summary};
+use super::host::{HOST_CHUNK_BYTES, arrived};
+use super::tensors::{Loaded, Report};
+use super::{Options, Prepared, Ready, cached_part, check_unchanged, summary};
 use crate::buf::{Ring, Slot};
 use crate::checkpoint::FileId;
 use crate::error::{Error, ErrorKind, Result};
 use crate::machine;
 use crate::open::Model;
 use crate::plan::weave::{Limits, tasks};
-use crate::plan::{Cut, Dest, Kernel, Output, Plan, Put, Target, Unit};
+use crate::plan::{Cut, Dest, Kernel, Plan, Put, Target, Unit};
 use crate::run::BLOCKING_READERS;
 use crate::run::fill::{Fill, Lane, PIECE_BYTES, Target as FillTarget, fill};
+use crate::run::globals;
 use crate::run::job::Control;
 use crate::run::make::Odd;
-use crate::run::weave::Made;
+use crate::run::weave::{Made, Weave};
 use crate::sink::device::{Choice, Device};
 use crate::sink::host::HostSink;
 use crate::sink::{GPU_SLOT_COUNT, Lane as SinkLane, SLOT_MARGIN_BYTES, Sink};
 use crate::text::bytes as bytes_text;
 use crate::transform::packing::faces::Strip;
 use crate::transform::recipe::Recipe;
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
+#[cfg(feature = "cuda")]
+use super::cuda::{self, ALIGN_BYTES, PADDING_BYTES_MAX};
 #[cfg(feature = "cuda")]
 use crate::sink::cuda::{CudaSink, Pinned};
 
@@ -42,7 +46,7 @@ const WORK_BYTES: u64 = 512 << 20;
 /// What a worker needs of it.
 const WORKER_BYTES: u64 = 32 << 20;
 /// Parts of a slot begin at multiples of this.
-const ALIGN_BYTES: usize = 64;
+const PART_ALIGN_BYTES: usize = 64;
 /// A slot: a piece, and the margin that all slots have.
 const SLOT_BYTES: usize = PIECE_BYTES as usize + SLOT_MARGIN_BYTES;
 /// More workers than pieces of this size would only be started and ended.
@@ -105,7 +109,7 @@ impl Making<'_> {
         }
         let work = self.work(&plan, plan.arena_bytes())?;
         report.threads = work.threads;
-        self.control.plan(summary(&report), plan.output_bytes);
+        self.announce(&report, &plan);
         if self.options.dry_run {
             return Ok((Loaded::nothing(report), Made::default()));
         }
@@ -117,35 +121,21 @@ impl Making<'_> {
         report.took(started, cpu);
         drop((ring, slots));
         self.settle(&mut report)?;
-        let arrivals = sink.record.take();
-        let arenas: Vec<_> = sink.finish().into_iter().map(Arc::new).collect();
-        let memory_of =
-            |output: &Output| (Memory::Host(Arc::clone(&arenas[output.arena.index()])), output.offset_bytes);
-        let mut loaded = Loaded::new(&plan, memory_of, report);
-        if self.options.check {
-            check::host(&mut loaded, &plan, &arenas, &arrivals, work.threads, self.control)?;
-        }
-        Ok((loaded, made))
+        Ok((arrived(sink, &plan, report, self.options.check, self.control)?, made))
     }
 
     #[cfg(feature = "cuda")]
     fn to_device(&self, mut pinned: Pinned) -> Result<(Loaded, Made)> {
-        let facts = pinned.gpu().facts().clone();
         pinned.gpu().bind()?;
-        let name = format!("cuda:{}", facts.ordinal);
-        let (plan, mut report) = self.plan(&name, 256, 15 << 20)?;
-        report.form = "device";
-        report.gpu = Some(facts.clone());
-        report.pinned_bytes = pinned.pinned_bytes();
-        report.notes.extend(pinned.refused().map(str::to_string));
-        let free_bytes = match facts.integrated {
-            true => machine::available_memory_bytes().unwrap_or(pinned.gpu().memory()?.free_bytes),
-            false => pinned.gpu().memory()?.free_bytes,
+        let (name, is_integrated) = {
+            let facts = pinned.gpu().facts();
+            (format!("cuda:{}", facts.ordinal), facts.integrated)
         };
-        report.free_bytes = Some(free_bytes);
-        let work = self.work(&plan, if facts.integrated { plan.arena_bytes() } else { 0 })?;
+        let (plan, mut report) = self.plan(&name, ALIGN_BYTES, PADDING_BYTES_MAX)?;
+        let free_bytes = cuda::describe(&pinned, &mut report)?;
+        let work = self.work(&plan, if is_integrated { plan.arena_bytes() } else { 0 })?;
         report.threads = work.threads;
-        self.control.plan(summary(&report), plan.output_bytes);
+        self.announce(&report, &plan);
         if plan.arena_bytes() > free_bytes {
             let needed = bytes_text(plan.arena_bytes());
             let message = format!("{name} has {} free, this load needs {needed}", bytes_text(free_bytes));
@@ -166,25 +156,20 @@ impl Making<'_> {
         let sink = CudaSink::new(pinned, &plan, &[], shape, (false, self.options.check, self.options.trace))?;
         let (made, slots) = self.run(&work, &plan, &sink, slots)?;
         report.took(started, cpu);
-        if let Some((origin, copies)) = sink.copies() {
-            for c in copies {
-                self.control.copy_span(c.stream, c.bytes, origin, c.after_seconds, c.seconds);
-            }
-        }
-        let taken = before.saturating_sub(sink.pinned().gpu().memory()?.free_bytes);
-        report.device_extra_bytes = Some(taken.saturating_sub(plan.output_bytes));
+        cuda::measured(&sink, &plan, before, &mut report, self.control)?;
         self.settle(&mut report)?;
-        let checked = match self.options.check {
-            true => Some(check::device(&plan, &sink, slots, self.control)?),
-            false => None,
-        };
-        let arenas: Vec<_> = sink.finish()?.into_iter().map(Arc::new).collect();
-        let memory_of = |output: &Output| {
-            (Memory::Device(Arc::clone(&arenas[output.arena.index()])), output.offset_bytes)
-        };
-        let mut loaded = Loaded::new(&plan, memory_of, report);
-        loaded.report.check = checked;
-        Ok((loaded, made))
+        Ok((cuda::arrived(sink, &plan, report, self.options.check.then_some(slots), self.control)?, made))
+    }
+
+    /// What will be moved: what is made, and before that what is looked at.
+    fn announce(&self, report: &Report, plan: &Plan) {
+        let looked_bytes = globals::size_bytes(self.recipe, &self.sets());
+        self.control.plan(summary(report), plan.output_bytes.saturating_add(looked_bytes));
+    }
+
+    /// The sets of matrices whose scales have a number in common.
+    fn sets(&self) -> Vec<usize> {
+        (0..self.recipe.sharing.len()).collect()
     }
 
     /// Where everything will lie, and what is known before anything moves.
@@ -245,17 +230,20 @@ impl Making<'_> {
 
     /// Makes everything into a sink; the slots come back.
     fn run(&self, work: &Work, plan: &Plan, sink: &dyn Sink, slots: Vec<Slot>) -> Result<(Made, Vec<Slot>)> {
-        let through = Through::new(plan, sink, slots, work.threads);
-        let job = Fill {
-            model: self.model,
-            recipe: self.recipe,
-            outputs: &self.recipe.outputs,
-            limits: work.limits,
-            memory_bytes: work.memory_bytes,
-            threads: work.threads,
-            saturate: false,
-            odd: Odd::of_scheme(self.zero_odd),
-        };
+        let &Making { model, recipe, .. } = self;
+        let &Work { limits, memory_bytes, threads } = work;
+        let (saturate, odd) = (false, Odd::of_scheme(self.zero_odd));
+        // Numbers that whole matrices have in common are found before any of their codes.
+        let look = Weave { model, recipe, limits, memory_bytes, threads, saturate, odd };
+        let sets = self.sets();
+        let globals = globals::find(&look, &sets, self.control)?;
+        let mut recipe = Cow::Borrowed(recipe);
+        for (&set, global) in sets.iter().zip(globals) {
+            recipe.to_mut().set_global(set, global);
+        }
+        let (recipe, outputs) = (&*recipe, &recipe.outputs);
+        let job = Fill { model, recipe, outputs, limits, memory_bytes, threads, saturate, odd };
+        let through = Through::new(plan, sink, slots, threads);
         let made = fill(&job, &through, self.control)?;
         Ok((made, through.returned.into_inner().unwrap_or_else(PoisonError::into_inner)))
     }
@@ -365,7 +353,7 @@ impl ThroughLane<'_> {
     /// Fills the next bytes of a slot, which go where `put` says.
     fn fill(&mut self, put: Put, with: &mut dyn FnMut(&mut [u8]) -> Result<()>) -> Result<()> {
         let size = (put.row_bytes * put.row_count) as usize;
-        let at = |open: &Open| open.used_bytes.next_multiple_of(ALIGN_BYTES);
+        let at = |open: &Open| open.used_bytes.next_multiple_of(PART_ALIGN_BYTES);
         if self.open.as_ref().is_some_and(|open| at(open) + size > open.slot.len()) {
             self.send()?;
         }

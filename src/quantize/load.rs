@@ -6,12 +6,8 @@ use crate::convert::{self, Decided, Drafted, Quantize};
 use crate::error::{Error, Result};
 use crate::load::{self, DTypeChoice, Loaded, Making, Prepared, WORK_BYTES_MIN};
 use crate::open::Model;
-use crate::plan::weave::Limits;
 use crate::run::Io;
-use crate::run::globals;
 use crate::run::job::{Control, Job};
-use crate::run::make::Odd;
-use crate::run::weave::Weave;
 use crate::transform::method;
 use crate::transform::recipe::Recipe;
 use std::path::PathBuf;
@@ -85,7 +81,10 @@ impl LoadPlan {
         options.check()?;
         let mut to_files = ToFiles::new(PathBuf::new(), options.quantize.scheme.name())?;
         to_files.quantize = options.quantize.clone();
-        let Drafted { recipe, decided, notes } = convert::drafted(model, &to_files.conversion())?;
+        // Memory is the load's affair.
+        to_files.memory_bytes = u64::MAX;
+        let drafted = convert::drafted(model, &to_files.conversion()).map_err(super::hinted)?;
+        let Drafted { recipe, decided, notes } = drafted;
         let decided = decided.ok_or_else(|| Error::bug("a plan without a scheme"))?;
         Ok(LoadPlan { recipe, decided, notes, options })
     }
@@ -131,14 +130,10 @@ pub fn load_on(prepared: Prepared, model: Model, plan: LoadPlan) -> Job<Arrived>
 }
 
 fn carry(prepared: Prepared, model: &Model, plan: LoadPlan, control: &Control) -> Result<Arrived> {
-    let LoadPlan { mut recipe, decided, notes, options } = plan;
-    let LoadOptions { load: how, work_bytes, .. } = &options;
-    let (work_bytes, zero_odd) = (*work_bytes, decided.zero_odd);
-    // A plan needs no numbers.
-    if !how.dry_run {
-        find_globals(model, &mut recipe, &options, zero_odd, control)?;
-    }
-    let making = Making { model, recipe: &recipe, options: how, work_bytes, zero_odd, control };
+    let LoadPlan { recipe, decided, notes, options } = plan;
+    let LoadOptions { load: how, work_bytes, quantize } = options;
+    let zero_odd = quantize.zero_odd;
+    let making = Making { model, recipe: &recipe, options: &how, work_bytes, zero_odd, control };
     let (mut loaded, made) = making.load(prepared)?;
     let named = recipe.packed.iter().map(|p| p.matrix.name.clone()).zip(made.errors);
     let blocks = recipe.outputs.iter().map(|o| o.name.clone()).zip(made.block_errors);
@@ -146,28 +141,4 @@ fn carry(prepared: Prepared, model: &Model, plan: LoadPlan, control: &Control) -
     let error = errors.iter().fold(method::Error::default(), |sum, (_, one)| sum.and(*one));
     loaded.report.notes.splice(..0, notes);
     Ok(Arrived { loaded, decided, error, errors })
-}
-
-/// Numbers that whole matrices have in common and that their codes hang on: one pass over those matrices.
-fn find_globals(
-    model: &Model,
-    recipe: &mut Recipe,
-    options: &LoadOptions,
-    zero_odd: bool,
-    control: &Control,
-) -> Result<()> {
-    let sets: Vec<usize> = (0..recipe.sharing.len()).collect();
-    let memory_bytes = options.work_bytes.unwrap_or(convert::MEMORY_BYTES);
-    let look = Weave {
-        model,
-        recipe,
-        limits: Limits::for_model(memory_bytes, model),
-        memory_bytes,
-        threads: options.load.threads.unwrap_or_else(|| convert::default_threads(model)).clamp(1, 256),
-        saturate: false,
-        odd: Odd::of_scheme(zero_odd),
-    };
-    let globals = globals::find(&look, &sets, control)?;
-    sets.iter().zip(globals).for_each(|(&set, global)| recipe.set_global(set, global));
-    Ok(())
 }

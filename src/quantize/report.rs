@@ -22,6 +22,7 @@ use crate::sink::file::{Existing, FileSink, write_file};
 use crate::source::ReadAt;
 use crate::source::local::LocalFile;
 use crate::text::{Shown, bytes};
+use crate::transform::arch::{self, Group};
 use crate::transform::mixture::Mixture;
 use std::path::{Path, PathBuf};
 
@@ -79,30 +80,52 @@ pub fn ends_text(decided: &Decided, ends: &Ends, file_bytes: u64) -> Option<Stri
     if !ends.are_large(file_bytes) {
         return None;
     }
+    let embeddings = ends.matrices - ends.heads.min(ends.matrices);
+    let (what, they, them) = match (embeddings, ends.heads) {
+        (1, 0) => ("the embedding is", "it is", "it"),
+        (0, 1) => ("the head is", "it is", "it"),
+        (_, 0) => ("embeddings are", "they are", "them"),
+        _ => ("embedding and head are", "they are", "them"),
+    };
     let share = format!(
-        "embedding and head are {} of {} ({:.0} %)",
+        "{what} {} of {} ({:.0} %)",
         bytes(ends.size_bytes),
         bytes(file_bytes),
         ends.share(file_bytes) * 100.0
     );
     let narrow = bytes(ends.output_bytes(file_bytes));
+    let is_end = |name: &str| matches!(arch::group(name), Group::Embedding | Group::Head);
+    let kept = || decided.kept.iter().filter(|(name, _)| is_end(name)).map(|(_, why)| why);
     Some(match &decided.chosen {
         // Some types of a mixture are as small as it gets.
         Chosen::Blocks(mixture) if ends.output_bytes(file_bytes) > file_bytes / 100 * 97 => {
             format!("{share}, at {} as all others", mixture.name)
         }
-        Chosen::Blocks(mixture) => format!(
-            "{share}; all at {} it would be {narrow}: --embedding-type {} --output-type {}",
-            mixture.dtype, mixture.dtype, mixture.dtype
-        ),
-        Chosen::Matrices(_) => {
-            let name = if decided.settled().is_some_and(|s| s.scheme.bits > 4) { "q8_0" } else { "q4_k_m" };
-            let other = Mixture::find(name);
-            let other =
-                other.map(|m| format!("; --scheme {}, a GGUF, quantises them", m.name)).unwrap_or_default();
+        Chosen::Blocks(mixture) => {
+            let dtype = ends.narrow_dtype.unwrap_or(mixture.dtype);
+            let smaller = format!("all at {dtype} the file would be {narrow}");
+            if kept().any(|why| *why == Why::Asked) {
+                return Some(format!("{share}, kept as asked for; {smaller}"));
+            }
+            let flags = [("--embedding-type", embeddings), ("--output-type", ends.heads)];
+            let flags = flags.iter().filter(|(_, count)| *count > 0);
+            let flags: Vec<String> = flags.map(|(flag, _)| format!("{flag} {dtype}")).collect();
+            format!("{share}; {smaller}: {}", flags.join(" "))
+        }
+        Chosen::Matrices(settled) => {
+            let narrow =
+                format!("with the same {:.2} bits the model would be {narrow}", decided.bits_per_weight());
+            if kept().all(|why| *why == Why::Asked) {
+                return Some(format!("{share}, kept as asked for; {narrow}"));
+            }
+            if !kept().any(|why| matches!(why, Why::Kind(_))) {
+                return Some(format!("{share}, of sizes that do not fit the group; {narrow}"));
+            }
+            let other = Mixture::find(if settled.scheme.bits > 4 { "q8_0" } else { "q4_k_m" });
+            let other = other.map(|m| format!("; --scheme {}, a GGUF, quantises {them}", m.name));
             format!(
-                "{share}, which engines of this layout take as they are; with the same {:.2} bits it would be {narrow}{other}",
-                decided.bits_per_weight()
+                "{share}, which engines of this layout take as {they}; {narrow}{}",
+                other.unwrap_or_default()
             )
         }
     })

@@ -173,11 +173,13 @@ impl Hands {
         zero_odd: bool,
     ) -> Result<(&Band, method::Error)> {
         let mut rows = std::mem::take(&mut self.rows);
-        rows.clear();
+        let count: u64 = makes.iter().map(|make| make.count).sum();
+        rows.resize(count as usize, 0.0);
+        let mut rest = &mut rows[..];
         for make in makes {
-            let (bytes, _) = self.make(make, files, false)?;
-            let (numbers, _) = bytes.as_chunks::<4>();
-            rows.extend(numbers.iter().map(|b| f32::from_le_bytes(*b)));
+            let (place, behind) = rest.split_at_mut(make.count as usize);
+            self.numbers(make, files, place)?;
+            rest = behind;
         }
         self.rows = rows;
         let odd = put_right(&mut self.rows, zero_odd)?;
@@ -198,6 +200,21 @@ impl Hands {
         let mut error = method::error(&self.rows, numbers);
         error.odd = odd;
         Ok((&self.band, error))
+    }
+
+    /// Makes the numbers of a task that ends in f32, as many as `place` has.
+    fn numbers(&mut self, make: &Make, files: &[Arc<dyn ReadAt>], place: &mut [f32]) -> Result<()> {
+        // Nearly all are numbers as they lie in the file: those are widened once, to where they stay.
+        if let (Decode::As(from), None, true) = (&make.decode, &make.pick, make.add == 0.0) {
+            let bytes = bytes_of(make, files, &mut self.read, &mut self.fixed)?;
+            let size = from.size_bytes(place.len() as u64).ok_or_else(short)?;
+            return widen(*from, bytes.get(..size as usize).ok_or_else(short)?, place);
+        }
+        let (bytes, _) = self.make(make, files, false)?;
+        for (x, b) in place.iter_mut().zip(bytes.as_chunks::<4>().0) {
+            *x = f32::from_le_bytes(*b);
+        }
+        Ok(())
     }
 
     /// Gives back what only a large matrix needed. To be called when a task's bytes are written, before its memory counts

@@ -16,7 +16,7 @@
 
 mod number;
 
-pub(crate) use number::{f16_to_f32, f32_to_f16};
+pub(crate) use number::{f16_to_f32, f32_to_f16, round_bf16};
 
 use crate::dtype::{Class, DType};
 use number::{E4M3, E4M3_FNUZ, E5M2, E5M2_FNUZ, F8_VALUES, F8S};

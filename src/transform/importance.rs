@@ -96,6 +96,12 @@ impl Importance {
         Ok(())
     }
 
+    /// Memory that it takes while a model is quantised: as it was read, and as its matrices have it.
+    pub fn memory_bytes(&self) -> u64 {
+        let count = self.entries.values().fold(0u64, |sum, e| sum.saturating_add(e.weights.len() as u64));
+        count.saturating_mul(2 * size_of::<f32>() as u64)
+    }
+
     /// The name of a matrix, which a file may give without its end.
     pub fn whole_name(name: &str) -> String {
         if name.ends_with(WEIGHT) { name.to_owned() } else { format!("{name}{WEIGHT}") }

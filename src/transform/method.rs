@@ -28,7 +28,7 @@ use hqq::Hqq;
 use levels::{E2M1, E4M3, E5M2, Integers, Levels, Table};
 use passes::Tile;
 use rtn::{RtnIntegers, RtnLevels, RtnTable, Zero};
-use search::{SearchAffine, SearchIntegers, SearchLevels};
+use search::{Memory, SearchAffine, SearchIntegers, SearchLevels, SearchNarrow, SearchNarrowAffine};
 
 /// How scale, zero point and codes are chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -137,6 +137,9 @@ impl Kind {
     }
 }
 
+/// Codes of no more bits have a search of their own ([`search`]).
+const NARROW_BITS: u32 = 4;
+
 /// What the scale of round-to-nearest is multiplied by in a search, where levels are floats: they repeat with each power of
 /// two, so that one octave has all there is.
 const OCTAVE: [f32; 16] = [
@@ -177,11 +180,9 @@ impl Quantiser {
             ScaleType::E4M3 { global } => global,
             _ => 0.0,
         };
-        band.codes.clear();
+        // All of them are written: what a band before left need not be cleared.
         band.codes.resize(numbers.len(), 0);
-        band.scales.clear();
         band.scales.resize(groups, 0.0);
-        band.zeros.clear();
         band.zeros.resize(if self.grid.kind.has_zeros() { groups } else { 0 }, 0.0);
         if numbers.is_empty() {
             return;
@@ -197,6 +198,7 @@ impl Quantiser {
             Some(weights) => weights,
             None => &[],
         };
+        let level = if level.is_here() { level } else { Level::Base };
         let job = Job { level, numbers, columns: line, group_rows, group_columns, weights, band };
         self.fit(job);
     }
@@ -229,6 +231,10 @@ impl Quantiser {
         let tile = Tile::new();
         match self.method {
             Method::Rtn => job.run(rtn),
+            _ if job.weights.is_empty() && rtn.levels.bits <= NARROW_BITS => {
+                let (level, memory) = (job.level, Memory::default());
+                job.run(SearchNarrow { level, rtn, signed, memory });
+            }
             _ if job.weights.is_empty() => job.run(SearchIntegers::<false> { rtn, signed, tile }),
             _ => job.run(SearchIntegers::<true> { rtn, signed, tile }),
         }
@@ -239,6 +245,10 @@ impl Quantiser {
         match self.method {
             Method::Rtn => job.run(rtn),
             Method::Hqq => job.run(Hqq { rtn, tile }),
+            Method::Search if job.weights.is_empty() && rtn.levels.bits <= NARROW_BITS => {
+                let (level, memory) = (job.level, Memory::default());
+                job.run(SearchNarrowAffine { level, rtn, memory });
+            }
             Method::Search if job.weights.is_empty() => job.run(SearchAffine::<false> { rtn, tile }),
             Method::Search => job.run(SearchAffine::<true> { rtn, tile }),
         }

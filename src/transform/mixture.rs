@@ -20,7 +20,7 @@ use std::cmp::Ordering;
 pub struct Mixture {
     /// What it is called, in small letters.
     pub name: &'static str,
-    /// A shorter name of the same.
+    /// A shorter name of the same; a scheme of safetensors may have it too.
     pub alias: Option<&'static str>,
     /// `general.file_type`.
     pub file_type: u32,
@@ -138,6 +138,11 @@ impl Mixture {
     /// The mixture of a name in small letters.
     pub fn find(name: &str) -> Option<&'static Mixture> {
         MIXTURES.iter().find(|m| m.name == name || m.alias == Some(name))
+    }
+
+    /// What a matrix gets that no rule names and that is no expert's.
+    pub fn dense_dtype(&self) -> DType {
+        if self.experts_only { DType::Q8_0 } else { self.dtype }
     }
 }
 
@@ -292,7 +297,7 @@ impl Walk<'_> {
             let is_stack =
                 tensor.shape.len() > 2 && tensor.shape[..tensor.shape.len() - 2].iter().any(|&n| n > 1);
             let is_expert = about.arch != "bailingmoe3" || matches!(part, Part::Up | Part::Gate | Part::Down);
-            return Ok(if is_stack && is_expert { dtype } else { DType::Q8_0 });
+            return Ok(if is_stack && is_expert { dtype } else { self.mixture.dense_dtype() });
         }
         let (index, count) = match part {
             Part::Value => {

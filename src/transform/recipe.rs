@@ -87,6 +87,16 @@ impl Value {
         Value { name: name.clone(), dtype: *dtype, shape: shape.clone(), source: Source::Tensor(tensor) }
     }
 
+    /// What holds its numbers in the source: a layout of codes and scales, else a type.
+    pub fn stored_as(&self) -> String {
+        match &self.source {
+            Source::Packed(packed) => packed.packing.layout.name.to_owned(),
+            Source::Mxfp4 { .. } => "MXFP4".to_owned(),
+            Source::Scaled { .. } => "scaled f8".to_owned(),
+            _ => self.dtype.to_string(),
+        }
+    }
+
     /// Numbers that no file has.
     pub fn made(name: &str, shape: &[u64], numbers: &[f32]) -> Value {
         let bytes: Vec<u8> = numbers.iter().flat_map(|x| x.to_le_bytes()).collect();

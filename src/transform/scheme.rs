@@ -124,6 +124,13 @@ pub enum Config {
     TorchAo,
 }
 
+impl Config {
+    /// Whether readers take the head as it is, whatever the config says.
+    pub fn keeps_head(self) -> bool {
+        matches!(self, Config::Awq | Config::BitsAndBytes)
+    }
+}
+
 const ALL_METHODS: &[Method] = &[Method::Search, Method::Rtn];
 const WITH_HQQ: &[Method] = &[Method::Search, Method::Rtn, Method::Hqq];
 
@@ -262,7 +269,7 @@ pub static SCHEMES: &[Scheme] = &[
     },
     Scheme {
         name: "fp8",
-        about: "compressed-tensors float-quantized, per channel",
+        about: "compressed-tensors float-quantized",
         layout: &layouts::COMPRESSED_FLOATS,
         bits: 8,
         groups: &[CHANNEL],
@@ -274,7 +281,7 @@ pub static SCHEMES: &[Scheme] = &[
     },
     Scheme {
         name: "fp8-block",
-        about: "compressed-tensors float-quantized, blocks of 128 × 128",
+        about: "compressed-tensors float-quantized",
         layout: &layouts::COMPRESSED_FLOATS,
         bits: 8,
         groups: &[128],
@@ -327,14 +334,6 @@ pub fn method_name(method: Method) -> &'static str {
         Method::Rtn => "rtn",
         Method::Search => "search",
         Method::Hqq => "hqq",
-    }
-}
-
-/// A group size in words.
-pub fn group_text(group: u64) -> String {
-    match group {
-        CHANNEL => "per channel".to_owned(),
-        n => format!("group {n}"),
     }
 }
 
@@ -546,9 +545,18 @@ impl Settled {
         }
     }
 
+    /// What shares a scale, in words.
+    pub fn group_text(&self) -> String {
+        match (self.group, self.scheme.group_rows) {
+            (CHANNEL, _) => "per channel".to_owned(),
+            (columns, 1) => format!("group {columns}"),
+            (columns, rows) => format!("blocks of {rows} × {columns}"),
+        }
+    }
+
     /// What it is, in a few words.
     pub fn text(&self) -> String {
-        let mut words = vec![self.scheme.about.to_owned(), group_text(self.group)];
+        let mut words = vec![self.scheme.about.to_owned(), self.group_text()];
         if self.scheme.codes == Codes::Integers {
             words.push(match (self.symmetric, self.signed_scales) {
                 (true, true) => "symmetric, signed scales".to_owned(),

@@ -180,7 +180,7 @@ fn stopped_by_a_signal_it_leaves_only_what_can_be_resumed() {
             kill_process(Pid::from_child(&child), signal).unwrap();
             let asked = Instant::now();
             let code_found = child.wait().unwrap().code();
-            assert!(asked.elapsed() < Duration::from_secs(5), "{name}: it did not stop");
+            assert!(asked.elapsed() < Duration::from_secs(30), "{name}: it did not stop");
             // None: the signal came before anybody listened to it.
             assert!([Some(code), Some(0), None].contains(&code_found), "{name}: {code_found:?}");
             if case.is_new(name) {

@@ -2,6 +2,7 @@
 //! `hoist`, or this test binary once more, as a child process that finds the double where the driver would be.
 #![cfg(all(feature = "cuda", target_os = "linux"))]
 
+use crate::signals::heeding_signals;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
@@ -112,6 +113,7 @@ impl Emulated {
     }
 
     fn prepare(&self, command: &mut Command) {
+        heeding_signals(command);
         for (name, _) in std::env::vars_os() {
             let name = name.to_string_lossy().into_owned();
             let foreign =

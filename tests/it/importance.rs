@@ -650,6 +650,8 @@ fn what_is_refused_and_what_is_told() {
         path
     };
     let weights = testdata(&format!("{SMALL}/model-00001-of-00003.safetensors"));
+    let hole = place.path().join("hole.gguf");
+    std::fs::File::create(&hole).unwrap().set_len(2_000_000_000).unwrap();
     for (importance, more, expected, said) in [
         (file("rustdoc.gguf"), &["--method", "rtn"][..], 2, "the method `rtn` looks at none"),
         (file("rustdoc.gguf"), &["--method", "hqq", "--scheme", "mlx"], 2, "the method `hqq` looks at none"),
@@ -659,6 +661,9 @@ fn what_is_refused_and_what_is_told() {
         (small("other.dat"), &[], 1, "has importance for none of the 35 matrices"),
         (weights, &[], 1, "where numbers from zero on are needed"),
         (testdata(&format!("{SMALL}/tokenizer.json")), &[], 1, "llama.cpp's imatrix"),
+        // Nothing that the memory does not hold is read: this one is a hole, and would be refused for that.
+        (hole, &[], 8, "the importance takes 2.0 GB of memory, and 536.9 MB are allowed"),
+        (file("rustdoc.dat"), &["--memory", "64MiB"], 8, "of which the work needs"),
         (small("one.dat"), &["--dry-run"], 0, "in 1 of 35 matrices; it says nothing of `model.layers.0"),
         (file("rustdoc.dat"), &["--dry-run"], 0, "errors are weighed by `"),
     ] {
@@ -679,4 +684,6 @@ fn what_is_refused_and_what_is_told() {
         "{}",
         text(&by_environment.stderr)
     );
+    let plan = text(&by_environment.stdout);
+    assert!(plan.contains("memory 512 MiB, ") && plan.contains(" of it importance"), "{plan}");
 }

@@ -2,6 +2,7 @@
 //! well and when it is not.
 
 use crate::naive::testdata;
+use crate::signals::heeding_signals;
 use hoist::dtype::DType;
 use hoist::load::{Loaded, Options, load};
 use hoist::open::{self, Model};
@@ -98,6 +99,7 @@ pub fn hoist() -> Command {
 
 /// Takes away what of the environment would change a load.
 pub fn clean(command: &mut Command) {
+    heeding_signals(command);
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy().into_owned();
         if text.starts_with("HOIST_") || text.ends_with("_VISIBLE_DEVICES") || text.starts_with("FAKE_CUDA") {

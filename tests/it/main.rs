@@ -59,6 +59,7 @@ mod rig;
 #[cfg(feature = "hub")]
 mod rig_checks;
 mod safetensors;
+mod signals;
 mod synth;
 mod torch;
 #[cfg(feature = "hub")]

@@ -384,6 +384,12 @@ fn what_is_refused_and_how() {
     let bad = place.path().join("bad");
     damage(Path::new(model), &bad);
     let bad = bad.to_str().unwrap();
+    let mute = place.path().join("mute");
+    std::fs::create_dir(&mute).unwrap();
+    for (name, bytes) in tree(Path::new(model)).iter().filter(|(name, _)| !name.starts_with("tokenizer")) {
+        std::fs::write(mute.join(name), bytes).unwrap();
+    }
+    let mute = mute.to_str().unwrap();
     for (arguments, expected, part) in [
         (vec![model, "--scheme", "int5"], 2, "no scheme `int5`"),
         (vec![model, "--group-size", "48"], 2, "no group size 48"),
@@ -399,6 +405,9 @@ fn what_is_refused_and_how() {
         (vec![bad], 1, "self_attn.q_proj.weight"),
         (vec![bad, "--scheme", "nvfp4a16"], 1, "self_attn.q_proj.weight"),
         (vec![model, "--scheme", "torchao", "--symmetric"], 2, "never symmetric"),
+        (vec![model, "--scheme", "q4_k_m", "--output-type", "q9"], 2, "there are f16, bf16, f32, q4_0"),
+        // A hint of a flag that only a conversion has says whose it is.
+        (vec![mute, "--scheme", "q4_k_m"], 3, "hint: hoist convert first: `--tokenizer-from DIR`"),
     ] {
         let mut all = vec!["quantize", "-o", out_text, "-q"];
         all.extend(&arguments);

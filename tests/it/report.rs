@@ -10,6 +10,7 @@ use hoist::transform::method::Method;
 use hoist::{convert::Quantised, convert::Why};
 use serde_json::Value;
 use std::path::Path;
+use std::process::Output;
 
 const SMALL: &str = "rustdoc-llama-6m";
 const ABOUT: About<'static> = About { model: "org/name", out: "OUT" };
@@ -21,6 +22,13 @@ fn run(model: &Path, method: Method, group: u64) -> Summary {
     options.quantize.asked.group = Some(group);
     let model = hoist::open::open(model.to_str().unwrap(), &Default::default()).unwrap();
     quantize(model, options).wait().unwrap()
+}
+
+/// `hoist quantize MODEL -o OUT …`.
+fn command(model: &Path, out: &Path, more: &[&str]) -> Output {
+    let mut arguments = vec!["quantize", model.to_str().unwrap(), "-o", out.to_str().unwrap()];
+    arguments.extend(more);
+    hoist(&arguments).output().unwrap()
 }
 
 /// A summary with these matrices in place of its own.
@@ -105,16 +113,7 @@ fn the_three_forms_say_the_same() {
     let read = |form: &str| {
         let file = place.path().join(format!("report.{form}"));
         let out = place.path().join(form);
-        let output = hoist(&[
-            "quantize",
-            model.to_str().unwrap(),
-            "-o",
-            out.to_str().unwrap(),
-            "--report",
-            file.to_str().unwrap(),
-        ])
-        .output()
-        .unwrap();
+        let output = command(&model, &out, &["--report", file.to_str().unwrap()]);
         assert_eq!(code(&output), 0, "{}", text(&output.stderr));
         let said = text(&output.stdout);
         assert!(said.contains(&format!("report {}", file.display())), "{said}");
@@ -313,16 +312,9 @@ fn a_report_never_costs_the_model() {
         } else {
             place.path().join(report)
         };
-        let mut arguments = vec![
-            "quantize",
-            copy.to_str().unwrap(),
-            "-o",
-            out.to_str().unwrap(),
-            "--report",
-            report.to_str().unwrap(),
-        ];
-        arguments.extend(force.then_some("--force"));
-        let output = hoist(&arguments).output().unwrap();
+        let mut more = vec!["--report", report.to_str().unwrap()];
+        more.extend(force.then_some("--force"));
+        let output = command(&copy, &out, &more);
         let said = text(&output.stderr);
         assert!(code(&output) == expected && said.contains(part), "{report:?}: {} {said}", code(&output));
         let _ = std::fs::remove_dir(&out);
@@ -332,19 +324,15 @@ fn a_report_never_costs_the_model() {
     // Another report is replaced where a person says so.
     let report = place.path().join("there.csv");
     std::fs::write(&report, "name,layer,projection,expert,shape\n").unwrap();
-    let arguments = [
-        "quantize",
-        copy.to_str().unwrap(),
-        "-o",
-        out.to_str().unwrap(),
-        "--report",
-        report.to_str().unwrap(),
-        "--force",
-        "--method",
-        "rtn",
-        "--json",
-    ];
-    let output = hoist(&arguments).output().unwrap();
+    let more = ["--report", report.to_str().unwrap(), "--force", "--method", "rtn", "--json"];
+    // A dry run measures nothing, and says so.
+    let output = command(&copy, &out, &[&more[..], &["--dry-run"]].concat());
+    assert_eq!(code(&output), 0, "{}", text(&output.stderr));
+    let said: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let notes = said["notes"].as_array().unwrap();
+    assert!(notes.iter().any(|n| n.as_str().unwrap().starts_with("no report is written")), "{said}");
+    assert!(std::fs::read_to_string(&report).unwrap().starts_with("name,layer,") && !out.exists());
+    let output = command(&copy, &out, &more);
     assert_eq!(code(&output), 0, "{}", text(&output.stderr));
     let said: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(said["report"], report.to_str().unwrap());
@@ -365,15 +353,88 @@ fn embedding_and_head_are_told_where_they_are_much() {
     assert_eq!(ends.numbers, 2 * 4096 * 256);
     let bits = plan.decided.bits_per_weight();
     assert_eq!(ends.narrow_bytes, (ends.numbers as f64 * bits / 8.0) as u64);
-    let output = hoist(&[
-        "quantize",
-        testdata(SMALL).to_str().unwrap(),
-        "-o",
-        options.out.to_str().unwrap(),
-        "--dry-run",
-    ])
-    .output()
-    .unwrap();
-    let said = text(&output.stdout);
-    assert!(said.contains("stays  embedding and head are 4.2 MB of ") && said.contains("packed "), "{said}");
+    // Arguments, and what is said of what stays; nothing where it is empty.
+    for (arguments, out, stays) in [
+        (
+            &[][..],
+            "out",
+            "embedding and head are 4.2 MB of 6.5 MB (64 %), which engines of this layout take as they are; ",
+        ),
+        (
+            &["--also", "lm_head.weight"],
+            "out",
+            "the embedding is 2.1 MB of 5.0 MB (42 %), which engines of this layout take as it is; ",
+        ),
+        (&["--scheme", "mlx"], "out", ""),
+        (
+            &["--scheme", "mlx", "--keep", "*embed*"],
+            "out",
+            "the embedding is 2.1 MB of 5.2 MB (40 %), kept as asked for; with",
+        ),
+        (&[], "out.gguf", "all at q4_k the file would be 3.7 MB: --embedding-type q4_k --output-type q4_k\n"),
+        (
+            &["--keep", "output.weight"],
+            "out.gguf",
+            "kept as asked for; all at q4_k the file would be 3.7 MB\n",
+        ),
+        (&["--output-type", "f16"], "out.gguf", "kept as asked for; all at q4_k the file would be 3.7 MB\n"),
+        // No expert is there to be mxfp4, and all else is q8_0.
+        (&["--scheme", "mxfp4"], "out.gguf", ""),
+        (&["--pure"], "out.gguf", ""),
+    ] {
+        let output =
+            command(&testdata(SMALL), &place.path().join(out), &[arguments, &["--dry-run"]].concat());
+        let said = text(&output.stdout);
+        assert!(said.contains("\npacked "), "{arguments:?}: {said}");
+        let line = said.split_inclusive('\n').find(|line| line.starts_with("stays  "));
+        let is_said = line.is_some_and(|line| !stays.is_empty() && line.contains(stays));
+        assert!(is_said || line.is_none() && stays.is_empty(), "{arguments:?}: {said}");
+    }
+}
+
+/// What is advised gives what is said; nothing is, where rows fill no smaller blocks and positions are never quantised.
+#[test]
+fn advice_about_the_ends_is_true() {
+    let place = tempfile::tempdir().unwrap();
+    let out = place.path().join("out.gguf");
+    let read = |model: &Path, more: &[&str]| {
+        let output = command(model, &out, &[more, &["--dry-run"]].concat());
+        assert_eq!(code(&output), 0, "{}", text(&output.stderr));
+        text(&output.stdout).to_string()
+    };
+    let said = read(&testdata(SMALL), &["--tensor-type", "token_embd*=q8_0"]);
+    let line = said.lines().find(|line| line.starts_with("stays  ")).unwrap_or_else(|| panic!("{said}"));
+    let (_, rest) = line.split_once("the file would be ").unwrap();
+    let (size, flags) = rest.split_once(": ").unwrap();
+    let then = read(&testdata(SMALL), &flags.split(' ').collect::<Vec<_>>());
+    assert!(then.contains(&format!("→ {size} out")), "{line}\n{then}");
+    let bert = model::write(&model::spec("bert"), place.path());
+    let said = read(&bert, &[]);
+    assert!(
+        said.contains("kept: 2 tensors (by llama-quantize's rules)") && !said.contains("stays"),
+        "{said}"
+    );
+}
+
+/// Every tensor of a plan, with what it was and what it becomes; their bytes are those of the files but for the headers.
+#[test]
+fn a_plan_lists_every_tensor() {
+    let place = tempfile::tempdir().unwrap();
+    for (out, scheme, name, from, to, bytes) in [
+        ("out", "int4", "model.layers.0.mlp.up_proj.weight_packed", "bf16", "i32", 768 * 256 / 2),
+        ("out", "int4", "model.embed_tokens.weight", "bf16", "bf16", 4096 * 256 * 2),
+        ("out.gguf", "q4_k_m", "blk.0.ffn_up.weight", "bf16", "q4_k", 768 * 256 / 256 * 144),
+        ("out.gguf", "q4_k_m", "output_norm.weight", "bf16", "f32", 256 * 4),
+    ] {
+        let more = ["--scheme", scheme, "--dry-run", "--json"];
+        let output = command(&testdata(SMALL), &place.path().join(out), &more);
+        assert_eq!(code(&output), 0, "{}", text(&output.stderr));
+        let said: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let outputs = said["outputs"].as_array().unwrap();
+        let expected = serde_json::json!({ "name": name, "from": from, "to": to, "bytes": bytes });
+        assert!(outputs.contains(&expected), "{expected}: {outputs:?}");
+        let sum: u64 = outputs.iter().map(|o| o["bytes"].as_u64().unwrap()).sum();
+        let files: u64 = said["files"].as_array().unwrap().iter().map(|f| f["bytes"].as_u64().unwrap()).sum();
+        assert!(sum < files && files - sum < files / 20, "{sum} {files}");
+    }
 }

@@ -1,15 +1,16 @@
 //! `hoist load --quantize`: what is asked of it, and what is told of it.
 
 use crate::cli::quantize::{How, Nan, group_size};
-use hoist::Result;
 use hoist::convert::Decided;
 use hoist::load::{self, Loaded};
 use hoist::quantize::report::why_text;
-use hoist::quantize::{Arrived, LoadOptions, LoadPlan};
+use hoist::quantize::{self, Arrived, LoadOptions, LoadPlan};
 use hoist::text::{Shown, grouped};
 use hoist::transform::method;
-use hoist::transform::scheme::{CHANNEL, group_text};
+use hoist::transform::scheme::CHANNEL;
+use hoist::{Result, machine};
 use serde_json::{Value, json};
+use std::path::PathBuf;
 
 /// What is quantised belongs to one model: the environment does not set it.
 pub(crate) const QUANTISE: &str = "Quantising on the way";
@@ -17,7 +18,8 @@ pub(crate) const QUANTISE: &str = "Quantising on the way";
 /// The arguments that say what is quantised, and how.
 #[derive(Debug, clap::Args)]
 pub(super) struct Quantising {
-    /// Quantise on the way: the tensors are those of the files that `hoist quantize --scheme NAME` writes
+    /// Quantise on the way: the tensors are those of the files that `hoist quantize --scheme NAME` writes (which alone takes
+    /// block types for single tensors)
     #[arg(long = "quantize", value_name = "NAME", help_heading = QUANTISE)]
     scheme: Option<String>,
     /// How scales and codes are chosen [default: search]
@@ -32,6 +34,12 @@ pub(super) struct Quantising {
     /// With zero points [default for dense models]
     #[arg(long, requires = "scheme", help_heading = QUANTISE)]
     asymmetric: bool,
+    /// Symmetric with scales of either sign: less error, but not every GPU kernel is known to read them
+    #[arg(long, conflicts_with = "asymmetric", requires = "scheme", help_heading = QUANTISE)]
+    signed_scales: bool,
+    /// How much the error of each input channel counts: llama.cpp's imatrix (GGUF or .dat), or safetensors of weights
+    #[arg(long, value_name = "FILE", requires = "scheme", help_heading = QUANTISE)]
+    importance: Option<PathBuf>,
     /// GPTQ version 2, whose zero points are stored as they are
     #[arg(long, requires = "scheme", help_heading = QUANTISE)]
     gptq_v2: bool,
@@ -62,7 +70,11 @@ impl Quantising {
         quantize.asked.group = self.group_size;
         // Clap refuses both.
         quantize.asked.symmetric = (self.symmetric || self.asymmetric).then_some(self.symmetric);
+        quantize.asked.signed_scales = self.signed_scales;
         quantize.asked.gptq_v2 = self.gptq_v2;
+        let available_bytes = machine::available_memory_bytes().unwrap_or(u64::MAX);
+        quantize.importance =
+            self.importance.as_deref().map(|f| quantize::importance(f, available_bytes)).transpose()?;
         quantize.keep = self.keep.clone();
         quantize.also = self.also.clone();
         quantize.strict = self.strict;
@@ -146,7 +158,7 @@ pub(super) fn document(told: &Told) -> Value {
         "scheme": decided.scheme(),
         "layout": settled.map(|s| s.layout.name),
         "group_size": settled.map(|s| s.group).filter(|&group| group != CHANNEL),
-        "group": settled.map(|s| group_text(s.group)),
+        "group": settled.map(|s| s.group_text()),
         "symmetric": settled.map(|s| s.symmetric),
         "method": decided.method(),
         "experts": decided.experts,

@@ -6,7 +6,7 @@ use hoist::machine;
 use hoist::quantize::report::{change, ends_json, ends_text, floor_json, percent, why_text};
 use hoist::quantize::{Ends, Measured, Options, Plan, Summary, snr_db};
 use hoist::text::{Shown, bytes, grouped, rate};
-use hoist::transform::scheme::{CHANNEL, group_text};
+use hoist::transform::scheme::CHANNEL;
 use serde_json::{Value, json};
 
 /// What a person should know of the plan.
@@ -25,6 +25,9 @@ pub(super) fn notes(plan: &Plan, args: &Args) -> Vec<String> {
             "transformers (5.23) needs CompressedTensorsConfig(dequantize=True) to open zero points; --symmetric opens without"
                 .to_owned(),
         );
+    }
+    if args.dry_run && args.report.is_some() {
+        notes.push("no report is written: a dry run measures nothing".to_owned());
     }
     if args.requantize {
         notes.push("errors are against the numbers of the quantised source, not of its original".to_owned());
@@ -48,6 +51,9 @@ pub(super) fn plan_lines(plan: &Plan, options: &Options, verbose: bool) -> Vec<S
     let decided = &plan.decided;
     let kept = decided.kept_lines();
     let kept = if kept.is_empty() { String::new() } else { format!("; kept: {}", kept.join(", ")) };
+    let importance = options.quantize.importance.as_ref();
+    let importance =
+        importance.map(|i| format!(", {} of it importance", bytes(i.memory_bytes()))).unwrap_or_default();
     let free = plan.conversion.free_bytes.map(|f| format!(" of {} free", bytes(f))).unwrap_or_default();
     let mut lines = vec![
         format!(
@@ -59,7 +65,7 @@ pub(super) fn plan_lines(plan: &Plan, options: &Options, verbose: bool) -> Vec<S
             grouped(plan.tensors() as u64),
         ),
         format!(
-            "plan   {} in → {} out   {:.2} bits a weight   memory {} MiB   disk {}{free}",
+            "plan   {} in → {} out   {:.2} bits a weight   memory {} MiB{importance}   disk {}{free}",
             bytes(plan.conversion.source_bytes),
             bytes(plan.conversion.file_bytes),
             decided.bits_per_weight(),
@@ -157,13 +163,17 @@ pub(super) fn planned(plan: &Plan, options: &Options, notes: &[String], warnings
         .iter()
         .map(|f| json!({ "name": f.name, "tensors": f.outputs.len(), "bytes": f.laid.file_size_bytes }))
         .collect();
+    let outputs: Vec<Value> = plan
+        .outputs()
+        .map(|t| json!({ "name": t.name, "from": t.from, "to": t.to.name(), "bytes": t.size_bytes }))
+        .collect();
     json!({
         "out": options.out.display().to_string(),
         "dry_run": true,
         "scheme": decided.scheme(),
         "layout": settled.map(|s| s.layout.name),
         "group_size": settled.map(|s| s.group).filter(|&group| group != CHANNEL),
-        "group": settled.map(|s| group_text(s.group)),
+        "group": settled.map(|s| s.group_text()),
         "symmetric": settled.map(|s| s.symmetric),
         "signed_scales": settled.map(|s| s.signed_scales),
         "method": decided.method(),
@@ -178,7 +188,9 @@ pub(super) fn planned(plan: &Plan, options: &Options, notes: &[String], warnings
         "file_bytes": plan.conversion.file_bytes,
         "free_bytes": plan.conversion.free_bytes,
         "memory_bytes": options.memory_bytes,
+        "importance_bytes": options.quantize.importance.as_ref().map(|i| i.memory_bytes()),
         "kept": kept,
+        "outputs": outputs,
         "files": files,
         "companions": plan.conversion.companion_names().collect::<Vec<_>>(),
         "files_left_out": plan.conversion.files_left_out,

@@ -1,7 +1,7 @@
 //! Quantising into a GGUF: each tensor gets the block type that llama-quantize gives it, in the order in which llama-quantize
 //! writes them, with the keys that it sets. From the same GGUF both make the same file, byte for byte.
 
-use super::{Chosen, Decided, Quantised, Quantize, Why};
+use super::{BlockTypes, Chosen, Decided, FLOATS, Quantised, Quantize, Why, refuse_quantised};
 use crate::checkpoint::MetaValue;
 use crate::convert::draft::Draft;
 use crate::dtype::{Class, DType};
@@ -23,9 +23,9 @@ const QUANTIZATION_VERSION: u32 = 2;
 /// Changes the draft of a GGUF.
 ///
 /// # Errors
-/// `Usage`: what blocks do not have; a type that is not made; with `strict` rows that do not fit. `Unsupported`: a model that
-/// is quantised already. `NotFound`: a pattern that matches nothing. `BadInput`: nothing to quantise; an importance of other
-/// sizes.
+/// `Usage`: what blocks do not have; a type that is not made; with `strict` rows that do not fit; nothing left to quantise.
+/// `Unsupported`: a model that is quantised already, or has nothing that llama-quantize would quantise. `NotFound`: a pattern
+/// that matches nothing. `BadInput`: an importance of another model.
 pub(super) fn blocks(
     model: &Model,
     mixture: &'static Mixture,
@@ -42,7 +42,6 @@ pub(super) fn blocks(
         experts: about.experts > 1,
         quantised: Vec::new(),
         kept: Vec::new(),
-        zero_odd: asked.zero_odd,
     };
     let importance = match &asked.importance {
         Some(importance) => Some(named(model, importance)?),
@@ -58,7 +57,7 @@ pub(super) fn blocks(
         let dtype = match given {
             Given::Kept => {
                 if output.dtype.is_float() && output.shape.len() >= 2 {
-                    let why = if is_asked { Why::Asked } else { Why::Kind("llama-quantize keeps it") };
+                    let why = if is_asked { Why::Asked } else { Why::Kind("by llama-quantize's rules") };
                     decided.kept.push((output.name.clone(), why));
                 }
                 continue;
@@ -73,11 +72,14 @@ pub(super) fn blocks(
             stored += 1;
             continue;
         }
-        refuse_quantised(output, values, dtype, asked)?;
+        if !asked.requantize {
+            refuse_quantised(output, values).map_err(|e| e.detail(format!("it would become {dtype}")))?;
+        }
         let before_bytes = output.size_bytes()?;
         output.dtype = dtype;
         output.narrow = None;
         if dtype.facts().class != Class::Block {
+            decided.kept.push((output.name.clone(), Why::Asked));
             continue;
         }
         if let Some(importance) = &importance {
@@ -102,7 +104,7 @@ pub(super) fn blocks(
         let asked_for = decided.kept.iter().any(|(_, why)| *why == Why::Asked);
         return Err(match (stored, asked_for) {
             (1.., _) => Error::usage(format!("is `{}` already, as far as it can be", mixture.name)),
-            (0, true) => Error::usage("--keep keeps everything that would be quantised"),
+            (0, true) => Error::usage("--keep and the types that were chosen leave nothing to quantise"),
             (0, false) => Error::unsupported("holds no tensors that llama-quantize would quantise")
                 .hint("--also 'GLOB' names some; hoist inspect MODEL --tree shows the names"),
         });
@@ -173,12 +175,9 @@ fn check(mixture: &Mixture, asked: &Quantize) -> Result<()> {
     }
     let types = asked.blocks.tensors.iter().map(|(_, dtype)| *dtype);
     for dtype in types.chain(asked.blocks.output).chain(asked.blocks.embedding) {
-        let is_float = matches!(dtype, DType::F32 | DType::F16 | DType::BF16);
-        if !is_float && !block::can_encode(dtype) {
-            let names: Vec<&str> =
-                DType::ALL.iter().filter(|&&d| block::can_encode(d)).map(|d| d.name()).collect();
-            return Err(Error::usage(format!("`{dtype}` is no type that hoist makes"))
-                .hint(format!("f32, f16, bf16, {}", names.join(", "))));
+        if !FLOATS.contains(&dtype) && !block::can_encode(dtype) {
+            let error = Error::usage(format!("`{dtype}` is no type that hoist makes"));
+            return Err(error.hint(format!("there are {}", BlockTypes::names())));
         }
     }
     Ok(())
@@ -255,26 +254,6 @@ fn is_stored(output: &Output, dtype: DType, values: &[Value]) -> bool {
     };
     let parts = || output.parts.iter().map(|part| (part.add, values.get(part.value)));
     output.dtype == dtype && parts().all(|(add, value)| add == 0.0 && value.is_some_and(is_so))
-}
-
-/// Codes are quantised again only where a person says so; f8 with scales is what its makers publish, and is only widened.
-fn refuse_quantised(output: &Output, values: &[Value], dtype: DType, asked: &Quantize) -> Result<()> {
-    for value in output.parts.iter().filter_map(|p| values.get(p.value)) {
-        let scheme = match &value.source {
-            Source::Packed(packed) => packed.packing.layout.name.to_owned(),
-            Source::Mxfp4 { .. } => "MXFP4".to_owned(),
-            _ if value.dtype.facts().class == Class::Block => value.dtype.to_string(),
-            _ => continue,
-        };
-        if !asked.requantize {
-            return Err(Error::unsupported(format!(
-                "is quantised already, as {scheme}, and would become {dtype}"
-            ))
-            .tensor(&value.name)
-            .hint("the unquantised original gives a better model; --requantize dequantises this one first"));
-        }
-    }
-    Ok(())
 }
 
 /// The keys that llama-quantize sets, where it sets them: behind all others.

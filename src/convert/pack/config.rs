@@ -1,16 +1,22 @@
 //! What a config says of quantised weights, scheme by scheme.
 
+use super::{mlx, module};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::transform::packing::layouts;
+use crate::transform::recipe::Packed;
 use crate::transform::scheme::{CHANNEL, Codes, Config, Scales, Settled};
 use serde_json::{Map, Value as Json, json};
+use std::collections::BTreeSet;
 
-/// The `quantization_config`. `ignored`: modules that are as they were; `own`: what is said of single modules.
-pub(super) fn of(settled: &Settled, ignored: &[String], own: &[(String, Json)]) -> Json {
+/// GPTQ's list of the modules that are quantised, where a block holds others; without it transformers cannot open that.
+pub(super) const GPTQ_MODULES: &str = "modules_in_block_to_quantize";
+
+/// The `quantization_config`. `ignored`: modules that are as they were; `packed`: the matrices that are quantised.
+pub(super) fn of(settled: &Settled, ignored: &[String], packed: &[Packed]) -> Json {
     match settled.scheme.config {
         Config::Compressed(format) => compressed(settled, format, ignored),
-        Config::Gptq => gptq(settled, ignored),
+        Config::Gptq => gptq(settled, ignored, packed),
         Config::Awq => json!({
             "quant_method": "awq",
             "bits": settled.scheme.bits,
@@ -26,7 +32,11 @@ pub(super) fn of(settled: &Settled, ignored: &[String], own: &[(String, Json)]) 
             said.insert("bits".into(), settled.scheme.bits.into());
             said.insert("mode".into(), "affine".into());
             said.extend(ignored.iter().map(|name| (name.clone(), false.into())));
-            said.extend(own.iter().cloned());
+            // What differs from the rest.
+            said.extend(packed.iter().filter(|p| p.packing.bits != settled.scheme.bits).map(|p| {
+                let entry = mlx::entry(p.packing.bits, p.packing.group_columns);
+                (module(&p.matrix.name).to_owned(), entry)
+            }));
             Json::Object(said)
         }
         Config::TorchAo => json!({
@@ -160,7 +170,7 @@ fn compressed(settled: &Settled, format: &str, ignored: &[String]) -> Json {
     })
 }
 
-fn gptq(settled: &Settled, ignored: &[String]) -> Json {
+fn gptq(settled: &Settled, ignored: &[String], packed: &[Packed]) -> Json {
     let version = if settled.layout == &layouts::GPTQ_V2 { "gptq_v2" } else { "gptq" };
     let mut said = json!({
         "quant_method": "gptq",
@@ -191,6 +201,8 @@ fn gptq(settled: &Settled, ignored: &[String]) -> Json {
         && let Some(said) = said.as_object_mut()
     {
         said.insert("dynamic".into(), Json::Object(dynamic));
+        let modules = gptq_modules(packed, ignored);
+        said.extend(modules.map(|modules| (GPTQ_MODULES.to_owned(), modules)));
     }
     said
 }
@@ -205,18 +217,13 @@ fn within_block(module: &str) -> Option<&str> {
     module[at + 1..].split_once('.').map(|(_, rest)| rest)
 }
 
-/// GPTQ's modules that are quantised, as transformers wants them listed where a block holds others: by their names within a
-/// block. `None` where that cannot be said, because layers differ.
-pub(super) fn gptq_modules<'a>(
-    quantised: impl Iterator<Item = &'a str>,
-    ignored: &[String],
-) -> Option<Vec<&'a str>> {
-    let mut modules: Vec<&str> = quantised.filter_map(within_block).collect();
-    modules.sort_unstable();
-    modules.dedup();
-    let kept: Vec<&str> = ignored.iter().filter_map(|m| within_block(m)).collect();
-    let differ = kept.iter().any(|m| modules.binary_search(m).is_ok());
-    (!differ).then_some(modules)
+/// GPTQ's modules that are quantised, as transformers wants them listed: by their names within a block. `None` where that cannot
+/// be said, because layers differ.
+fn gptq_modules(packed: &[Packed], ignored: &[String]) -> Option<Json> {
+    let names = packed.iter().map(|p| module(&p.matrix.name));
+    let modules: BTreeSet<&str> = names.filter_map(within_block).collect();
+    let differ = ignored.iter().filter_map(|m| within_block(m)).any(|m| modules.contains(m));
+    (!differ).then(|| modules.into_iter().map(|m| json!([m])).collect())
 }
 
 /// Puts it into a config, in place of what was there.

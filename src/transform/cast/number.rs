@@ -115,6 +115,15 @@ pub(super) fn ordinary_f32_to_bf16(x: f32) -> u16 {
     (bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16) as u16
 }
 
+/// The nearest bf16, as f32; ties to even. A NaN becomes a quiet one.
+#[inline(always)]
+pub(crate) fn round_bf16(x: f32) -> f32 {
+    let bits = x.to_bits();
+    let nearest = bits.wrapping_add(0x7fff + (bits >> 16 & 1));
+    let is_nan = below(F32_INFINITY, bits & 0x7fff_ffff);
+    f32::from_bits(choose(is_nan, bits | 0x0040_0000, nearest) & 0xffff_0000)
+}
+
 #[inline(always)]
 pub(super) fn narrow_bf16(x: f32, saturate: bool) -> ([u8; 2], u32) {
     let magnitude = x.to_bits() & 0x7fff_ffff;

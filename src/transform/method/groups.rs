@@ -52,6 +52,13 @@ impl<'a> Batch<'a> {
         (0..self.height).map(move |row| &numbers[start + row * columns..][..width])
     }
 
+    /// A group's numbers, where they are all neighbours.
+    #[inline(always)]
+    pub(super) fn run(&self, lane: usize) -> Option<&'a [f32]> {
+        let start = self.starts[lane];
+        (self.height == 1).then(|| &self.numbers[start..start + self.width])
+    }
+
     /// Numbers of a group.
     #[inline(always)]
     pub(super) fn group_size(&self) -> usize {
@@ -192,14 +199,17 @@ pub(super) fn extremes(numbers: &[f32], seen: (f32, f32)) -> (f32, f32) {
             *high = above(x, *high);
         }
     }
-    let (mut least, mut largest) = seen;
-    for &x in rest.iter().chain(&low) {
-        least = below(x, least);
+    for (l, &x) in rest.iter().enumerate() {
+        low[l] = below(x, low[l]);
+        high[l] = above(x, high[l]);
     }
-    for &x in rest.iter().chain(&high) {
-        largest = above(x, largest);
+    for half in [8, 4, 2, 1] {
+        for l in 0..half {
+            low[l] = below(low[l + half], low[l]);
+            high[l] = above(high[l + half], high[l]);
+        }
     }
-    (least, largest)
+    (low[0], high[0])
 }
 
 /// The largest magnitude of a finite number; zero where there is none.
@@ -212,14 +222,15 @@ pub(super) fn largest_finite(numbers: &[f32]) -> f32 {
             *most = above(finite_magnitude(x), *most);
         }
     }
-    let mut largest = 0f32;
-    for &x in rest {
-        largest = above(finite_magnitude(x), largest);
+    for (l, &x) in rest.iter().enumerate() {
+        most[l] = above(finite_magnitude(x), most[l]);
     }
-    for most in most {
-        largest = above(most, largest);
+    for half in [8, 4, 2, 1] {
+        for l in 0..half {
+            most[l] = above(most[l + half], most[l]);
+        }
     }
-    largest
+    most[0]
 }
 
 /// Zero for what is none.

@@ -8,11 +8,15 @@
 //! Where few scales can be stored, powers of two and eight-bit floats, all those near are tried directly.
 
 mod affine;
+mod coarse;
 mod levels;
+mod narrow;
 
 pub(super) use affine::SearchAffine;
 pub(super) use levels::SearchLevels;
+pub(super) use narrow::{Memory, SearchNarrow, SearchNarrowAffine};
 
+use super::Level;
 use super::groups::{Batch, Fit, Fitted, LANES, Lanes};
 use super::levels::{Levels, TO_INTEGER, clamp};
 use super::passes::{Tile, reciprocal};

@@ -214,7 +214,7 @@ pub static MIXTURES: &[Mixture] = &[
             rule(Part::Down, &[NotFalcon, More], DType::Q6K),
         ],
     ),
-    Mixture { experts_only: true, ..plain("mxfp4_moe", 38, DType::MXFP4) },
+    Mixture { alias: Some("mxfp4"), experts_only: true, ..plain("mxfp4_moe", 38, DType::MXFP4) },
     mix("q5_0", None, 8, DType::Q5_0, false, &[rule(Part::Down, &[Importance, FirstOf(8)], DType::Q5_1)]),
     plain("q5_1", 9, DType::Q5_1),
     plain("q5_k_s", 16, DType::Q5K),

@@ -435,7 +435,7 @@ fn a_signal_ends_slow_reads() {
     line.clear();
     said.read_to_string(&mut line).unwrap();
     let status = strace.wait().unwrap();
-    assert!(begun.elapsed() < std::time::Duration::from_millis(1500), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < std::time::Duration::from_secs(10), "{:?}", begun.elapsed());
     assert_eq!(status.code(), Some(130), "{line}");
     assert!(line.contains("error: stopped by SIGINT"), "{line}");
 }

@@ -2,7 +2,8 @@
 
 use super::super::{Band, Formula, NESTED_BLOCK, Packing};
 use crate::dtype::DType;
-use crate::transform::cast;
+use crate::transform::cast::{self, f16_to_f32, f32_to_f16, round_bf16};
+use crate::transform::simd::{Kernel, Level, run};
 
 /// bitsandbytes' 1 / 127.
 const BNB_SHARE: f32 = 7.874_016e-3;
@@ -11,6 +12,11 @@ impl Packing {
     /// The numbers that a band stands for, `[rows, columns]`: in f32, not yet rounded to [`Packing::dtype`]. One rounding to it
     /// gives what the layout's own reader gives. A band that lacks a part of what its codes need leaves `out` as it is.
     pub fn numbers(&self, band: &Band, out: &mut [f32]) {
+        run(Level::best(), Numbers { packing: self, band, out });
+    }
+
+    #[inline(always)]
+    fn numbers_of(&self, band: &Band, out: &mut [f32]) {
         let count = band.rows * band.columns;
         let (scale_rows, width) = self.scale_grid(band.rows);
         let groups = scale_rows * width;
@@ -77,7 +83,7 @@ impl Packing {
             Formula::Affine => {
                 let bias = zero.unwrap_or(0.0);
                 pairs.for_each(|(x, &code)| *x = f32::from(code) * scale);
-                round_to(self.dtype, out);
+                rounded(self.dtype, out);
                 out.iter_mut().for_each(|x| *x += bias);
             }
             Formula::Centred => {
@@ -116,6 +122,22 @@ impl Packing {
     }
 }
 
+/// What a band stands for, with the instructions of a level.
+struct Numbers<'a> {
+    packing: &'a Packing,
+    band: &'a Band,
+    out: &'a mut [f32],
+}
+
+impl Kernel for Numbers<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run(self) {
+        self.packing.numbers_of(self.band, self.out);
+    }
+}
+
 /// The floats whose bits a byte is.
 fn bytes_table(formula: Formula) -> [f32; 256] {
     let mut table = [0.0; 256];
@@ -130,6 +152,34 @@ fn bytes_table(formula: Formula) -> [f32; 256] {
 
 /// Rounds numbers to a float type and back, as storing them would.
 pub fn round_to(dtype: DType, numbers: &mut [f32]) {
+    run(Level::best(), Rounded { dtype, numbers });
+}
+
+struct Rounded<'a> {
+    dtype: DType,
+    numbers: &'a mut [f32],
+}
+
+impl Kernel for Rounded<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run(self) {
+        rounded(self.dtype, self.numbers);
+    }
+}
+
+#[inline(always)]
+fn rounded(dtype: DType, numbers: &mut [f32]) {
+    match dtype {
+        DType::BF16 => numbers.iter_mut().for_each(|x| *x = round_bf16(*x)),
+        DType::F16 => numbers.iter_mut().for_each(|x| *x = f16_to_f32(f32_to_f16(*x))),
+        _ => stored(dtype, numbers),
+    }
+}
+
+/// The same for types that hardly any layout has: by storing them.
+fn stored(dtype: DType, numbers: &mut [f32]) {
     if dtype == DType::F32 || !cast::can_cast(DType::F32, dtype) || !cast::can_cast(dtype, DType::F32) {
         return;
     }
@@ -139,5 +189,40 @@ pub fn round_to(dtype: DType, numbers: &mut [f32]) {
         let stored = &mut stored[..piece.len() * width.min(4)];
         cast::cast(DType::F32, dtype, bytemuck::cast_slice(piece), stored, false);
         cast::cast(dtype, DType::F32, stored, bytemuck::cast_slice_mut(piece), false);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Rounding in place is what storing and reading back gives, for every kind of number.
+    #[test]
+    fn rounding_is_storing() {
+        let mut state = 1u32;
+        let mut numbers: Vec<f32> = (0..1 << 16)
+            .map(|_| {
+                state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                f32::from_bits(state ^ state << 13)
+            })
+            .collect();
+        numbers.extend([
+            0.0,
+            -0.0,
+            f32::NAN,
+            -f32::NAN,
+            f32::INFINITY,
+            f32::MAX,
+            f32::MIN,
+            f32::from_bits(1),
+        ]);
+        numbers.extend([f32::from_bits(0x7f80_0001), f32::from_bits(0xff80_ffff), 65519.0, 65520.0, 1.0e-8]);
+        for dtype in [DType::BF16, DType::F16, DType::F32] {
+            let (mut in_place, mut by_storing) = (numbers.clone(), numbers.clone());
+            round_to(dtype, &mut in_place);
+            stored(dtype, &mut by_storing);
+            let bits = |numbers: &[f32]| numbers.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+            assert!(bits(&in_place) == bits(&by_storing), "{dtype}");
+        }
     }
 }

@@ -1,0 +1,390 @@
+//! The search where codes have four bits or fewer and all numbers count the same: what most models are quantised with.
+//!
+//! One round of [`coarse`] candidates over all that a group may want; with a bias, which is one more dimension, a second one around
+//! the best of them. What comes out is tried as it will be stored, on the numbers themselves, against what round-to-nearest
+//! would store.
+
+use super::super::groups::{Batch, Fit, Fitted, LANES, extremes};
+use super::super::levels::{above, below, clamp};
+use super::super::rtn::{Line, RtnIntegers, Zero};
+use super::Level;
+use super::coarse::{Candidates, Group, Row, WIDTH, sums};
+
+/// On integers of four bits or fewer, with or without a zero point that is a code.
+pub(in super::super) struct SearchNarrow {
+    pub level: Level,
+    pub rtn: RtnIntegers,
+    /// Whether scales may be negative.
+    pub signed: bool,
+    pub memory: Memory,
+}
+
+/// On integers of four bits or fewer with a bias.
+pub(in super::super) struct SearchNarrowAffine {
+    pub level: Level,
+    pub rtn: RtnIntegers,
+    pub memory: Memory,
+}
+
+/// What a group needs on its way.
+#[derive(Debug, Default)]
+pub(in super::super) struct Memory {
+    group: Group,
+    /// Its numbers, where they are not neighbours, or not all finite.
+    copied: Vec<f32>,
+}
+
+/// Shares of the scale that reaches both extremes.
+const SYMMETRIC: Row = [
+    0.26, 0.32, 0.38, 0.43, 0.475, 0.51, 0.54, 0.57, 0.595, 0.62, 0.645, 0.67, 0.69, 0.71, 0.73, 0.75, 0.77,
+    0.79, 0.81, 0.83, 0.85, 0.87, 0.89, 0.91, 0.93, 0.95, 0.97, 0.985, 1.0, 1.02, 1.045, 1.07,
+];
+/// The same where the zero point moves too: by how much is in the row below. Those above one are of groups that are on a grid
+/// of so many steps already, of which they do not have the last.
+const ASYMMETRIC: Row = [
+    0.48, 0.54, 0.59, 0.63, 0.67, 0.71, 0.75, 0.79, 0.83, 0.87, 0.905, 0.94, 0.97, 1.0, 1.0714, 1.1538, 0.57,
+    0.65, 0.72, 0.78, 0.84, 0.89, 0.94, 1.0, 0.57, 0.65, 0.72, 0.78, 0.84, 0.89, 0.94, 1.0,
+];
+const ZERO_STEPS: Row = [
+    0., 0., 0., 0., 0., 0., 0., 0., 0., 0., 0., 0., 0., 0., 0., 0., 1., 1., 1., 1., 1., 1., 1., 1., -1., -1.,
+    -1., -1., -1., -1., -1., -1.,
+];
+
+/// The best candidate yet, in the units of the group's whole numbers.
+#[derive(Debug, Clone, Copy)]
+struct Found {
+    merit: f32,
+    scale: f32,
+    /// Zero point, or the middle of the codes.
+    zero: f32,
+}
+
+impl Memory {
+    /// A group's numbers side by side, what is not finite as zero.
+    #[inline(always)]
+    fn numbers<'a>(copied: &'a mut Vec<f32>, batch: &Batch<'a>, lane: usize) -> &'a [f32] {
+        if let Some(run) = batch.run(lane) {
+            let mut odd = 0u32;
+            for x in run {
+                odd |= if x.abs() < f32::INFINITY { 0 } else { 1 };
+            }
+            if odd == 0 {
+                return run;
+            }
+        }
+        copied.clear();
+        for run in batch.runs(lane) {
+            for &x in run {
+                copied.push(if x.abs() < f32::INFINITY { x } else { 0.0 });
+            }
+        }
+        copied
+    }
+}
+
+/// `Σ (x − (q·scale + bias))²` of a few lines at once, the numbers multiplied by `to` first; scales and biases are of those.
+#[inline(always)]
+fn errors<const C: usize>(
+    numbers: &[f32],
+    to: f32,
+    top: f32,
+    scale: [f32; C],
+    zero: [f32; C],
+    bias: [f32; C],
+) -> [f32; C] {
+    const STRETCH: usize = 256;
+    let mut inverse = scale;
+    for inverse in &mut inverse {
+        *inverse = 1.0 / *inverse;
+    }
+    let mut all = [0f32; C];
+    for stretch in numbers.chunks(STRETCH) {
+        let mut sum = [[0f32; LANES]; C];
+        let (chunks, rest) = stretch.as_chunks::<LANES>();
+        for chunk in chunks {
+            for c in 0..C {
+                for l in 0..LANES {
+                    let d = difference(chunk[l] * to, inverse[c], scale[c], zero[c], bias[c], top);
+                    sum[c][l] += d * d;
+                }
+            }
+        }
+        for c in 0..C {
+            for (l, &x) in rest.iter().enumerate() {
+                let d = difference(x * to, inverse[c], scale[c], zero[c], bias[c], top);
+                sum[c][l] += d * d;
+            }
+            for half in [8, 4, 2, 1] {
+                for l in 0..half {
+                    sum[c][l] += sum[c][l + half];
+                }
+            }
+            all[c] += sum[c][0];
+        }
+    }
+    all
+}
+
+#[inline(always)]
+fn difference(x: f32, inverse: f32, scale: f32, zero: f32, bias: f32, top: f32) -> f32 {
+    let x = x - bias;
+    let q = (clamp(x * inverse, -zero, top - zero) + 12_582_912.0) - 12_582_912.0;
+    x - q * scale
+}
+
+/// The first of the largest.
+#[inline(always)]
+fn best_of(merit: &Row) -> usize {
+    let mut most = *merit;
+    for half in [16, 8, 4, 2, 1] {
+        for l in 0..half {
+            most[l] = above(most[l + half], most[l]);
+        }
+    }
+    let mut places = 0u32;
+    for c in 0..WIDTH {
+        places |= u32::from(merit[c] == most[0]) << c;
+    }
+    (places.trailing_zeros() as usize).min(WIDTH - 1)
+}
+
+impl SearchNarrow {
+    /// Tries a row of candidates.
+    #[inline(always)]
+    fn offer(&self, group: &Group, best: &mut Found, step: &Row, zero: &Row) {
+        let top = self.rtn.levels.top();
+        let (mut least, mut most) = (*zero, *zero);
+        for c in 0..WIDTH {
+            least[c] = -zero[c];
+            most[c] = top - zero[c];
+        }
+        let of =
+            sums::<false>(self.level, &group.pairs, &Candidates::new(step, &[0.0; WIDTH], &least, &most));
+        let mut merit = [0f32; WIDTH];
+        for c in 0..WIDTH {
+            let is_one = of.qq[c] > 0.0;
+            merit[c] = of.xq[c] * of.xq[c] / (if is_one { of.qq[c] } else { 1.0 });
+            // A scale of the other sign than its candidate's is none.
+            let fits = is_one & (of.xq[c] * step[c] > 0.0);
+            merit[c] = if fits { merit[c] } else { 0.0 };
+        }
+        let c = best_of(&merit);
+        if merit[c] > best.merit {
+            *best = Found { merit: merit[c], scale: of.xq[c] / of.qq[c], zero: zero[c] };
+        }
+    }
+
+    #[inline(always)]
+    fn search(&self, group: &Group, low: f32, high: f32) -> Found {
+        let (top, middle) = (self.rtn.levels.top(), self.rtn.levels.middle());
+        let (low, high) = (low / group.back, high / group.back);
+        let largest = above(-low, high);
+        if self.rtn.zero == Zero::Middle {
+            let unit = largest / (top * 0.5);
+            let mut best = Found { merit: 0.0, scale: unit, zero: middle };
+            let zero = [middle; WIDTH];
+            self.offer(group, &mut best, &scaled(&SYMMETRIC, unit), &zero);
+            if self.signed {
+                self.offer(group, &mut best, &scaled(&SYMMETRIC, -unit), &zero);
+            }
+            return best;
+        }
+        let (low, high) = (below(low, 0.0), above(high, 0.0));
+        let unit = (high - low) / top;
+        let mut best = Found { merit: 0.0, scale: unit, zero: middle };
+        let (mut step, mut zero) = ([0f32; WIDTH], [0f32; WIDTH]);
+        for c in 0..WIDTH {
+            step[c] = unit * ASYMMETRIC[c];
+            // A longer step needs another zero point to reach both ends, a shorter one cuts both off.
+            let reach = unit * above(ASYMMETRIC[c], 1.0);
+            zero[c] = clamp(rounded(-low / reach) + ZERO_STEPS[c], 0.0, top);
+        }
+        self.offer(group, &mut best, &step, &zero);
+        best
+    }
+
+    #[inline(always)]
+    fn one(&self, memory: &mut Memory, batch: &Batch<'_>, lane: usize) -> (Fitted, Line) {
+        let numbers = Memory::numbers(&mut memory.copied, batch, lane);
+        let top = self.rtn.levels.top();
+        let (low, high) = extremes(numbers, (f32::INFINITY, f32::NEG_INFINITY));
+        let (plain, line) = self.rtn.line(low, high);
+        if !memory.group.take(numbers, 0.0, above(-low, high)) {
+            return (plain, Line::around(plain.zero, plain.scale, line.most - line.least));
+        }
+        let found = self.search(&memory.group, low, high);
+        let stored = self.rtn.scale.stored(found.scale * memory.group.back);
+        let to = memory.group.to;
+        let error =
+            errors(numbers, to, top, [plain.scale * to, stored * to], [plain.zero, found.zero], [0.0; 2]);
+        let fitted = if error[1] < error[0] { Fitted { scale: stored, zero: found.zero } } else { plain };
+        (fitted, Line::around(fitted.zero, fitted.scale, top))
+    }
+}
+
+#[inline(always)]
+fn rounded(x: f32) -> f32 {
+    (x + 12_582_912.0) - 12_582_912.0
+}
+
+#[inline(always)]
+fn scaled(shares: &Row, unit: f32) -> Row {
+    let mut scaled = *shares;
+    for scaled in &mut scaled {
+        *scaled *= unit;
+    }
+    scaled
+}
+
+impl Fit for SearchNarrow {
+    type Line = Line;
+
+    #[inline(always)]
+    fn fit(&mut self, batch: &Batch<'_>) -> [(Fitted, Line); LANES] {
+        let mut memory = std::mem::take(&mut self.memory);
+        let mut lines = [(Fitted::default(), Line::above(0.0, 1.0, 0.0)); LANES];
+        for (lane, line) in lines.iter_mut().enumerate().take(batch.count) {
+            *line = self.one(&mut memory, batch, lane);
+        }
+        self.memory = memory;
+        lines
+    }
+
+    #[inline(always)]
+    fn code(&self, line: Line, numbers: &[f32], codes: &mut [u8]) {
+        line.code(numbers, codes);
+    }
+}
+
+/// How far from the middle of a group towards its least and its largest number the codes reach: each of one row with each of the
+/// other.
+const REACH: ([f32; 8], [f32; 4]) =
+    ([0.52, 0.60, 0.68, 0.76, 0.83, 0.90, 0.96, 1.02], [0.62, 0.75, 0.87, 0.98]);
+/// Around the best line yet: shares of its step, and how far its middle is moved, in steps.
+const AROUND: ([f32; 8], [f32; 4]) =
+    ([0.955, 0.97, 0.983, 0.994, 1.006, 1.017, 1.03, 1.045], [-0.3, -0.1, 0.1, 0.3]);
+
+/// The best scale and two beside it, as far as bf16's steps are apart.
+const BESIDE: [f32; 3] = [1.0, 0.9955, 1.0045];
+
+impl SearchNarrowAffine {
+    /// Tries a row of lines; `middle` is the number in the middle of the codes.
+    #[inline(always)]
+    fn offer(&self, group: &Group, best: &mut Found, sum: f32, step: &Row, middle: &Row) {
+        let top = self.rtn.levels.top();
+        let mut zero = [0f32; WIDTH];
+        for c in 0..WIDTH {
+            zero[c] = top * 0.5 - middle[c] / step[c];
+        }
+        let of = Candidates::new(step, &zero, &[0.0; WIDTH], &[top; WIDTH]);
+        let mut s = sums::<true>(self.level, &group.pairs, &of);
+        if group.count % 2 == 1 {
+            // The zero behind the last number.
+            let codes = of.codes_of_zero();
+            for c in 0..WIDTH {
+                s.q[c] -= codes[c];
+                s.qq[c] -= codes[c] * codes[c];
+            }
+        }
+        let count = group.count as f32;
+        let (mut merit, mut scale, mut centre) = ([0f32; WIDTH], [0f32; WIDTH], [0f32; WIDTH]);
+        for c in 0..WIDTH {
+            centre[c] = s.q[c] / count;
+            let spread = s.qq[c] - s.q[c] * centre[c];
+            let together = s.xq[c] - sum * centre[c];
+            let is_line = (spread > 0.0) & (together > 0.0);
+            scale[c] = together / (if is_line { spread } else { 1.0 });
+            merit[c] = if is_line { together * scale[c] } else { 0.0 };
+        }
+        let c = best_of(&merit);
+        if merit[c] > best.merit {
+            let zero = sum / count + scale[c] * (top * 0.5 - centre[c]);
+            *best = Found { merit: merit[c], scale: scale[c], zero };
+        }
+    }
+
+    #[inline(always)]
+    fn search(&self, group: &Group, half: f32) -> Found {
+        let top = self.rtn.levels.top();
+        let half = half / group.back;
+        let mut sum = 0i64;
+        for pairs in group.pairs.chunks(1024) {
+            let mut part = 0i32;
+            for pair in pairs {
+                part += i32::from(pair[0]) + i32::from(pair[1]);
+            }
+            sum += i64::from(part);
+        }
+        let sum = sum as f32;
+        let mut best = Found { merit: 0.0, scale: 2.0 * half / top, zero: 0.0 };
+        let (mut step, mut middle) = ([0f32; WIDTH], [0f32; WIDTH]);
+        for c in 0..WIDTH {
+            let (near, far) = (REACH.0[c % 8] * half, REACH.1[c / 8] * half);
+            step[c] = (near + far) / top;
+            middle[c] = (far - near) * 0.5;
+        }
+        self.offer(group, &mut best, sum, &step, &middle);
+        for c in 0..WIDTH {
+            step[c] = best.scale * AROUND.0[c % 8];
+            middle[c] = best.zero + best.scale * AROUND.1[c / 8];
+        }
+        self.offer(group, &mut best, sum, &step, &middle);
+        best
+    }
+
+    #[inline(always)]
+    fn one(&self, memory: &mut Memory, batch: &Batch<'_>, lane: usize) -> (Fitted, Line) {
+        let numbers = Memory::numbers(&mut memory.copied, batch, lane);
+        let top = self.rtn.levels.top();
+        let from = if self.rtn.zero == Zero::MiddleBias { self.rtn.levels.middle() } else { 0.0 };
+        let (low, high) = extremes(numbers, (f32::INFINITY, f32::NEG_INFINITY));
+        let (plain, _) = self.rtn.line(low, high);
+        let line = |of: Fitted| (of, Line::above(of.zero - of.scale * from, of.scale, top));
+        // Halves first: the difference of the largest numbers is beyond a float's range.
+        let (middle, half) = (high * 0.5 + low * 0.5, high * 0.5 - low * 0.5);
+        if !memory.group.take(numbers, middle, half) {
+            return line(plain);
+        }
+        let (back, to) = (memory.group.back, memory.group.to);
+        let found = self.search(&memory.group, half);
+        // A bias is many steps, and its rounding moves all codes: neighbours of the scale have others, one of which may fit.
+        let mut lines = [plain; 4];
+        for (line, share) in lines[1..].iter_mut().zip(BESIDE) {
+            let scale = self.rtn.scale.stored(found.scale * back * share);
+            // The middle of the codes stays where it was.
+            let zero = self.rtn.scale.stored(middle + found.zero * back - scale * (top * 0.5 - from));
+            *line = Fitted { scale, zero };
+        }
+        let (mut scale, mut bias) = ([0f32; 4], [0f32; 4]);
+        for c in 0..4 {
+            scale[c] = lines[c].scale * to;
+            bias[c] = (lines[c].zero - lines[c].scale * from) * to;
+        }
+        let error = errors(numbers, to, top, scale, [0.0; 4], bias);
+        let mut best = 0;
+        for c in 1..4 {
+            best = if error[c] < error[best] { c } else { best };
+        }
+        line(lines[best])
+    }
+}
+
+impl Fit for SearchNarrowAffine {
+    type Line = Line;
+
+    #[inline(always)]
+    fn fit(&mut self, batch: &Batch<'_>) -> [(Fitted, Line); LANES] {
+        let mut memory = std::mem::take(&mut self.memory);
+        let mut lines = [(Fitted::default(), Line::above(0.0, 1.0, 0.0)); LANES];
+        for (lane, line) in lines.iter_mut().enumerate().take(batch.count) {
+            *line = self.one(&mut memory, batch, lane);
+        }
+        self.memory = memory;
+        lines
+    }
+
+    #[inline(always)]
+    fn code(&self, line: Line, numbers: &[f32], codes: &mut [u8]) {
+        line.code(numbers, codes);
+    }
+}
