@@ -68,6 +68,7 @@ const WORDS: &[(&[&str], &[&str], &str)] = &[
             "verify/device",
             "transform/simd",
             "transform/block/simd",
+            "transform/method/search/coarse",
         ],
         "unsafe code has named rooms",
     ),

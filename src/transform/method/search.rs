@@ -69,11 +69,23 @@ pub(super) struct SearchIntegers<const W: bool> {
     pub tile: Tile,
 }
 
+/// Candidates for each group.
+const CANDIDATES: usize = 32;
 /// Shares of the scale that reaches both extremes.
-const SYMMETRIC: [f32; 16] =
-    [0.5, 0.54, 0.58, 0.61, 0.65, 0.69, 0.73, 0.77, 0.80, 0.84, 0.88, 0.92, 0.96, 0.99, 1.03, 1.07];
-/// The same where the zero point moves too.
-const ASYMMETRIC: [f32; 8] = [0.6, 0.66, 0.72, 0.785, 0.845, 0.91, 0.97, 1.03];
+const SYMMETRIC: [f32; CANDIDATES] = [
+    0.26, 0.32, 0.38, 0.43, 0.475, 0.51, 0.54, 0.57, 0.595, 0.62, 0.645, 0.67, 0.69, 0.71, 0.73, 0.75, 0.77,
+    0.79, 0.81, 0.83, 0.85, 0.87, 0.89, 0.91, 0.93, 0.95, 0.97, 0.985, 1.0, 1.02, 1.045, 1.07,
+];
+/// The same where the zero point moves too: by how much is in the row below. Those above one are of groups that are on a grid
+/// of so many steps already, of which they do not have the last.
+const ASYMMETRIC: [f32; CANDIDATES] = [
+    0.48, 0.54, 0.59, 0.63, 0.67, 0.71, 0.75, 0.79, 0.83, 0.87, 0.905, 0.94, 0.97, 1.0, 1.0714, 1.1538, 0.57,
+    0.65, 0.72, 0.78, 0.84, 0.89, 0.94, 1.0, 0.57, 0.65, 0.72, 0.78, 0.84, 0.89, 0.94, 1.0,
+];
+const ZERO_STEPS: [f32; CANDIDATES] = [
+    0., 0., 0., 0., 0., 0., 0., 0., 0., 0., 0., 0., 0., 0., 0., 0., 1., 1., 1., 1., 1., 1., 1., 1., -1., -1.,
+    -1., -1., -1., -1., -1., -1.,
+];
 
 impl<const W: bool> SearchIntegers<W> {
     /// Tries two candidates a group; the scales are those that fit best.
@@ -122,20 +134,26 @@ impl<const W: bool> SearchIntegers<W> {
     fn asymmetric(&self) -> Best {
         let top = self.rtn.levels.top();
         let Tile { low, high, to, .. } = &self.tile;
-        let (mut unit, mut zero) = ([0f32; LANES], [0f32; LANES]);
+        let (mut unit, mut below_zero) = ([0f32; LANES], [0f32; LANES]);
         for l in 0..LANES {
             let (low, high) =
                 (if low[l] < 0.0 { low[l] } else { 0.0 }, if high[l] > 0.0 { high[l] } else { 0.0 });
             unit[l] = (high * to[l] - low * to[l]) / top;
-            zero[l] = (clamp(-low * to[l] / unit[l], 0.0, top) + TO_INTEGER) - TO_INTEGER;
+            below_zero[l] = -low * to[l];
         }
         let mut best = Best::none();
-        for step in [0.0, 1.0, -1.0] {
-            let zero = zero.map(|zero| clamp(zero + step, 0.0, top));
-            for shares in ASYMMETRIC.as_chunks::<PAIR>().0 {
-                let scale = shares.map(|share| unit.map(|unit| unit * share));
-                self.offer(&mut best, &scale, &[zero; PAIR]);
+        for first in (0..CANDIDATES).step_by(PAIR) {
+            let (mut scale, mut zero) = ([[0f32; LANES]; PAIR], [[0f32; LANES]; PAIR]);
+            for c in 0..PAIR {
+                let (share, step) = (ASYMMETRIC[first + c], ZERO_STEPS[first + c]);
+                let reach = if share > 1.0 { share } else { 1.0 };
+                for l in 0..LANES {
+                    scale[c][l] = unit[l] * share;
+                    let zero_at = clamp(below_zero[l] / (unit[l] * reach), 0.0, top);
+                    zero[c][l] = clamp((zero_at + TO_INTEGER) - TO_INTEGER + step, 0.0, top);
+                }
             }
+            self.offer(&mut best, &scale, &zero);
         }
         best
     }

@@ -7,8 +7,8 @@
 use super::super::groups::{Batch, Fit, Fitted, LANES, extremes};
 use super::super::levels::{above, below, clamp};
 use super::super::rtn::{Line, RtnIntegers, Zero};
-use super::Level;
 use super::coarse::{Candidates, Group, Row, WIDTH, sums};
+use super::{ASYMMETRIC, Level, SYMMETRIC, ZERO_STEPS};
 
 /// On integers of four bits or fewer, with or without a zero point that is a code.
 pub(in super::super) struct SearchNarrow {
@@ -33,22 +33,6 @@ pub(in super::super) struct Memory {
     /// Its numbers, where they are not neighbours, or not all finite.
     copied: Vec<f32>,
 }
-
-/// Shares of the scale that reaches both extremes.
-const SYMMETRIC: Row = [
-    0.26, 0.32, 0.38, 0.43, 0.475, 0.51, 0.54, 0.57, 0.595, 0.62, 0.645, 0.67, 0.69, 0.71, 0.73, 0.75, 0.77,
-    0.79, 0.81, 0.83, 0.85, 0.87, 0.89, 0.91, 0.93, 0.95, 0.97, 0.985, 1.0, 1.02, 1.045, 1.07,
-];
-/// The same where the zero point moves too: by how much is in the row below. Those above one are of groups that are on a grid
-/// of so many steps already, of which they do not have the last.
-const ASYMMETRIC: Row = [
-    0.48, 0.54, 0.59, 0.63, 0.67, 0.71, 0.75, 0.79, 0.83, 0.87, 0.905, 0.94, 0.97, 1.0, 1.0714, 1.1538, 0.57,
-    0.65, 0.72, 0.78, 0.84, 0.89, 0.94, 1.0, 0.57, 0.65, 0.72, 0.78, 0.84, 0.89, 0.94, 1.0,
-];
-const ZERO_STEPS: Row = [
-    0., 0., 0., 0., 0., 0., 0., 0., 0., 0., 0., 0., 0., 0., 0., 0., 1., 1., 1., 1., 1., 1., 1., 1., -1., -1.,
-    -1., -1., -1., -1., -1., -1.,
-];
 
 /// The best candidate yet, in the units of the group's whole numbers.
 #[derive(Debug, Clone, Copy)]
