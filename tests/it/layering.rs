@@ -53,6 +53,9 @@ const FORBIDDEN: &[(&str, &str)] = &[
 const WORDS: &[(&[&str], &[&str], &str)] = &[
     (&["cudarc"], &["sink/cuda", "verify/device"], "only sink/cuda names the driver's crate"),
     (&["candle_core", "candle_nn", "candle_transformers"], &["verify"], "only verify names candle"),
+    (&["reqwest"], &["source/http"], "only source/http names the HTTP client"),
+    (&["object_store"], &["source/object"], "only source/object names the stores' client"),
+    (&["tokio"], &["source/http", "source/object"], "network runtimes live in source"),
     (
         &["print!", "println!", "eprint!", "eprintln!", "dbg!", "process::exit", "process::abort"],
         &["main", "cli"],
