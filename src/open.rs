@@ -151,7 +151,7 @@ fn fetch_again(error: Error, repo: &Repo) -> Error {
     match error.kind() {
         ErrorKind::NotFound => error.hint(cache::fetch_hint(repo)),
         ErrorKind::BadInput if error.to_string().contains("cut short") => {
-            error.hint(format!("hf download {} --force-download fetches it again", repo.id))
+            error.hint(format!("hoist fetch {} --require-hash fetches it again", repo.id))
         }
         _ => error,
     }

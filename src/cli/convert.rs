@@ -1,5 +1,6 @@
 //! `hoist convert`: arguments and output; the work is the library's.
 
+use super::model::{self, Reads};
 use super::output::{Out, size_bytes};
 use super::progress::Watch;
 use super::{Common, Progress, model_text, say, signals};
@@ -9,7 +10,7 @@ use hoist::convert::{self, Options, Plan, Renaming, Summary};
 use hoist::dtype::DType;
 use hoist::text::{Shown, bytes, count, grouped, rate};
 use hoist::transform::arch::keys::parse_meta;
-use hoist::{Error, Result, machine, open};
+use hoist::{Error, Result, machine};
 use serde_json::{Value, json};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -111,7 +112,7 @@ enum To {
 pub(crate) fn run(args: Args, common: &Common) -> Result<()> {
     let name = model_text(&args.model)?;
     let options = options(&args, common)?;
-    let model = open::open(name, &open::Options { follow_links: args.follow_links, ..open::Options::default() })?;
+    let model = model::open(name, args.follow_links, Reads::of(args.dry_run), common)?;
     let warnings = model.table.notes.clone();
     for note in &warnings {
         common.warn(note);

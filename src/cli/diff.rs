@@ -1,10 +1,11 @@
 //! `hoist diff`: arguments and output; the work is the library's.
 
+use super::model::{self, Reads};
 use super::output::{Align, Out, size_bytes, table};
 use super::progress::Watch;
 use super::{Common, model_text, signals};
 use hoist::diff::{self, Difference, KeysDiff, Options, Report, TensorDiff, Values, Which};
-use hoist::open::{self, Model};
+use hoist::open::Model;
 use hoist::text::{Shown, bytes, count, grouped, rate};
 use hoist::{Error, ErrorKind, Result, machine};
 use serde_json::{Value, json};
@@ -50,7 +51,7 @@ pub(crate) fn run(args: Args, common: &Common) -> Result<()> {
     let mut warnings = Vec::new();
     let mut models = Vec::with_capacity(2);
     for name in &names {
-        let model = open::open(name, &open::Options { follow_links: args.follow_links, ..open::Options::default() })?;
+        let model = model::open(name, args.follow_links, Reads::All, common)?;
         for note in &model.table.notes {
             common.warn(note);
             warnings.push(note.clone());

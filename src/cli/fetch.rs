@@ -21,7 +21,7 @@ use hoist::{Error, ErrorKind, Result};
 use serde_json::{Value, json};
 use std::ffi::OsString;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// The arguments of `hoist fetch`.
@@ -109,13 +109,32 @@ pub(crate) fn run(args: Args, common: &Common) -> Result<()> {
     };
     let hub = match is_offline {
         true => None,
-        false => {
-            let settings = Settings::from_environment(args.token_file.as_deref(), variable)?;
-            let client = Client::with(&http::settings::Settings::from_environment(variable)?)?;
-            Some(Arc::new(Hub::new(client, settings)) as Arc<dyn Origin>)
-        }
+        false => Some(hub(args.token_file.as_deref())?),
     };
     carry_out(hub, wish, options(&args, cache), common)
+}
+
+/// Brings a repo into the cache for a command that needs it.
+pub(crate) fn bring(name: &str, common: &Common) -> Result<()> {
+    let variable = |name: &str| std::env::var_os(name);
+    let wish = Wish::parse(name)?;
+    let options = Options {
+        links: !is_truthy("HF_HUB_DISABLE_SYMLINKS", variable),
+        ..Options::new(Some(cache_at(None)?))
+    };
+    let fetched = fetched(Some(hub(None)?), wish, options, common)?;
+    if !common.quiet && common.progress() != Progress::Json {
+        lines(&fetched, false).iter().for_each(|line| say(line));
+    }
+    Ok(())
+}
+
+/// The hub that the environment names.
+fn hub(token_file: Option<&Path>) -> Result<Arc<dyn Origin>> {
+    let variable = |name: &str| std::env::var_os(name);
+    let settings = Settings::from_environment(token_file, variable)?;
+    let client = Client::with(&http::settings::Settings::from_environment(variable)?)?;
+    Ok(Arc::new(Hub::new(client, settings)))
 }
 
 /// Objects of a store, files of a web server.
@@ -161,7 +180,13 @@ fn options(args: &Args, cache: Option<Cache>) -> Options {
     }
 }
 
-fn carry_out(origin: Option<Arc<dyn Origin>>, wish: Wish, options: Options, common: &Common) -> Result<()> {
+/// Fetches, with a bar, and what is to be noted said.
+fn fetched(
+    origin: Option<Arc<dyn Origin>>,
+    wish: Wish,
+    options: Options,
+    common: &Common,
+) -> Result<Fetched> {
     // From here on a signal has something to keep: what has come is taken up by the next run.
     let cancel = signals::cancelled();
     let job = fetch(origin, wish, options);
@@ -172,6 +197,11 @@ fn carry_out(origin: Option<Arc<dyn Origin>>, wish: Wish, options: Options, comm
         None => e,
     })?;
     fetched.notes.iter().for_each(|note| common.note(note));
+    Ok(fetched)
+}
+
+fn carry_out(origin: Option<Arc<dyn Origin>>, wish: Wish, options: Options, common: &Common) -> Result<()> {
+    let fetched = fetched(origin, wish, options, common)?;
     let summary = lines(&fetched, common.verbose > 0);
     let mut out = Out::stdout();
     if fetched.is_dry_run && !common.json {

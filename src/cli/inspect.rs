@@ -1,5 +1,6 @@
 //! `hoist inspect`: arguments and output; the work is the library's.
 
+use super::model::{self, Reads};
 use super::output::{Align, Out, size_bytes, table};
 use super::progress::Watch;
 use super::{Common, say, signals};
@@ -8,7 +9,7 @@ use hoist::inspect::fit::{Ask, Fit, MARGIN_BYTES, MARGIN_PART, Need, WAYS_MAX, d
 use hoist::inspect::hash::{Digests, hash};
 use hoist::inspect::tree::{Node, tree};
 use hoist::inspect::{HeadKind, Options, Report, Sum, inspect};
-use hoist::open::{self, Model};
+use hoist::open::Model;
 use hoist::sink::device::DeviceSpec;
 use hoist::text::{Shown, bytes, count, rate};
 use hoist::transform::config::Description;
@@ -100,8 +101,7 @@ pub(crate) fn run(args: Args, common: &Common) -> Result<()> {
         Some(Target::Device(device)) => Some(device_free_bytes(device)?),
     };
     let cancel = args.hash.then(signals::cancelled);
-    let model =
-        open::open(name, &open::Options { follow_links: args.follow_links, ..open::Options::default() })?;
+    let model = model::open(name, args.follow_links, Reads::of(!args.hash), common)?;
     let model = Arc::new(model);
     let report = inspect(&model, &Options { selection })?;
     for note in report.notes.iter().take(NOTES_MAX) {

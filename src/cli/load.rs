@@ -5,6 +5,7 @@ mod quantise;
 #[cfg(test)]
 pub(crate) use quantise::QUANTISE;
 
+use super::model::{self, Reads};
 use super::output::{Out, size_bytes};
 use super::progress::{Trace, Watch};
 use super::{Common, Progress, model_text, say, signals};
@@ -125,7 +126,7 @@ pub(crate) fn run(args: Args, common: &Common) -> Result<()> {
     let cancel = signals::cancelled();
     // The device is opened while headers are read.
     let prepared = load::prepare(device);
-    let model = open::open(name, &open::Options { follow_links: args.follow_links, ..open::Options::default() })?;
+    let model = model::open(name, args.follow_links, Reads::of(args.dry_run), common)?;
     let warnings = model.table.notes.clone();
     for note in &warnings {
         common.warn(note);

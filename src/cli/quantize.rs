@@ -2,6 +2,7 @@
 
 mod say;
 
+use super::model::{self, Reads};
 use super::output::{Out, size_bytes};
 use super::progress::Watch;
 use super::{Common, Progress, model_text, signals};
@@ -12,7 +13,7 @@ use hoist::quantize::report::{About, Format, Target};
 use hoist::quantize::{self, Options, Plan};
 use hoist::transform::method::Method;
 use hoist::transform::scheme::CHANNEL;
-use hoist::{Error, Result, open};
+use hoist::{Error, Result};
 
 use say::{done, lines, notes, plan_lines, planned};
 use std::ffi::OsString;
@@ -152,7 +153,7 @@ pub(crate) fn run(args: Args, common: &Common) -> Result<()> {
     let options = options(&args, common)?;
     // What is wrong with a name is said before anything is opened.
     args.report.as_deref().map(Format::of).transpose()?;
-    let model = open::open(name, &open::Options { follow_links: args.follow_links, ..open::Options::default() })?;
+    let model = model::open(name, args.follow_links, Reads::of(args.dry_run), common)?;
     let warnings = model.table.notes.clone();
     for note in &warnings {
         common.warn(note);

@@ -6,12 +6,13 @@
 
 mod answers;
 
+use super::model::{self, Reads};
 use super::output::{Out, size_bytes};
 use super::progress::Watch;
 use super::{Common, model_text, signals};
 use clap::ValueEnum;
 use hoist::dtype::DType;
-use hoist::open::{self, Model};
+use hoist::open::Model;
 use hoist::verify::report::SCHEMA;
 use hoist::verify::{self, Gate, Options, Scoring};
 use hoist::{Error, Result, machine};
@@ -261,7 +262,7 @@ fn cancelled(args: &Args) -> &'static AtomicBool {
 
 /// A model, what is odd about it said.
 fn open_one(name: &str, follow_links: bool, common: &Common, warnings: &mut Vec<String>) -> Result<Model> {
-    let model = open::open(name, &open::Options { follow_links, ..open::Options::default() })?;
+    let model = model::open(name, follow_links, Reads::All, common)?;
     for note in &model.table.notes {
         common.warn(note);
         warnings.push(note.clone());

@@ -125,10 +125,16 @@ impl HubName {
     }
 }
 
+/// A client by the environment's settings: proxies, roots, deadlines.
+#[cfg(feature = "http")]
+fn client() -> Result<crate::source::http::Client> {
+    use crate::source::http::{Client, settings::Settings};
+    Client::with(&Settings::from_environment(|name| std::env::var_os(name))?)
+}
+
 /// A model of the hub, to be read by ranges; `None` where the network may not be used, or not by this build.
 #[cfg(feature = "hub")]
 pub(super) fn hub(named: &HubName, options: &Options) -> Result<Option<Far>> {
-    use crate::source::http::{Client, Timeouts};
     use crate::source::hub::api::{Hub, Settings};
     use crate::source::hub::endpoint::Endpoint;
     use crate::source::hub::place::HubPlace;
@@ -143,7 +149,7 @@ pub(super) fn hub(named: &HubName, options: &Options) -> Result<Option<Far>> {
         settings.endpoint = Endpoint::parse(endpoint)?;
     }
     let policy = settings.policy;
-    let hub = Hub::new(Client::new(Timeouts::default())?, settings);
+    let hub = Hub::new(client()?, settings);
     let HubName { repo, path, quantisation } = named;
     let commit = hub.commit(repo, &stop::is_set)?;
     let tree = hub.tree(repo, &commit, &stop::is_set)?;
@@ -206,15 +212,15 @@ pub(super) fn offline(url: &str) -> Error {
 
 #[cfg(feature = "http")]
 fn on_the_web(url: &str, options: &Options) -> Result<Far> {
+    use crate::source::http::Url;
     use crate::source::http::place::UrlPlace;
-    use crate::source::http::{Client, Timeouts, Url};
     use crate::source::ranged::Policy;
     let _ = options;
     let wrong = |_| Error::usage(format!("`{}` is no URL", Shown(&without_secrets(url))));
     let parsed = Url::parse(url).map_err(wrong)?;
     // A GGUF brings its config and its tokenizer along.
     let beside = if parsed.path().to_ascii_lowercase().ends_with(".gguf") { &[] } else { BESIDE };
-    let place = UrlPlace::new(Client::new(Timeouts::default())?, parsed, beside, Policy::default())?;
+    let place = UrlPlace::new(client()?, parsed, beside, Policy::default())?;
     let file = place.name().to_owned();
     Ok(Far { place: Arc::new(place), name: file.clone(), file: Some(file), quantisation: None, commit: None })
 }

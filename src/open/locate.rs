@@ -150,7 +150,7 @@ fn absent(model: &str) -> Error {
         !model.is_empty() && model.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
     match is_word && !model.starts_with('-') {
         true => error
-            .hint(format!("a repo is named `org/name`; `hf download {model}` fetches one that has no org")),
+            .hint(format!("a repo is named `org/name`; `hoist fetch {model}` fetches one that has no org")),
         false => error,
     }
 }

@@ -187,8 +187,13 @@ impl Quantiser {
         if numbers.is_empty() {
             return;
         }
-        let weights =
-            self.importance.as_deref().filter(|w| w.len() == columns && self.method == Method::Search);
+        // Where all count the same, none needs to be counted.
+        let differ = |weights: &&[f32]| weights.iter().any(|w| Some(w) != weights.first());
+        let weights = self
+            .importance
+            .as_deref()
+            .filter(|w| w.len() == columns && self.method == Method::Search)
+            .filter(differ);
         let mut flat = Vec::new();
         let weights = match weights {
             Some(weights) if is_flat => {

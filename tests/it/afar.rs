@@ -175,7 +175,10 @@ fn requests_are_large_where_reading_goes_on_and_small_where_it_jumps() {
         }
         let (requests, sent) = (server.count("/f"), server.sent_bytes());
         // The last answer of opening may be counted a moment late.
-        assert!(requests <= requests_max && sent <= bytes_max + 1, "{what}: {requests} requests, {sent} bytes");
+        assert!(
+            requests <= requests_max && sent <= bytes_max + 1,
+            "{what}: {requests} requests, {sent} bytes"
+        );
     };
     for &(what, reads, requests_max, bytes_max) in rows {
         check(what, reads, requests_max, bytes_max);

@@ -455,7 +455,7 @@ fn a_cache_that_lacks_something_says_what() {
                 t.write("models--org--name/blobs/aaaa", &weights(&["a", "b"])[..114]);
             },
             1,
-            "\n  the file was probably cut short\n  hint: hf download org/name --force-download fetches it again",
+            "\n  the file was probably cut short\n  hint: hoist fetch org/name --require-hash fetches it again",
         ),
         (
             "org/name",

@@ -1,0 +1,69 @@
+//! Opening what a MODEL names. A repo of the hub that is not in the cache, or not whole, is fetched into it first, as `hoist fetch`
+//! does; a command that looks at headers only reads them where they are.
+
+use super::Common;
+use hoist::Result;
+use hoist::open::{self, Model, Options};
+
+/// What a command will read of a model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reads {
+    /// Headers and configs.
+    Headers,
+    /// Tensors too.
+    All,
+}
+
+impl Reads {
+    /// What a command reads that may only plan.
+    pub(crate) fn of(only_headers: bool) -> Reads {
+        if only_headers { Reads::Headers } else { Reads::All }
+    }
+}
+
+/// Opens a model by its name.
+pub(crate) fn open(name: &str, follow_links: bool, reads: Reads, common: &Common) -> Result<Model> {
+    let options = Options { follow_links, ..Options::default() };
+    match open::open(name, &options) {
+        #[cfg(feature = "hub")]
+        Err(absent) if is_fetched(name, &absent) => match reads {
+            Reads::Headers => open::open(&format!("hf://{name}"), &options).map_err(|e| nor_here(e, name)),
+            Reads::All => {
+                super::fetch::bring(name, common).map_err(|e| nor_here(e, name))?;
+                open::open(name, &options)
+            }
+        },
+        opened => {
+            let _ = (reads, common);
+            opened
+        }
+    }
+}
+
+/// Whether the hub is to be asked for what was not found.
+#[cfg(feature = "hub")]
+fn is_fetched(name: &str, absent: &hoist::Error) -> bool {
+    use hoist::source::hub::token::is_offline;
+    let is_repo = !name.contains("://")
+        && !name.starts_with('.')
+        && hoist::fetch::wish::Wish::parse(name).is_ok_and(|wish| wish.repo.id.contains('/'));
+    let path = name.rsplit_once(':').map_or(name, |(path, _)| path);
+    let is_path = std::path::Path::new(name).exists() || std::path::Path::new(path).exists();
+    absent.kind() == hoist::ErrorKind::NotFound
+        && is_repo
+        && !is_path
+        && !is_offline(|name| std::env::var_os(name))
+}
+
+/// A name that is no repo may have been meant as a path.
+#[cfg(feature = "hub")]
+fn nor_here(error: hoist::Error, name: &str) -> hoist::Error {
+    use hoist::ErrorKind::{Io, NotAllowed, NotFound};
+    match error.kind() {
+        NotFound | NotAllowed | Io => error.detail(format!(
+            "no file or folder `{}` is here, so it was taken for a repo of the hub",
+            hoist::text::Shown(name)
+        )),
+        _ => error,
+    }
+}
