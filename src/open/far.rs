@@ -59,7 +59,8 @@ const BESIDE: &[&str] = &[
 pub(super) fn locate(scheme: &str, url: &str, options: &Options) -> Result<Far> {
     let is_web = matches!(scheme, "http" | "https");
     let feature = if is_web { "http" } else { "object" };
-    let is_built = if is_web { cfg!(feature = "http") } else { cfg!(feature = "object") };
+    let built = [("http", cfg!(feature = "http")), ("object", cfg!(feature = "object"))];
+    let is_built = built.contains(&(feature, true));
     if matches!(scheme, "oci" | "r2") {
         return Err(Error::unsupported(format!("`{scheme}://` is no way in which hoist reads models"))
             .hint("R2 is read as S3: s3://bucket/folder with AWS_ENDPOINT_URL=https://ACCOUNT.r2.cloudflarestorage.com"));
@@ -116,10 +117,10 @@ impl HubName {
         let path = rest.join("/");
         let path = if path.is_empty() && rest.is_empty() { None } else { Some(path) };
         if let Some(path) = &path {
-            check_relative(path)?;
             if path.split('/').any(str::is_empty) {
                 return Err(wrong());
             }
+            check_relative(path)?;
         }
         Ok(HubName { repo, path, quantisation })
     }

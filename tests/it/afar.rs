@@ -449,7 +449,7 @@ fn a_folder_of_a_store_is_listed() {
 
 #[test]
 fn names_of_stores() {
-    let rows: &[(&str, std::result::Result<(&str, &str), ErrorKind>)] = &[
+    let rows: &[(&str, Result<(&str, &str), ErrorKind>)] = &[
         ("s3://b", Ok(("s3://b", ""))),
         ("s3://b/", Ok(("s3://b", ""))),
         ("s3://b/a b/c%20d/", Ok(("s3://b", "a b/c%20d"))),
