@@ -1,8 +1,8 @@
 //! Moves many objects from far away into files: in parallel, taken up again where an earlier run ended, verified.
 //!
-//! Every request is for a range. A [`board`] gives out segments of files, [`pace`] finds out how many connections are worth
-//! having, a [`worker`] is one thread with at most one connection, and a [`partial`] is a file while it comes: its bytes,
-//! its [`map`], its hash. The unit of all of them is 256 KiB: it is written when it is complete in memory, hashed from there
+//! Every request is for a range. A `board` gives out segments of files, `pace` finds out how many connections are worth
+//! having, a `worker` is one thread with at most one connection, and a `partial` is a file while it comes: its bytes,
+//! its `map`, its hash. The unit of all of them is 256 KiB: it is written when it is complete in memory, hashed from there
 //! if the hash has come so far, and recorded in the map. So each connection holds at most one unit that is not recorded,
 //! and with the 32 connections that there are at most no more than 8 MiB come twice after `kill -9`, however long a request
 //! was (what the system had received by then and nobody had read is the network's loss, not counted here).

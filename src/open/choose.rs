@@ -100,6 +100,7 @@ pub(super) fn is_quantisation(text: &str) -> bool {
 }
 
 /// Whether a name is one that a file of weights has.
+#[cfg(feature = "object")]
 pub(super) fn is_weights_name(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     FAMILIES.iter().flat_map(|f| f.extensions).chain(&[".gguf"]).any(|x| name.ends_with(x))
