@@ -28,8 +28,9 @@ fn quick() -> Policy {
 
 fn hub(endpoint: &str) -> Arc<dyn Origin> {
     let ms = Duration::from_millis;
-    let rate = Rate { bytes: 1000, over: ms(1000) };
-    let timeouts = Timeouts { connect: ms(2000), answer: ms(2000), piece: ms(700), rate };
+    // A machine that is busy with other tests is silent for a while too.
+    let rate = Rate { bytes: 1000, over: ms(3000) };
+    let timeouts = Timeouts { connect: ms(5000), answer: ms(5000), piece: ms(2500), rate };
     let endpoint = Endpoint::parse(endpoint).unwrap();
     let settings = Settings { endpoint, token: None, policy: quick() };
     Arc::new(Hub::new(Client::new(timeouts).unwrap(), settings))
@@ -287,7 +288,7 @@ fn what_goes_wrong_ends_as_it_should() {
             let result = get(Some(hub(&served.endpoint())), "org/name", &options);
             let text = result.as_ref().err().map(ToString::to_string).unwrap_or_default();
             let got = result.err().map_or(0, |e| e.kind().exit_code());
-            if got != *code || !text.contains(said) || started.elapsed() > Duration::from_secs(20) {
+            if got != *code || !text.contains(said) || started.elapsed() > Duration::from_secs(60) {
                 wrong.push(format!(
                     "{name}, local {local}: exit {got} after {:?}, expected {code} and `{said}`: {text}",
                     started.elapsed()
@@ -389,7 +390,7 @@ fn a_cancelled_fetch_keeps_what_has_come_and_names_nothing() {
     let started = Instant::now();
     job.cancel();
     assert!(matches!(job.wait().unwrap_err().kind(), ErrorKind::Signal(_)));
-    assert!(started.elapsed() < Duration::from_secs(2), "{:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
     let left = below(place.path());
     assert!(left.iter().any(|f| f.ends_with(".hoist-incomplete")), "{left:?}");
     assert!(!left.iter().any(|f| f.contains("snapshots/")), "{left:?}");
