@@ -229,9 +229,10 @@ impl Shared<'_> {
 
     /// All units of a file are there: the rest of its hash, and the comparison.
     fn finish(&self, index: usize, partial: &Arc<Partial>) -> Result<()> {
-        let ended = self.finish_hash(index, partial);
+        // After an error it stays counted as at work: nobody else shall find that nothing is left to do before all are told.
+        self.finish_hash(index, partial)?;
         self.board.finished();
-        ended
+        Ok(())
     }
 
     fn finish_hash(&self, index: usize, partial: &Arc<Partial>) -> Result<()> {
