@@ -16,7 +16,7 @@ use crate::transform::recipe::{Packed, Recipe};
 use std::time::Instant;
 
 /// Groups, at most.
-const GROUPS_MAX: u64 = 2048;
+const GROUPS_MAX: u64 = 512;
 /// Numbers in them, at most.
 const NUMBERS_MAX: u64 = GROUPS_MAX * 128;
 /// The floor of a grid with a bias takes so many times as long to find: as many times fewer are taken.

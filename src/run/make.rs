@@ -182,7 +182,17 @@ impl Hands {
             rest = behind;
         }
         self.rows = rows;
-        let odd = put_right(&mut self.rows, zero_odd)?;
+        let mut error = self.fit(quantiser, packing)?;
+        // They show in the error's sums: hardly any matrix has some, and none is looked through for them before.
+        if error.odd > 0 {
+            let odd = put_right(&mut self.rows, zero_odd)?;
+            error = method::Error { odd, ..self.fit(quantiser, packing)? };
+        }
+        Ok((&self.band, error))
+    }
+
+    /// Quantises the rows, and says how far off they are.
+    fn fit(&mut self, quantiser: &Quantiser, packing: &Packing) -> Result<method::Error> {
         quantiser.quantise(&self.rows, packing.columns as usize, &mut self.band);
         if packing.has_zeros && self.band.zeros.is_empty() {
             // A symmetric grid in a layout whose readers want zero points all the same.
@@ -192,14 +202,12 @@ impl Hands {
         let numbers = sized(&mut self.numbers, self.rows.len());
         packing.numbers(&self.band, numbers);
         round_to(packing.dtype, numbers);
+        let error = method::error(&self.rows, numbers);
         // Scales that a reader computes in a narrow type may be beyond it though the weights are not.
-        let lost = method::odd(numbers);
-        if lost > 0 {
-            return Err(beyond(lost, packing.dtype));
+        if error.odd == 0 && !error.squares.is_finite() {
+            return Err(beyond(method::odd(numbers), packing.dtype));
         }
-        let mut error = method::error(&self.rows, numbers);
-        error.odd = odd;
-        Ok((&self.band, error))
+        Ok(error)
     }
 
     /// Makes the numbers of a task that ends in f32, as many as `place` has.

@@ -9,6 +9,7 @@
 // Loops over lanes go through several arrays at one index: that is the form that becomes vectors.
 #![allow(clippy::needless_range_loop)]
 
+mod extremes;
 pub mod floor;
 mod groups;
 mod hqq;
@@ -211,7 +212,8 @@ impl Quantiser {
     /// Chooses the kernel.
     fn fit(&self, job: Job<'_>) {
         let Grid { kind, scale } = self.grid;
-        let integers = |bits, zero| RtnIntegers { rule: self.rule, levels: Integers { bits }, zero, scale };
+        let (level, rule) = (job.level, self.rule);
+        let integers = |bits, zero| RtnIntegers { level, rule, levels: Integers { bits }, zero, scale };
         match kind {
             Kind::Symmetric { bits, signed_scales } => {
                 self.integers(integers(bits, Zero::Middle), signed_scales, job);
@@ -237,8 +239,7 @@ impl Quantiser {
         match self.method {
             Method::Rtn => job.run(rtn),
             _ if job.weights.is_empty() && rtn.levels.bits <= NARROW_BITS => {
-                let (level, memory) = (job.level, Memory::default());
-                job.run(SearchNarrow { level, rtn, signed, memory });
+                job.run(SearchNarrow { rtn, signed, memory: Memory::default() });
             }
             _ if job.weights.is_empty() => job.run(SearchIntegers::<false> { rtn, signed, tile }),
             _ => job.run(SearchIntegers::<true> { rtn, signed, tile }),
@@ -251,8 +252,7 @@ impl Quantiser {
             Method::Rtn => job.run(rtn),
             Method::Hqq => job.run(Hqq { rtn, tile }),
             Method::Search if job.weights.is_empty() && rtn.levels.bits <= NARROW_BITS => {
-                let (level, memory) = (job.level, Memory::default());
-                job.run(SearchNarrowAffine { level, rtn, memory });
+                job.run(SearchNarrowAffine { rtn, memory: Memory::default() });
             }
             Method::Search if job.weights.is_empty() => job.run(SearchAffine::<false> { rtn, tile }),
             Method::Search => job.run(SearchAffine::<true> { rtn, tile }),

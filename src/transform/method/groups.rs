@@ -1,6 +1,6 @@
 //! The walk over the groups of a band: sixteen at a time, one a lane.
 
-use super::levels::{above, below};
+use super::levels::above;
 use crate::transform::simd::Kernel;
 
 /// Groups that are fitted together.
@@ -184,32 +184,6 @@ impl<F: Fit> Kernel for Walk<'_, F> {
             }
         }
     }
-}
-
-/// The least and the largest number of a run, and of what was seen before; a NaN is neither.
-#[inline(always)]
-pub(super) fn extremes(numbers: &[f32], seen: (f32, f32)) -> (f32, f32) {
-    let (mut low, mut high) = ([seen.0; LANES], [seen.1; LANES]);
-    let (chunks, rest) = numbers.as_chunks::<LANES>();
-    for chunk in chunks {
-        for (low, &x) in low.iter_mut().zip(chunk) {
-            *low = below(x, *low);
-        }
-        for (high, &x) in high.iter_mut().zip(chunk) {
-            *high = above(x, *high);
-        }
-    }
-    for (l, &x) in rest.iter().enumerate() {
-        low[l] = below(x, low[l]);
-        high[l] = above(x, high[l]);
-    }
-    for half in [8, 4, 2, 1] {
-        for l in 0..half {
-            low[l] = below(low[l + half], low[l]);
-            high[l] = above(high[l + half], high[l]);
-        }
-    }
-    (low[0], high[0])
 }
 
 /// The largest magnitude of a finite number; zero where there is none.

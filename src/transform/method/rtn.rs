@@ -4,9 +4,10 @@
 //! before it was rounded), whether a zero point is added before rounding or after. A [`Rule`] names a tool; what it means for
 //! a group is a handful of numbers ([`Line`]), and one loop serves all.
 
-use super::groups::{Batch, Fit, Fitted, LANES, extremes, largest_finite};
+use super::extremes::Extremes;
+use super::groups::{Batch, Fit, Fitted, LANES, largest_finite};
 use super::levels::{E4M3, Integers, Levels, TO_INTEGER, Table, above, clamp, power};
-use super::{Rule, ScaleType};
+use super::{Level, Rule, ScaleType};
 
 /// How the integer codes of a group are made: `round(clamp((x + before) / divisor + after, least, most)) + shift`.
 #[derive(Debug, Clone, Copy)]
@@ -44,17 +45,29 @@ impl Line {
     /// are divided.
     #[inline(always)]
     pub(super) fn code(self, numbers: &[f32], codes: &mut [u8]) {
+        // Most have nothing to add.
+        if self.before == 0.0 && self.after == 0.0 {
+            self.code_all::<false>(numbers, codes);
+        } else {
+            self.code_all::<true>(numbers, codes);
+        }
+    }
+
+    #[inline(always)]
+    fn code_all<const ADD: bool>(self, numbers: &[f32], codes: &mut [u8]) {
         let inverse = 1.0 / self.divisor;
+        // The low bits of a sum with this are the rounded number, shifted.
+        let to_code = TO_INTEGER + self.shift;
         let (runs, rest) = numbers.as_chunks::<RUN>();
         let (code_runs, code_rest) = codes.split_at_mut(numbers.len() - rest.len());
         for (run, codes) in runs.iter().zip(code_runs.as_chunks_mut::<RUN>().0) {
             let mut near = 0u32;
             for l in 0..RUN {
-                let y = clamp((run[l] + self.before) * inverse + self.after, self.least, self.most);
-                let sum = y + TO_INTEGER;
-                codes[l] = self.shifted(sum);
-                // What is no number is near too.
-                let is_far = (y - (sum - TO_INTEGER)).abs() < 0.5 - NEAR;
+                let y = if ADD { (run[l] + self.before) * inverse + self.after } else { run[l] * inverse };
+                let y = clamp(y, self.least, self.most);
+                let sum = y + to_code;
+                codes[l] = sum.to_bits() as u8;
+                let is_far = (y - (sum - to_code)).abs() < 0.5 - NEAR;
                 near |= if is_far { 0 } else { 1 };
             }
             if near != 0 || !inverse.is_finite() {
@@ -64,18 +77,13 @@ impl Line {
         self.divided(rest, code_rest);
     }
 
-    /// The low bits of a sum with [`TO_INTEGER`] are the rounded number. The shift is added to what is whole already: an odd one
-    /// would turn ties.
-    #[inline(always)]
-    fn shifted(self, sum: f32) -> u8 {
-        sum.to_bits().wrapping_add(self.shift as u32) as u8
-    }
-
+    /// The shift is added to what is whole already: an odd one would turn ties.
     #[inline(always)]
     fn divided(self, numbers: &[f32], codes: &mut [u8]) {
         for (code, &x) in codes.iter_mut().zip(numbers) {
             let y = (x + self.before) / self.divisor + self.after;
-            *code = self.shifted(clamp(y, self.least, self.most) + TO_INTEGER);
+            let sum = clamp(y, self.least, self.most) + TO_INTEGER;
+            *code = sum.to_bits().wrapping_add(self.shift as u32) as u8;
         }
     }
 }
@@ -96,6 +104,8 @@ pub(super) enum Zero {
 /// On integers.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct RtnIntegers {
+    /// One that the machine has.
+    pub level: Level,
     pub rule: Rule,
     pub levels: Integers,
     pub zero: Zero,
@@ -194,11 +204,11 @@ impl Fit for RtnIntegers {
         let mut lines = [(Fitted::default(), Line::above(0.0, 1.0, 0.0)); LANES];
         for (lane, line) in lines.iter_mut().enumerate().take(batch.count) {
             // Loops, not folds: what is handed to a library's function is not compiled with this kernel's instructions.
-            let mut seen = (f32::INFINITY, f32::NEG_INFINITY);
+            let mut seen = Extremes::NONE;
             for run in batch.runs(lane) {
-                seen = extremes(run, seen);
+                seen = seen.and(self.level, run);
             }
-            *line = self.line(seen.0, seen.1);
+            *line = self.line(seen.low, seen.high);
         }
         lines
     }

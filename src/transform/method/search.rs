@@ -11,6 +11,7 @@ mod affine;
 mod coarse;
 mod levels;
 mod narrow;
+mod trial;
 
 pub(super) use affine::SearchAffine;
 pub(super) use levels::SearchLevels;

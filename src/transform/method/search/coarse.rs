@@ -117,6 +117,62 @@ pub(super) fn sums<const Q: bool>(level: Level, pairs: &[[i16; 2]], of: &Candida
     all
 }
 
+/// The best of some candidates that have no offset.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Best {
+    /// What its scale takes off the sum of squares; zero where none is any good.
+    pub merit: f32,
+    /// The scale that fits its codes best.
+    pub scale: f32,
+    /// Which one it is: the first of equals.
+    pub place: usize,
+}
+
+/// Ranks candidates with these steps and bounds of codes. A scale of the other sign than its candidate's step is none.
+#[inline(always)]
+pub(super) fn best(level: Level, pairs: &[[i16; 2]], step: &Row, least: &Row, most: &Row) -> Best {
+    match level {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: whoever hands in a level has asked the machine for it, and here for one feature more.
+        Level::Avx512 if pairs.len() <= PAIRS_MAX && std::arch::is_x86_feature_detected!("avx512vnni") => unsafe {
+            x86::best_avx512_vnni(pairs, step, least, most)
+        },
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: as above.
+        Level::Avx512 if pairs.len() <= PAIRS_MAX => unsafe { x86::best_avx512(pairs, step, least, most) },
+        _ => best_of(&sums::<false>(level, pairs, &Candidates::new(step, &[0.0; WIDTH], least, most)), step),
+    }
+}
+
+#[inline(always)]
+fn best_of(of: &Sums, step: &Row) -> Best {
+    let mut merit = [0f32; WIDTH];
+    for c in 0..WIDTH {
+        let is_one = of.qq[c] > 0.0;
+        merit[c] = of.xq[c] * of.xq[c] / (if is_one { of.qq[c] } else { 1.0 });
+        let fits = is_one & (of.xq[c] * step[c] > 0.0);
+        merit[c] = if fits { merit[c] } else { 0.0 };
+    }
+    let place = first_of_largest(&merit);
+    Best { merit: merit[place], scale: of.xq[place] / of.qq[place], place }
+}
+
+/// The first of the largest.
+#[inline(always)]
+pub(super) fn first_of_largest(merit: &Row) -> usize {
+    let mut most = *merit;
+    for half in [16, 8, 4, 2, 1] {
+        for l in 0..half {
+            most[l] = above(most[l + half], most[l]);
+        }
+    }
+    let mut places = 0u32;
+    for c in 0..WIDTH {
+        places |= u32::from(merit[c] == most[0]) << c;
+    }
+    (places.trailing_zeros() as usize).min(WIDTH - 1)
+}
+
 /// The instructions of a level. `level` is one that the machine has.
 #[inline(always)]
 fn part<const Q: bool>(level: Level, pairs: &[[i16; 2]], of: &Candidates) -> [[i32; WIDTH]; 3] {
@@ -155,7 +211,7 @@ fn plain<const Q: bool>(pairs: &[[i16; 2]], of: &Candidates) -> [[i32; WIDTH]; 3
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::{Candidates, FRACTION_BITS, WIDTH};
+    use super::{Best, Candidates, FRACTION_BITS, ONE, Row, WIDTH};
     use std::arch::x86_64::*;
 
     const SHIFT: u32 = FRACTION_BITS;
@@ -204,6 +260,69 @@ mod x86 {
 
     sixteen!(avx512, "avx512f,avx512bw", |sum, a, b| _mm512_add_epi32(sum, _mm512_madd_epi16(a, b)));
     sixteen!(avx512_vnni, "avx512f,avx512bw,avx512vnni", |sum, a, b| _mm512_dpwssd_epi32(sum, a, b));
+
+    /// All of [`super::best`] in vectors, with the same operations in the same order.
+    macro_rules! best {
+        ($name:ident, $features:literal, $add:expr) => {
+            #[inline]
+            #[target_feature(enable = $features)]
+            pub(super) fn $name(pairs: &[[i16; 2]], step: &Row, least: &Row, most: &Row) -> Best {
+                // SAFETY: the arrays have two times 64 bytes each.
+                let load = |row: &Row| unsafe {
+                    [_mm512_loadu_ps(row.as_ptr()), _mm512_loadu_ps(row.as_ptr().add(16))]
+                };
+                let twice = |x: __m512| {
+                    let sum = _mm512_castps_si512(_mm512_add_ps(x, _mm512_set1_ps(12_582_912.0)));
+                    let whole = _mm512_and_si512(sum, _mm512_set1_epi32(0xffff));
+                    _mm512_or_si512(whole, _mm512_slli_epi32::<16>(whole))
+                };
+                let step = load(step);
+                let inverse = step.map(|step| {
+                    let inverse = _mm512_div_ps(_mm512_set1_ps(ONE), step);
+                    let inverse = _mm512_max_ps(inverse, _mm512_set1_ps(-32_767.0));
+                    twice(_mm512_min_ps(inverse, _mm512_set1_ps(32_767.0)))
+                });
+                let (least, most) = (load(least).map(twice), load(most).map(twice));
+                let half = _mm512_set1_epi16(1 << (FRACTION_BITS - 1));
+                let mut sums = [[_mm512_setzero_si512(); 2]; 2];
+                for &pair in pairs {
+                    let x = _mm512_set1_epi32(bytemuck::cast(pair));
+                    for part in 0..2 {
+                        let code = _mm512_adds_epi16(_mm512_mulhrs_epi16(x, inverse[part]), half);
+                        let code = _mm512_srai_epi16::<SHIFT>(code);
+                        let code = _mm512_min_epi16(_mm512_max_epi16(code, least[part]), most[part]);
+                        let [xq, qq] = &mut sums[part];
+                        *xq = $add(*xq, x, code);
+                        *qq = $add(*qq, code, code);
+                    }
+                }
+                let (none, one) = (_mm512_setzero_ps(), _mm512_set1_ps(1.0));
+                let mut merits = [none; 2];
+                let mut lanes = [[0f32; WIDTH]; 2];
+                for (part, [xq, qq]) in sums.into_iter().enumerate() {
+                    let (xq, qq) = (_mm512_cvtepi32_ps(xq), _mm512_cvtepi32_ps(qq));
+                    let is_one = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(qq, none);
+                    let fits =
+                        _mm512_mask_cmp_ps_mask::<_CMP_GT_OQ>(is_one, _mm512_mul_ps(xq, step[part]), none);
+                    let divisor = _mm512_mask_mov_ps(one, is_one, qq);
+                    merits[part] = _mm512_maskz_div_ps(fits, _mm512_mul_ps(xq, xq), divisor);
+                    // SAFETY: the arrays have two times 64 bytes each.
+                    unsafe {
+                        _mm512_storeu_ps(lanes[0].as_mut_ptr().add(16 * part), xq);
+                        _mm512_storeu_ps(lanes[1].as_mut_ptr().add(16 * part), qq);
+                    }
+                }
+                let merit = _mm512_reduce_max_ps(_mm512_max_ps(merits[0], merits[1]));
+                let [first, second] =
+                    merits.map(|m| u32::from(_mm512_cmp_ps_mask::<_CMP_EQ_OQ>(m, _mm512_set1_ps(merit))));
+                let place = ((first | second << 16).trailing_zeros() as usize).min(WIDTH - 1);
+                Best { merit, scale: lanes[0][place] / lanes[1][place], place }
+            }
+        };
+    }
+
+    best!(best_avx512, "avx512f,avx512bw", |sum, a, b| _mm512_add_epi32(sum, _mm512_madd_epi16(a, b)));
+    best!(best_avx512_vnni, "avx512f,avx512bw,avx512vnni", |sum, a, b| _mm512_dpwssd_epi32(sum, a, b));
 
     /// Eight at a time.
     #[inline]

@@ -4,15 +4,16 @@
 //! the best of them. What comes out is tried as it will be stored, on the numbers themselves, against what round-to-nearest
 //! would store.
 
-use super::super::groups::{Batch, Fit, Fitted, LANES, extremes};
+use super::super::extremes::Extremes;
+use super::super::groups::{Batch, Fit, Fitted, LANES};
 use super::super::levels::{above, below, clamp};
 use super::super::rtn::{Line, RtnIntegers, Zero};
-use super::coarse::{Candidates, Group, Row, WIDTH, sums};
+use super::coarse::{self, Candidates, Group, Row, WIDTH, first_of_largest, sums};
+use super::trial::{Trial, errors};
 use super::{ASYMMETRIC, Level, SYMMETRIC, ZERO_STEPS};
 
 /// On integers of four bits or fewer, with or without a zero point that is a code.
 pub(in super::super) struct SearchNarrow {
-    pub level: Level,
     pub rtn: RtnIntegers,
     /// Whether scales may be negative.
     pub signed: bool,
@@ -21,7 +22,6 @@ pub(in super::super) struct SearchNarrow {
 
 /// On integers of four bits or fewer with a bias.
 pub(in super::super) struct SearchNarrowAffine {
-    pub level: Level,
     pub rtn: RtnIntegers,
     pub memory: Memory,
 }
@@ -44,16 +44,18 @@ struct Found {
 }
 
 impl Memory {
-    /// A group's numbers side by side, what is not finite as zero.
+    /// A group's numbers side by side, what is not finite as zero, and the least and the largest of them.
     #[inline(always)]
-    fn numbers<'a>(copied: &'a mut Vec<f32>, batch: &Batch<'a>, lane: usize) -> &'a [f32] {
+    fn numbers<'a>(
+        copied: &'a mut Vec<f32>,
+        batch: &Batch<'a>,
+        lane: usize,
+        level: Level,
+    ) -> (&'a [f32], Extremes) {
         if let Some(run) = batch.run(lane) {
-            let mut odd = 0u32;
-            for x in run {
-                odd |= if x.abs() < f32::INFINITY { 0 } else { 1 };
-            }
-            if odd == 0 {
-                return run;
+            let found = Extremes::NONE.and(level, run);
+            if found.is_finite() {
+                return (run, found);
             }
         }
         copied.clear();
@@ -62,74 +64,9 @@ impl Memory {
                 copied.push(if x.abs() < f32::INFINITY { x } else { 0.0 });
             }
         }
-        copied
+        let found = Extremes::NONE.and(level, copied);
+        (copied, found)
     }
-}
-
-/// `Σ (x − (q·scale + bias))²` of a few lines at once, the numbers multiplied by `to` first; scales and biases are of those.
-#[inline(always)]
-fn errors<const C: usize>(
-    numbers: &[f32],
-    to: f32,
-    top: f32,
-    scale: [f32; C],
-    zero: [f32; C],
-    bias: [f32; C],
-) -> [f32; C] {
-    const STRETCH: usize = 256;
-    let mut inverse = scale;
-    for inverse in &mut inverse {
-        *inverse = 1.0 / *inverse;
-    }
-    let mut all = [0f32; C];
-    for stretch in numbers.chunks(STRETCH) {
-        let mut sum = [[0f32; LANES]; C];
-        let (chunks, rest) = stretch.as_chunks::<LANES>();
-        for chunk in chunks {
-            for c in 0..C {
-                for l in 0..LANES {
-                    let d = difference(chunk[l] * to, inverse[c], scale[c], zero[c], bias[c], top);
-                    sum[c][l] += d * d;
-                }
-            }
-        }
-        for c in 0..C {
-            for (l, &x) in rest.iter().enumerate() {
-                let d = difference(x * to, inverse[c], scale[c], zero[c], bias[c], top);
-                sum[c][l] += d * d;
-            }
-            for half in [8, 4, 2, 1] {
-                for l in 0..half {
-                    sum[c][l] += sum[c][l + half];
-                }
-            }
-            all[c] += sum[c][0];
-        }
-    }
-    all
-}
-
-#[inline(always)]
-fn difference(x: f32, inverse: f32, scale: f32, zero: f32, bias: f32, top: f32) -> f32 {
-    let x = x - bias;
-    let q = (clamp(x * inverse, -zero, top - zero) + 12_582_912.0) - 12_582_912.0;
-    x - q * scale
-}
-
-/// The first of the largest.
-#[inline(always)]
-fn best_of(merit: &Row) -> usize {
-    let mut most = *merit;
-    for half in [16, 8, 4, 2, 1] {
-        for l in 0..half {
-            most[l] = above(most[l + half], most[l]);
-        }
-    }
-    let mut places = 0u32;
-    for c in 0..WIDTH {
-        places |= u32::from(merit[c] == most[0]) << c;
-    }
-    (places.trailing_zeros() as usize).min(WIDTH - 1)
 }
 
 impl SearchNarrow {
@@ -142,19 +79,9 @@ impl SearchNarrow {
             least[c] = -zero[c];
             most[c] = top - zero[c];
         }
-        let of =
-            sums::<false>(self.level, &group.pairs, &Candidates::new(step, &[0.0; WIDTH], &least, &most));
-        let mut merit = [0f32; WIDTH];
-        for c in 0..WIDTH {
-            let is_one = of.qq[c] > 0.0;
-            merit[c] = of.xq[c] * of.xq[c] / (if is_one { of.qq[c] } else { 1.0 });
-            // A scale of the other sign than its candidate's is none.
-            let fits = is_one & (of.xq[c] * step[c] > 0.0);
-            merit[c] = if fits { merit[c] } else { 0.0 };
-        }
-        let c = best_of(&merit);
-        if merit[c] > best.merit {
-            *best = Found { merit: merit[c], scale: of.xq[c] / of.qq[c], zero: zero[c] };
+        let found = coarse::best(self.rtn.level, &group.pairs, step, &least, &most);
+        if found.merit > best.merit {
+            *best = Found { merit: found.merit, scale: found.scale, zero: zero[found.place] };
         }
     }
 
@@ -189,9 +116,9 @@ impl SearchNarrow {
 
     #[inline(always)]
     fn one(&self, memory: &mut Memory, batch: &Batch<'_>, lane: usize) -> (Fitted, Line) {
-        let numbers = Memory::numbers(&mut memory.copied, batch, lane);
+        let (numbers, Extremes { low, high, .. }) =
+            Memory::numbers(&mut memory.copied, batch, lane, self.rtn.level);
         let top = self.rtn.levels.top();
-        let (low, high) = extremes(numbers, (f32::INFINITY, f32::NEG_INFINITY));
         let (plain, line) = self.rtn.line(low, high);
         if !memory.group.take(numbers, 0.0, above(-low, high)) {
             return (plain, Line::around(plain.zero, plain.scale, line.most - line.least));
@@ -199,8 +126,10 @@ impl SearchNarrow {
         let found = self.search(&memory.group, low, high);
         let stored = self.rtn.scale.stored(found.scale * memory.group.back);
         let to = memory.group.to;
-        let error =
-            errors(numbers, to, top, [plain.scale * to, stored * to], [plain.zero, found.zero], [0.0; 2]);
+        let lines = [(plain.scale, plain.zero), (stored, found.zero)];
+        let lines =
+            lines.map(|(scale, zero)| Trial { scale: scale * to, bias: 0.0, least: -zero, most: top - zero });
+        let error = errors(self.rtn.level, numbers, to, &lines);
         let fitted = if error[1] < error[0] { Fitted { scale: stored, zero: found.zero } } else { plain };
         (fitted, Line::around(fitted.zero, fitted.scale, top))
     }
@@ -261,7 +190,7 @@ impl SearchNarrowAffine {
             zero[c] = top * 0.5 - middle[c] / step[c];
         }
         let of = Candidates::new(step, &zero, &[0.0; WIDTH], &[top; WIDTH]);
-        let mut s = sums::<true>(self.level, &group.pairs, &of);
+        let mut s = sums::<true>(self.rtn.level, &group.pairs, &of);
         if group.count % 2 == 1 {
             // The zero behind the last number.
             let codes = of.codes_of_zero();
@@ -280,7 +209,7 @@ impl SearchNarrowAffine {
             scale[c] = together / (if is_line { spread } else { 1.0 });
             merit[c] = if is_line { together * scale[c] } else { 0.0 };
         }
-        let c = best_of(&merit);
+        let c = first_of_largest(&merit);
         if merit[c] > best.merit {
             let zero = sum / count + scale[c] * (top * 0.5 - centre[c]);
             *best = Found { merit: merit[c], scale: scale[c], zero };
@@ -318,10 +247,10 @@ impl SearchNarrowAffine {
 
     #[inline(always)]
     fn one(&self, memory: &mut Memory, batch: &Batch<'_>, lane: usize) -> (Fitted, Line) {
-        let numbers = Memory::numbers(&mut memory.copied, batch, lane);
+        let (numbers, Extremes { low, high, .. }) =
+            Memory::numbers(&mut memory.copied, batch, lane, self.rtn.level);
         let top = self.rtn.levels.top();
         let from = if self.rtn.zero == Zero::MiddleBias { self.rtn.levels.middle() } else { 0.0 };
-        let (low, high) = extremes(numbers, (f32::INFINITY, f32::NEG_INFINITY));
         let (plain, _) = self.rtn.line(low, high);
         let line = |of: Fitted| (of, Line::above(of.zero - of.scale * from, of.scale, top));
         // Halves first: the difference of the largest numbers is beyond a float's range.
@@ -339,12 +268,11 @@ impl SearchNarrowAffine {
             let zero = self.rtn.scale.stored(middle + found.zero * back - scale * (top * 0.5 - from));
             *line = Fitted { scale, zero };
         }
-        let (mut scale, mut bias) = ([0f32; 4], [0f32; 4]);
-        for c in 0..4 {
-            scale[c] = lines[c].scale * to;
-            bias[c] = (lines[c].zero - lines[c].scale * from) * to;
-        }
-        let error = errors(numbers, to, top, scale, [0.0; 4], bias);
+        let trials = lines.map(|of| {
+            let bias = (of.zero - of.scale * from) * to;
+            Trial { scale: of.scale * to, bias, least: 0.0, most: top }
+        });
+        let error = errors(self.rtn.level, numbers, to, &trials);
         let mut best = 0;
         for c in 1..4 {
             best = if error[c] < error[best] { c } else { best };
