@@ -1,6 +1,6 @@
 //! `hoist diff`: arguments and output; the work is the library's.
 
-use super::model::{self, Reads};
+use super::model::{self, Reach, Reads};
 use super::output::{Align, Out, size_bytes, table};
 use super::progress::Watch;
 use super::{Common, model_text, signals};
@@ -39,9 +39,8 @@ pub(crate) struct Args {
     /// The most memory
     #[arg(long, value_name = "SIZE", value_parser = size_bytes, default_value = "512MiB", env = "HOIST_MEMORY", hide_env_values = true)]
     memory: u64,
-    /// Follow links that lead out of a model's directory
-    #[arg(long, env = "HOIST_FOLLOW_LINKS", hide_env_values = true, value_parser = clap::builder::FalseyValueParser::new())]
-    follow_links: bool,
+    #[command(flatten)]
+    reach: Reach,
 }
 
 /// Runs the command.
@@ -51,7 +50,7 @@ pub(crate) fn run(args: Args, common: &Common) -> Result<()> {
     let mut warnings = Vec::new();
     let mut models = Vec::with_capacity(2);
     for name in &names {
-        let model = model::open(name, args.follow_links, Reads::All, common)?;
+        let model = model::open(name, &args.reach, Reads::All, common)?;
         for note in &model.table.notes {
             common.warn(note);
             warnings.push(note.clone());

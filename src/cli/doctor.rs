@@ -1,12 +1,13 @@
 //! `hoist doctor`: arguments and output; the work is the library's.
 
+use super::model::Reach;
 use super::output::Out;
 use super::progress::Watch;
 use super::{Common, model_text, signals};
 use hoist::doctor::{self, Diagnosis, Gpu, Measured, Options, Way};
 use hoist::sink::device::{Device, DeviceSpec};
 use hoist::text::{Shown, bytes, rate};
-use hoist::{Error, Result, open};
+use hoist::{Error, Result};
 use serde_json::{Value, json};
 use std::ffi::OsString;
 
@@ -20,9 +21,8 @@ pub(crate) struct Args {
     /// The device that a load would go to: cpu, cuda:N or cuda:GPU-uuid [default: cuda:0, else cpu]
     #[arg(long, value_name = "DEVICE", env = "HOIST_DEVICE", hide_env_values = true)]
     device: Option<String>,
-    /// Follow links that lead out of the model's directory
-    #[arg(long, env = "HOIST_FOLLOW_LINKS", hide_env_values = true, value_parser = clap::builder::FalseyValueParser::new())]
-    follow_links: bool,
+    #[command(flatten)]
+    reach: Reach,
 }
 
 /// Runs the command. What a load would fail with is shown in its place, and is the command's error after all the rest.
@@ -30,7 +30,7 @@ pub(crate) fn run(args: Args, common: &Common) -> Result<()> {
     let options = Options {
         target: args.target.as_deref().map(model_text).transpose()?.map(str::to_owned),
         device: args.device.as_deref().map(str::parse::<DeviceSpec>).transpose()?,
-        open: open::Options { follow_links: args.follow_links, ..open::Options::default() },
+        open: args.reach.options(),
         threads: common.threads.map(std::num::NonZeroUsize::get),
     };
     let cancel = signals::cancelled();

@@ -5,7 +5,7 @@ mod quantise;
 #[cfg(test)]
 pub(crate) use quantise::QUANTISE;
 
-use super::model::{self, Reads};
+use super::model::{self, Reach, Reads};
 use super::output::{Out, size_bytes};
 use super::progress::{Trace, Watch};
 use super::{Common, Progress, model_text, say, signals};
@@ -72,9 +72,8 @@ pub(crate) struct Args {
     /// Print the plan with bytes and memory, and load nothing
     #[arg(long, env = "HOIST_DRY_RUN", hide_env_values = true, value_parser = clap::builder::FalseyValueParser::new())]
     dry_run: bool,
-    /// Follow links that lead out of the model's directory
-    #[arg(long, env = "HOIST_FOLLOW_LINKS", hide_env_values = true, value_parser = clap::builder::FalseyValueParser::new())]
-    follow_links: bool,
+    #[command(flatten)]
+    reach: Reach,
     #[command(flatten)]
     quantise: quantise::Quantising,
 }
@@ -126,7 +125,7 @@ pub(crate) fn run(args: Args, common: &Common) -> Result<()> {
     let cancel = signals::cancelled();
     // The device is opened while headers are read.
     let prepared = load::prepare(device);
-    let model = model::open(name, args.follow_links, Reads::of(args.dry_run), common)?;
+    let model = model::open(name, &args.reach, Reads::of(args.dry_run), common)?;
     let warnings = model.table.notes.clone();
     for note in &warnings {
         common.warn(note);

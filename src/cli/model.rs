@@ -4,6 +4,33 @@
 use super::Common;
 use hoist::Result;
 use hoist::open::{self, Model, Options};
+use std::path::PathBuf;
+
+/// How a MODEL is reached: the same for each command that takes one.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub(crate) struct Reach {
+    /// Follow links that lead out of the model's directory
+    #[arg(long, env = "HOIST_FOLLOW_LINKS", hide_env_values = true, value_parser = clap::builder::FalseyValueParser::new())]
+    pub(crate) follow_links: bool,
+    /// Use no network: what is not on this machine is not found
+    #[arg(long, env = "HOIST_OFFLINE", hide_env_values = true, value_parser = clap::builder::FalseyValueParser::new())]
+    pub(crate) offline: bool,
+    /// Read the hub's token from this file [default: HF_TOKEN, else the file that `hf auth login` writes]
+    #[arg(long, value_name = "FILE", env = "HOIST_TOKEN_FILE", hide_env_values = true)]
+    pub(crate) token_file: Option<PathBuf>,
+}
+
+impl Reach {
+    /// The library's options.
+    pub(crate) fn options(&self) -> Options {
+        Options {
+            follow_links: self.follow_links,
+            offline: self.offline,
+            token_file: self.token_file.clone(),
+            ..Options::default()
+        }
+    }
+}
 
 /// What a command will read of a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,15 +49,19 @@ impl Reads {
 }
 
 /// Opens a model by its name.
-pub(crate) fn open(name: &str, follow_links: bool, reads: Reads, common: &Common) -> Result<Model> {
-    let options = Options { follow_links, ..Options::default() };
-    match open::open(name, &options) {
+pub(crate) fn open(name: &str, reach: &Reach, reads: Reads, common: &Common) -> Result<Model> {
+    open_with(name, &reach.options(), reads, common)
+}
+
+/// Opens a model by its name, reached as these options say.
+pub(crate) fn open_with(name: &str, options: &Options, reads: Reads, common: &Common) -> Result<Model> {
+    match open::open(name, options) {
         #[cfg(feature = "hub")]
-        Err(absent) if is_fetched(name, &absent) => match reads {
-            Reads::Headers => open::open(&format!("hf://{name}"), &options).map_err(|e| nor_here(e, name)),
+        Err(absent) if is_fetched(name, options, &absent) => match reads {
+            Reads::Headers => open::open(&format!("hf://{name}"), options).map_err(|e| nor_here(e, name)),
             Reads::All => {
-                super::fetch::bring(name, common).map_err(|e| nor_here(e, name))?;
-                open::open(name, &options)
+                super::fetch::bring(name, options, common).map_err(|e| nor_here(e, name))?;
+                open::open(name, options)
             }
         },
         opened => {
@@ -42,7 +73,7 @@ pub(crate) fn open(name: &str, follow_links: bool, reads: Reads, common: &Common
 
 /// Whether the hub is to be asked for what was not found.
 #[cfg(feature = "hub")]
-fn is_fetched(name: &str, absent: &hoist::Error) -> bool {
+fn is_fetched(name: &str, options: &Options, absent: &hoist::Error) -> bool {
     use hoist::source::hub::token::is_offline;
     let is_repo = !name.contains("://")
         && !name.starts_with('.')
@@ -52,6 +83,7 @@ fn is_fetched(name: &str, absent: &hoist::Error) -> bool {
     absent.kind() == hoist::ErrorKind::NotFound
         && is_repo
         && !is_path
+        && !options.offline
         && !is_offline(|name| std::env::var_os(name))
 }
 

@@ -6,7 +6,7 @@
 
 mod answers;
 
-use super::model::{self, Reads};
+use super::model::{self, Reach, Reads};
 use super::output::{Out, size_bytes};
 use super::progress::Watch;
 use super::{Common, model_text, signals};
@@ -159,9 +159,8 @@ pub(crate) struct Args {
     /// Compute with quantised blocks as they are, where candle has kernels for them, instead of dequantising
     #[arg(long, env = "HOIST_NATIVE", hide_env_values = true, help_heading = RUN, value_parser = clap::builder::FalseyValueParser::new())]
     native: bool,
-    /// Follow links that lead out of a model's directory
-    #[arg(long, env = "HOIST_FOLLOW_LINKS", hide_env_values = true, help_heading = RUN, value_parser = clap::builder::FalseyValueParser::new())]
-    follow_links: bool,
+    #[command(flatten)]
+    reach: Reach,
 }
 
 /// Flags of these three belong to one run and not to a machine: the environment does not set them.
@@ -219,7 +218,7 @@ pub(crate) fn run(args: Args, common: &Common) -> Result<()> {
     let question = if measured(&args) { None } else { answers::question(&args, prompt.as_deref())? };
     let cancel = cancelled(&args);
     let mut warnings = Vec::new();
-    let mut open = |name: &str| open_one(name, args.follow_links, common, &mut warnings);
+    let mut open = |name: &str| open_one(name, &args.reach, common, &mut warnings);
     let model = open(name)?;
     let against = against.map(&mut open).transpose()?;
     let reference = reference.map(&mut open).transpose()?;
@@ -261,8 +260,8 @@ fn cancelled(args: &Args) -> &'static AtomicBool {
 }
 
 /// A model, what is odd about it said.
-fn open_one(name: &str, follow_links: bool, common: &Common, warnings: &mut Vec<String>) -> Result<Model> {
-    let model = model::open(name, follow_links, Reads::All, common)?;
+fn open_one(name: &str, reach: &Reach, common: &Common, warnings: &mut Vec<String>) -> Result<Model> {
+    let model = model::open(name, reach, Reads::All, common)?;
     for note in &model.table.notes {
         common.warn(note);
         warnings.push(note.clone());
