@@ -51,6 +51,9 @@ pub struct Options {
     pub token_file: Option<PathBuf>,
     /// The commit that a repo's revision must stand for, in place of what the hub or the cache says now.
     pub commit: Option<String>,
+    /// What stands between the files of a repo of the hub and their readers.
+    #[cfg(feature = "hub")]
+    pub through: Option<Arc<dyn crate::source::hub::place::Through>>,
     /// How object stores are asked, by the names of the environment's variables and before them: (`aws_endpoint_url`, …).
     pub store: Vec<(String, String)>,
 }

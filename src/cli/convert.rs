@@ -1,6 +1,6 @@
 //! `hoist convert`: arguments and output; the work is the library's.
 
-use super::model::{self, Reach, Reads};
+use super::model::{self, Reach, Reads, TeeArgs};
 use super::output::{Out, size_bytes};
 use super::progress::Watch;
 use super::{Common, Progress, lock, model_text, say, signals};
@@ -94,6 +94,8 @@ pub(crate) struct Args {
     #[command(flatten)]
     reach: Reach,
     #[command(flatten)]
+    tee: TeeArgs,
+    #[command(flatten)]
     locking: lock::Args,
 }
 
@@ -114,7 +116,8 @@ pub(crate) fn run(args: Args, common: &Common) -> Result<()> {
     let name = model_text(&args.model)?;
     let mut options = options(&args, common)?;
     let opening = args.locking.open_options(&args.reach, &args.out)?;
-    let model = model::open_with(name, &opening, Reads::of(args.dry_run), common)?;
+    let reads = Reads::of(args.dry_run);
+    let (model, kept) = model::open_kept(name, &opening, &args.tee, reads, common)?;
     options.lock = args.locking.locking(name, &model, recipe(&args));
     let warnings = model.table.notes.clone();
     for note in &warnings {
@@ -157,7 +160,8 @@ pub(crate) fn run(args: Args, common: &Common) -> Result<()> {
             }
         }
     }
-    out.finish()
+    out.finish()?;
+    kept.finish(common)
 }
 
 /// What was asked for that decides the output's bytes, without where it goes and what it may take.

@@ -130,6 +130,30 @@ pub(crate) fn bring(name: &str, open: &hoist::open::Options, common: &Common) ->
     Ok(())
 }
 
+/// Brings the rest of a repo of which a part came by being read.
+pub(crate) fn complete(
+    end: hoist::fetch::tee::End,
+    open: &hoist::open::Options,
+    common: &Common,
+) -> Result<()> {
+    let options = Options {
+        links: !is_truthy("HF_HUB_DISABLE_SYMLINKS", |name| std::env::var_os(name)),
+        wishes: end.wishes,
+        at_hand: end.at_hand,
+        ..Options::new(Some(cache_at(None)?))
+    };
+    let fetched = fetched(Some(hub(open.token_file.as_deref())?), end.wish, options, common)?;
+    if !common.quiet && common.progress() != Progress::Json {
+        say(&format!(
+            "kept   {} in {} in the cache   verified   {} of it came while it was read",
+            bytes(fetched.size_bytes()),
+            plural(fetched.files.len(), "file"),
+            bytes(fetched.resumed_bytes),
+        ));
+    }
+    Ok(())
+}
+
 /// The hub that the environment names.
 fn hub(token_file: Option<&Path>) -> Result<Arc<dyn Origin>> {
     let variable = |name: &str| std::env::var_os(name);

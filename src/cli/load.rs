@@ -5,7 +5,7 @@ mod quantise;
 #[cfg(test)]
 pub(crate) use quantise::QUANTISE;
 
-use super::model::{self, Reach, Reads};
+use super::model::{self, Reach, Reads, TeeArgs};
 use super::output::{Out, size_bytes};
 use super::progress::{Trace, Watch};
 use super::{Common, Progress, model_text, say, signals};
@@ -75,6 +75,8 @@ pub(crate) struct Args {
     #[command(flatten)]
     reach: Reach,
     #[command(flatten)]
+    tee: TeeArgs,
+    #[command(flatten)]
     quantise: quantise::Quantising,
 }
 
@@ -125,7 +127,8 @@ pub(crate) fn run(args: Args, common: &Common) -> Result<()> {
     let cancel = signals::cancelled();
     // The device is opened while headers are read.
     let prepared = load::prepare(device);
-    let model = model::open(name, &args.reach, Reads::of(args.dry_run), common)?;
+    let reads = Reads::of(args.dry_run);
+    let (model, kept) = model::open_kept(name, &args.reach.options(), &args.tee, reads, common)?;
     let warnings = model.table.notes.clone();
     for note in &warnings {
         common.warn(note);
@@ -174,7 +177,8 @@ pub(crate) fn run(args: Args, common: &Common) -> Result<()> {
             out.line(&line)?;
         }
     }
-    out.finish()
+    out.finish()?;
+    kept.finish(common)
 }
 
 /// Follows a job to its end.

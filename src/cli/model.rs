@@ -32,6 +32,15 @@ impl Reach {
     }
 }
 
+/// `--tee`.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub(crate) struct TeeArgs {
+    /// Write what streams from the hub into the cache too; at the end the rest is fetched, and all of it verified
+    #[cfg(feature = "hub")]
+    #[arg(long, env = "HOIST_TEE", hide_env_values = true, value_parser = clap::builder::FalseyValueParser::new())]
+    tee: bool,
+}
+
 /// What a command will read of a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reads {
@@ -68,6 +77,64 @@ pub(crate) fn open_with(name: &str, options: &Options, reads: Reads, common: &Co
             let _ = (reads, common);
             opened
         }
+    }
+}
+
+/// A model of which what streams is kept.
+#[derive(Default)]
+pub(crate) struct Kept {
+    #[cfg(feature = "hub")]
+    tee: Option<(std::sync::Arc<hoist::fetch::tee::Tee>, hoist::fetch::wish::Wish, Options)>,
+}
+
+/// Opens a model whose tensors are read; with `--tee`, so that what streams from the hub is kept.
+pub(crate) fn open_kept(
+    name: &str,
+    options: &Options,
+    tee: &TeeArgs,
+    reads: Reads,
+    common: &Common,
+) -> Result<(Model, Kept)> {
+    #[cfg(feature = "hub")]
+    if tee.tee && reads == Reads::All {
+        use hoist::fetch::{tee::Tee, wish::Wish};
+        let is_short = match open::open(name, options) {
+            Err(absent) => is_fetched(name, options, &absent),
+            Ok(model) if !name.starts_with("hf://") => {
+                if name.contains("://") {
+                    common.note("--tee keeps nothing of this: the cache holds repos of the hub alone");
+                }
+                return Ok((model, Kept::default()));
+            }
+            Ok(_) => false,
+        };
+        if is_short || name.starts_with("hf://") {
+            let uri = if is_short { format!("hf://{name}") } else { name.to_owned() };
+            let mut wish = Wish::parse(&uri)?;
+            wish.repo.revision = options.commit.clone().unwrap_or(wish.repo.revision);
+            let tee = std::sync::Arc::new(Tee::new(super::cache::cache_at(None)?));
+            let keeping = Options { through: Some(tee.clone()), ..options.clone() };
+            let model = open::open(&uri, &keeping);
+            let model = model.map_err(|e| if is_short { nor_here(e, name) } else { e })?;
+            return Ok((model, Kept { tee: Some((tee, wish, options.clone())) }));
+        }
+    }
+    let _ = tee;
+    Ok((open_with(name, options, reads, common)?, Kept::default()))
+}
+
+impl Kept {
+    /// Brings what was not read, and names all of it; the work has gone well. Readers that are still there go on without.
+    pub(crate) fn finish(self, common: &Common) -> Result<()> {
+        #[cfg(feature = "hub")]
+        if let Some((tee, wish, options)) = self.tee
+            && let Some(end) = tee.end(wish)
+        {
+            end.notes.iter().for_each(|note| common.note(note));
+            super::fetch::complete(end, &options, common)?;
+        }
+        let _ = common;
+        Ok(())
     }
 }
 

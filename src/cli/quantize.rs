@@ -2,7 +2,7 @@
 
 mod say;
 
-use super::model::{self, Reach, Reads};
+use super::model::{self, Reach, Reads, TeeArgs};
 use super::output::{Out, size_bytes};
 use super::progress::Watch;
 use super::{Common, Progress, lock, model_text, signals};
@@ -98,6 +98,8 @@ pub(crate) struct Args {
     #[command(flatten)]
     reach: Reach,
     #[command(flatten)]
+    tee: TeeArgs,
+    #[command(flatten)]
     locking: lock::Args,
 }
 
@@ -155,7 +157,8 @@ pub(crate) fn run(args: Args, common: &Common) -> Result<()> {
     // What is wrong with a name is said before anything is opened.
     args.report.as_deref().map(Format::of).transpose()?;
     let opening = args.locking.open_options(&args.reach, &args.out)?;
-    let model = model::open_with(name, &opening, Reads::of(args.dry_run), common)?;
+    let reads = Reads::of(args.dry_run);
+    let (model, kept) = model::open_kept(name, &opening, &args.tee, reads, common)?;
     options.lock = args.locking.locking(name, &model, recipe(&args));
     let warnings = model.table.notes.clone();
     for note in &warnings {
@@ -205,7 +208,8 @@ pub(crate) fn run(args: Args, common: &Common) -> Result<()> {
         }
     }
     out.finish()?;
-    reported.map(drop).map_err(|e| e.detail("the model was written, and its report was not"))
+    reported.map_err(|e| e.detail("the model was written, and its report was not"))?;
+    kept.finish(common)
 }
 
 /// The scheme's name: what was asked for, else what OUT suggests.

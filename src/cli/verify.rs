@@ -6,7 +6,7 @@
 
 mod answers;
 
-use super::model::{self, Reach, Reads};
+use super::model::{self, Kept, Reach, Reads, TeeArgs};
 use super::output::{Out, size_bytes};
 use super::progress::Watch;
 use super::{Common, model_text, signals};
@@ -159,8 +159,10 @@ pub(crate) struct Args {
     /// Compute with quantised blocks as they are, where candle has kernels for them, instead of dequantising
     #[arg(long, env = "HOIST_NATIVE", hide_env_values = true, help_heading = RUN, value_parser = clap::builder::FalseyValueParser::new())]
     native: bool,
-    #[command(flatten)]
+    #[command(flatten, next_help_heading = RUN)]
     reach: Reach,
+    #[command(flatten, next_help_heading = RUN)]
+    tee: TeeArgs,
 }
 
 /// Flags of these three belong to one run and not to a machine: the environment does not set them.
@@ -218,13 +220,15 @@ pub(crate) fn run(args: Args, common: &Common) -> Result<()> {
     let question = if measured(&args) { None } else { answers::question(&args, prompt.as_deref())? };
     let cancel = cancelled(&args);
     let mut warnings = Vec::new();
-    let mut open = |name: &str| open_one(name, &args.reach, common, &mut warnings);
+    let mut kept = Vec::new();
+    let mut open = |name: &str| open_one(name, &args, common, &mut warnings, &mut kept);
     let model = open(name)?;
     let against = against.map(&mut open).transpose()?;
     let reference = reference.map(&mut open).transpose()?;
     let mut options = options(&args, common);
     if let Some(question) = question {
-        return answers::run(model, question, options, common, cancel, &warnings);
+        answers::run(model, question, options, common, cancel, &warnings)?;
+        return kept.into_iter().try_for_each(|kept| kept.finish(common));
     }
     options.against = against;
     options.reference = reference;
@@ -249,6 +253,7 @@ pub(crate) fn run(args: Args, common: &Common) -> Result<()> {
         }
     }
     out.finish()?;
+    kept.into_iter().try_for_each(|kept| kept.finish(common))?;
     report.verdict()
 }
 
@@ -260,8 +265,15 @@ fn cancelled(args: &Args) -> &'static AtomicBool {
 }
 
 /// A model, what is odd about it said.
-fn open_one(name: &str, reach: &Reach, common: &Common, warnings: &mut Vec<String>) -> Result<Model> {
-    let model = model::open(name, reach, Reads::All, common)?;
+fn open_one(
+    name: &str,
+    args: &Args,
+    common: &Common,
+    warnings: &mut Vec<String>,
+    kept: &mut Vec<Kept>,
+) -> Result<Model> {
+    let (model, keeps) = model::open_kept(name, &args.reach.options(), &args.tee, Reads::All, common)?;
+    kept.push(keeps);
     for note in &model.table.notes {
         common.warn(note);
         warnings.push(note.clone());

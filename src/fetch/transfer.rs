@@ -15,6 +15,7 @@ mod board;
 mod map;
 mod pace;
 mod partial;
+pub(super) mod passing;
 mod worker;
 
 use crate::error::{Error, ErrorKind, Result};
