@@ -84,7 +84,7 @@ pub(crate) fn open_with(name: &str, options: &Options, reads: Reads, common: &Co
 #[derive(Default)]
 pub(crate) struct Kept {
     #[cfg(feature = "hub")]
-    tee: Option<(std::sync::Arc<hoist::fetch::tee::Tee>, hoist::fetch::wish::Wish, Options)>,
+    tees: Vec<(std::sync::Arc<hoist::fetch::tee::Tee>, hoist::fetch::wish::Wish, Options)>,
 }
 
 /// Opens a model whose tensors are read; with `--tee`, so that what streams from the hub is kept.
@@ -98,40 +98,55 @@ pub(crate) fn open_kept(
     #[cfg(feature = "hub")]
     if tee.tee && reads == Reads::All {
         use hoist::fetch::{tee::Tee, wish::Wish};
-        let is_short = match open::open(name, options) {
-            Err(absent) => is_fetched(name, options, &absent),
-            Ok(model) if !name.starts_with("hf://") => {
-                if name.contains("://") {
-                    common.note("--tee keeps nothing of this: the cache holds repos of the hub alone");
+        let is_short = !name.starts_with("hf://");
+        if is_short {
+            match open::open(name, options) {
+                Err(absent) if is_fetched(name, options, &absent) => {}
+                opened => {
+                    if name.contains("://") {
+                        common.note("--tee keeps nothing of this: the cache holds repos of the hub alone");
+                    }
+                    return Ok((opened?, Kept::default()));
                 }
-                return Ok((model, Kept::default()));
             }
-            Ok(_) => false,
-        };
-        if is_short || name.starts_with("hf://") {
-            let uri = if is_short { format!("hf://{name}") } else { name.to_owned() };
-            let mut wish = Wish::parse(&uri)?;
-            wish.repo.revision = options.commit.clone().unwrap_or(wish.repo.revision);
-            let tee = std::sync::Arc::new(Tee::new(super::cache::cache_at(None)?));
-            let keeping = Options { through: Some(tee.clone()), ..options.clone() };
-            let model = open::open(&uri, &keeping);
-            let model = model.map_err(|e| if is_short { nor_here(e, name) } else { e })?;
-            return Ok((model, Kept { tee: Some((tee, wish, options.clone())) }));
         }
+        let uri = if is_short { format!("hf://{name}") } else { name.to_owned() };
+        let mut wish = Wish::parse(&uri)?;
+        wish.repo.revision = options.commit.clone().unwrap_or(wish.repo.revision);
+        let tee = std::sync::Arc::new(Tee::new(super::cache::cache_at(None)?));
+        let keeping = Options { through: Some(tee.clone()), ..options.clone() };
+        let model = open::open(&uri, &keeping);
+        let model = model.map_err(|e| if is_short { nor_here(e, name) } else { e })?;
+        return Ok((model, Kept { tees: vec![(tee, wish, options.clone())] }));
     }
     let _ = tee;
     Ok((open_with(name, options, reads, common)?, Kept::default()))
 }
 
 impl Kept {
+    /// Together with what is kept of another model.
+    #[cfg_attr(not(feature = "verify"), allow(dead_code))]
+    pub(crate) fn and(&mut self, other: Kept) {
+        #[cfg(feature = "hub")]
+        self.tees.extend(other.tees);
+        #[cfg(not(feature = "hub"))]
+        let _ = other;
+    }
+
     /// Brings what was not read, and names all of it; the work has gone well. Readers that are still there go on without.
     pub(crate) fn finish(self, common: &Common) -> Result<()> {
         #[cfg(feature = "hub")]
-        if let Some((tee, wish, options)) = self.tee
-            && let Some(end) = tee.end(wish)
         {
-            end.notes.iter().for_each(|note| common.note(note));
-            super::fetch::complete(end, &options, common)?;
+            // All of them first: they hold locks that fetching waits for.
+            let ends: Vec<_> = self
+                .tees
+                .into_iter()
+                .filter_map(|(tee, wish, options)| Some((tee.end(wish)?, options)))
+                .collect();
+            for (end, options) in ends {
+                end.notes.iter().for_each(|note| common.note(note));
+                super::fetch::complete(end, &options, common)?;
+            }
         }
         let _ = common;
         Ok(())

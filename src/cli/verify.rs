@@ -220,7 +220,7 @@ pub(crate) fn run(args: Args, common: &Common) -> Result<()> {
     let question = if measured(&args) { None } else { answers::question(&args, prompt.as_deref())? };
     let cancel = cancelled(&args);
     let mut warnings = Vec::new();
-    let mut kept = Vec::new();
+    let mut kept = Kept::default();
     let mut open = |name: &str| open_one(name, &args, common, &mut warnings, &mut kept);
     let model = open(name)?;
     let against = against.map(&mut open).transpose()?;
@@ -228,7 +228,7 @@ pub(crate) fn run(args: Args, common: &Common) -> Result<()> {
     let mut options = options(&args, common);
     if let Some(question) = question {
         answers::run(model, question, options, common, cancel, &warnings)?;
-        return kept.into_iter().try_for_each(|kept| kept.finish(common));
+        return kept.finish(common);
     }
     options.against = against;
     options.reference = reference;
@@ -253,7 +253,7 @@ pub(crate) fn run(args: Args, common: &Common) -> Result<()> {
         }
     }
     out.finish()?;
-    kept.into_iter().try_for_each(|kept| kept.finish(common))?;
+    kept.finish(common)?;
     report.verdict()
 }
 
@@ -270,10 +270,10 @@ fn open_one(
     args: &Args,
     common: &Common,
     warnings: &mut Vec<String>,
-    kept: &mut Vec<Kept>,
+    kept: &mut Kept,
 ) -> Result<Model> {
     let (model, keeps) = model::open_kept(name, &args.reach.options(), &args.tee, Reads::All, common)?;
-    kept.push(keeps);
+    kept.and(keeps);
     for note in &model.table.notes {
         common.warn(note);
         warnings.push(note.clone());
