@@ -20,7 +20,8 @@ const SHOWN_MAX: usize = 20;
     after_help = "Exit code 0: equal. 11: they differ. Between a GGUF and Hugging Face's names types may differ."
 )]
 pub(crate) struct Args {
-    /// A file, a directory, an index, or `org/name[@revision][:Q4_K_M]` from the Hugging Face cache
+    /// A file, a directory, an index, `org/name[@revision][:Q4_K_M]` of the Hugging Face hub, or a URL: `hf://…`, `s3://…`,
+    /// `gs://…`, `az://…`, `https://…`
     a: OsString,
     /// The model that it is compared with
     b: OsString,

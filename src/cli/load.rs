@@ -27,7 +27,8 @@ use std::sync::atomic::AtomicBool;
 /// The arguments of `hoist load`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// A file, a directory, an index, or `org/name[@revision][:Q4_K_M]` from the Hugging Face cache
+    /// A file, a directory, an index, `org/name[@revision][:Q4_K_M]` of the Hugging Face hub, or a URL: `hf://…`, `s3://…`,
+    /// `gs://…`, `az://…`, `https://…`
     model: OsString,
     /// Where to: cpu, cuda:N or cuda:GPU-uuid [default: cuda:0, else cpu]
     #[arg(long, value_name = "DEVICE", env = "HOIST_DEVICE", hide_env_values = true)]

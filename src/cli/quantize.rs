@@ -22,7 +22,8 @@ use std::path::PathBuf;
 /// The arguments of `hoist quantize`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// A file, a directory, an index, or `org/name[@revision][:Q4_K_M]` from the Hugging Face cache
+    /// A file, a directory, an index, `org/name[@revision][:Q4_K_M]` of the Hugging Face hub, or a URL: `hf://…`, `s3://…`,
+    /// `gs://…`, `az://…`, `https://…`
     model: OsString,
     /// Where to: a directory, or a file that ends in .gguf
     #[arg(short, long, value_name = "OUT", env = "HOIST_OUT", hide_env_values = true)]

@@ -54,7 +54,8 @@ A repo's own code is never run: a model is verified only if hoist knows how its 
 #[command(after_long_help = EXAMPLES, after_help = "Exit code 0: every check passed. 11: one failed. --help has examples.")]
 #[command(group(clap::ArgGroup::new("question").args(["prompt", "embed", "pair", "classify", "ner"])))]
 pub(crate) struct Args {
-    /// A file, a directory, an index, or `org/name[@revision][:Q4_K_M]` from the Hugging Face cache
+    /// A file, a directory, an index, `org/name[@revision][:Q4_K_M]` of the Hugging Face hub, or a URL: `hf://…`, `s3://…`,
+    /// `gs://…`, `az://…`, `https://…`
     model: OsString,
 
     /// Compare with this model, which is known to be right; any format, any type

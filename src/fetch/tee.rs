@@ -19,6 +19,7 @@ use crate::source::hub::api::TreeFile;
 use crate::source::hub::cache::{Cache, Repo};
 use crate::source::hub::place::Through;
 use crate::source::ranged::{Body, Ranged, Stop};
+use crate::text::Shown;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
@@ -85,22 +86,36 @@ impl Tee {
         Some(End { wish, wishes, at_hand, notes })
     }
 
-    /// The writer of a file; `None` where it is there, or somebody else brings it.
+    fn comes_again(&self, file: &TreeFile, why: &str) -> Result<Option<Arc<Passing>>> {
+        let note = format!("{}: not kept while it is read: {why}", Shown(&file.path));
+        let mut state = lock(&self.state);
+        if !state.notes.contains(&note) {
+            state.notes.push(note);
+        }
+        Ok(None)
+    }
+
+    /// The writer of a file; `None` where it is there already, or cannot be kept.
     fn passing(
         &self,
         store: &Store,
         file: &TreeFile,
         from: &Arc<dyn Ranged>,
     ) -> Result<Option<Arc<Passing>>> {
-        let (Some(lock_path), Some(expected)) = (store.lock(file), store::expected(file)) else {
+        if store.is_cached(file) {
             return Ok(None);
+        }
+        let (Some(lock_path), Some(expected)) = (store.lock(file), store::expected(file)) else {
+            return self.comes_again(file, "no listing tells its hash");
         };
         let to = store.partial(file, false);
         if let Some((passing, _)) = lock(&self.state).passing.get(&to) {
             return Ok(Some(Arc::clone(passing)));
         }
         store.prepare()?;
-        let Some(held) = held::hold_free(&lock_path)? else { return Ok(None) };
+        let Some(held) = held::hold_free(&lock_path)? else {
+            return self.comes_again(file, "another process fetches it");
+        };
         let item = Item {
             from: Arc::clone(from),
             to: to.clone(),

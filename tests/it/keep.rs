@@ -201,7 +201,7 @@ fn a_locked_source_is_read_at_its_commit() {
     let locked = [&arguments[..], &["--locked", "--force"]].concat();
     desk.check(&locked, 0, "");
     assert_eq!(server.count(&branch), 0);
-    desk.check(&arguments, 1, "");
+    desk.check(&arguments, 3, "");
     // From the cache it is the same source; another commit is not.
     desk.check(&["fetch", &format!("org/llama@{COMMIT}")], 0, "");
     server.forget();
