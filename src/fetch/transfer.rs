@@ -15,6 +15,7 @@ mod board;
 mod map;
 mod pace;
 mod partial;
+#[cfg(feature = "hub")]
 pub(super) mod passing;
 mod worker;
 
