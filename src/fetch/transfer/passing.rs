@@ -175,17 +175,19 @@ mod tests {
 
     #[test]
     fn ranges_are_joined() {
-        let rows: &[(&[Range<u64>], &[Range<u64>])] = &[
-            (&[3..5, 0..1], &[0..1, 3..5]),
-            (&[3..5, 0..3], &[0..5]),
-            (&[3..5, 0..1, 1..3], &[0..5]),
-            (&[0..1, 2..3, 4..5, 0..5], &[0..5]),
-            (&[0..4, 1..2], &[0..4]),
+        type Ends<'a> = &'a [(u64, u64)];
+        let rows: &[(Ends<'_>, Ends<'_>)] = &[
+            (&[(3, 5), (0, 1)], &[(0, 1), (3, 5)]),
+            (&[(3, 5), (0, 3)], &[(0, 5)]),
+            (&[(3, 5), (0, 1), (1, 3)], &[(0, 5)]),
+            (&[(0, 1), (2, 3), (4, 5), (0, 5)], &[(0, 5)]),
+            (&[(0, 4), (1, 2)], &[(0, 4)]),
         ];
         for (added, expected) in rows {
             let mut ranges = Vec::new();
-            added.iter().for_each(|range| add(&mut ranges, range.clone()));
-            assert_eq!(ranges, *expected, "{added:?}");
+            added.iter().for_each(|&(start, end)| add(&mut ranges, start..end));
+            let found: Vec<(u64, u64)> = ranges.iter().map(|range| (range.start, range.end)).collect();
+            assert_eq!(found, *expected, "{added:?}");
         }
     }
 }
