@@ -295,17 +295,12 @@ fn each_command_reaches_a_model_alike() {
     std::fs::write(desk.path("token"), "hf_secret\n").unwrap();
     let model = near();
     for command in COMMANDS {
-        let with = |more: &[&str]| -> Vec<&str> {
-            let mut all = command.to_vec();
-            if all[..] == ["diff", "."] {
-                all[1] = model.to_str().unwrap();
-            }
-            all.extend(more);
-            all
+        let with = |more: &[&str]| -> Vec<String> {
+            let near = model.to_str().unwrap();
+            let command = command.iter().map(|word| if *word == "." { near } else { word });
+            command.chain(more.iter().copied()).map(str::to_owned).collect()
         };
-        let with: &dyn Fn(&[&'static str]) -> Vec<String> =
-            &|more| with(more).into_iter().map(str::to_owned).collect();
-        let run = |more: &[&'static str], expected: i32, says: &str| {
+        let run = |more: &[&str], expected: i32, says: &str| {
             let all = with(more);
             let all: Vec<&str> = all.iter().map(String::as_str).collect();
             let output = desk.check(&all, expected, says);
