@@ -106,7 +106,8 @@ mod tests {
 
     #[test]
     fn a_recipe_is_a_command_line() {
-        let rows: &[(&[(&str, Vec<String>)], &str)] = &[
+        type Asked<'a> = &'a [(&'a str, Vec<String>)];
+        let rows: &[(Asked<'_>, &str)] = &[
             (&[("--raw", given(false)), ("--to", one(None::<&str>))], "convert"),
             (&[("--raw", given(true)), ("--alignment", one(Some(64)))], "convert --raw --alignment 64"),
             (
