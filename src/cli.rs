@@ -16,6 +16,7 @@ mod doctor;
 mod fetch;
 mod inspect;
 mod load;
+mod lock;
 mod model;
 mod output;
 mod progress;

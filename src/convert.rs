@@ -17,6 +17,7 @@ mod companions;
 mod draft;
 mod examine;
 mod files;
+mod locking;
 mod pack;
 mod same;
 pub mod tensors;
@@ -26,6 +27,7 @@ mod write;
 
 pub use draft::Renaming;
 pub use files::FilePlan;
+pub use locking::Locking;
 pub use pack::{BlockTypes, Chosen, Decided, Quantised, Quantize, Why};
 
 use crate::checkpoint::{Container, MetaValue};
@@ -44,6 +46,7 @@ use crate::transform::recipe::{LeftOut, Recipe, Source};
 use crate::transform::scheme::Named;
 use companions::{Companion, Companions};
 use draft::Draft;
+use locking::Begun;
 use std::path::{Path, PathBuf};
 
 /// Memory that a conversion takes where nobody says otherwise.
@@ -107,6 +110,8 @@ pub struct Options {
     pub threads: Option<usize>,
     /// Quantise the linear layers.
     pub quantize: Option<Quantize>,
+    /// What of the output stands in a lock file, or must be as it stands there.
+    pub lock: Option<Locking>,
 }
 
 impl Options {
@@ -135,6 +140,7 @@ impl Options {
             memory_bytes: MEMORY_BYTES,
             threads: None,
             quantize: None,
+            lock: None,
         }
     }
 
@@ -290,8 +296,11 @@ pub struct Plan {
     pub files_left_out: Vec<String>,
     /// What is quantised, and how.
     pub quantized: Option<Decided>,
+    /// Bytes of the output that are read once more, to be hashed for the lock file.
+    pub read_again_bytes: u64,
     companions: Vec<Companion>,
     hash: String,
+    locking: Option<Begun>,
 }
 
 /// How many tensors, and of how many bytes.
@@ -310,7 +319,8 @@ impl Plan {
     /// # Errors
     /// `Usage`: options that do not go together. `Unsupported`: an unknown family or tokenizer, a type that the container
     /// has not. `BadInput`: tensors missing, too many, or of the wrong shape; an output that is there and is to be kept.
-    /// `NoSpace`: a disk too small. `NotFound`: a pattern that matches nothing, no config.
+    /// `NoSpace`: a disk too small. `NotFound`: a pattern that matches nothing, no config, a lock file that binds and is not
+    /// there. `Integrity`: a source or a recipe that is not what is locked.
     pub fn new(model: &Model, options: &Options) -> Result<Plan> {
         options.check()?;
         let container = options.container();
@@ -340,9 +350,12 @@ impl Plan {
             quantized,
             companions: companions.files,
             recipe: draft.recipe,
+            read_again_bytes: if options.lock.is_some() { file_bytes } else { 0 },
+            locking: options.lock.as_ref().map(|lock| lock.begin(model, &options.out)).transpose()?,
             files,
             hash,
         };
+        plan.notes.extend(plan.locking.as_ref().and_then(Begun::note));
         plan.notes.append(&mut plan.recipe.notes);
         plan.notes.extend(rounded(&plan.recipe, options));
         let limits = Limits::for_model(options.task_memory_bytes(), model);

@@ -2,14 +2,19 @@
 //!
 //! Each probe stands for itself: one that fails becomes a reason in its place and the others go on. What a load would
 //! refuse (a broken driver, a GPU that was asked for and is not there) is kept as the diagnosis' failure, so that the
-//! rest is still said. All of it takes well under three seconds: samples are bounded in bytes and in time.
+//! rest is still said. All of it takes well under three seconds, samples being bounded in bytes and in time, and up to two and
+//! a half more where a hub is asked that does not answer.
 
 mod filesystem;
 mod gpu;
+#[cfg(feature = "hub")]
+mod hub;
 mod storage;
 
 pub use filesystem::FileSystem;
 pub use gpu::{DriverFault, Gpu, Link, Pinned};
+#[cfg(feature = "hub")]
+pub use hub::HubFacts;
 pub use storage::{Storage, Way};
 
 use crate::error::{Error, ErrorKind, Result};
@@ -34,6 +39,8 @@ pub struct Options {
     pub open: open::Options,
     /// Threads that a load would use; `None` is as many as pay off.
     pub threads: Option<usize>,
+    /// Ask the hub whether it answers.
+    pub ask_hub: bool,
 }
 
 /// A figure, or why there is none.
@@ -60,6 +67,9 @@ pub struct Diagnosis {
     pub model: Option<ModelFacts>,
     /// The host.
     pub host: Host,
+    /// The hub, where it was to be asked.
+    #[cfg(feature = "hub")]
+    pub hub: Option<HubFacts>,
     /// What a load should take.
     pub forecast: Forecast,
     /// What a load would fail with, the first cause first.
@@ -186,7 +196,12 @@ fn diagnose(options: &Options, control: &Control) -> Result<Diagnosis> {
         huge_pages: huge_pages(),
     };
     let memlock_bytes = memlock_bytes();
+    #[cfg(feature = "hub")]
+    let hub = options.ask_hub.then(|| hub::ask(&options.open, &|| control.is_stopped()));
+    stop_if_cancelled(control)?;
     Ok(Diagnosis {
+        #[cfg(feature = "hub")]
+        hub,
         gpus,
         no_gpu,
         driver_fault,

@@ -18,6 +18,8 @@ pub mod origin;
 mod repo;
 #[cfg(feature = "hub")]
 mod store;
+#[cfg(feature = "hub")]
+pub mod tee;
 #[cfg(feature = "http")]
 pub mod transfer;
 #[cfg(feature = "hub")]

@@ -49,6 +49,11 @@ pub struct Options {
     pub hub_endpoint: Option<String>,
     /// A file that holds the token for the hub, instead of the environment's and the one that was logged in with.
     pub token_file: Option<PathBuf>,
+    /// The commit that a repo's revision must stand for, in place of what the hub or the cache says now.
+    pub commit: Option<String>,
+    /// What stands between the files of a repo of the hub and their readers.
+    #[cfg(feature = "hub")]
+    pub through: Option<Arc<dyn crate::source::hub::place::Through>>,
     /// How object stores are asked, by the names of the environment's variables and before them: (`aws_endpoint_url`, …).
     pub store: Vec<(String, String)>,
 }
@@ -103,8 +108,13 @@ pub fn open(model: &str, options: &Options) -> Result<Model> {
 
 /// A model of the hub: what the cache has of it, else by ranges from the hub, of which nothing is stored.
 fn open_hub(text: &str, options: &Options) -> Result<Model> {
-    let named = far::HubName::parse(text)?;
-    let error = match locate::in_hub_cache(&named, options).and_then(|at| open_located(at, options)) {
+    let mut named = far::HubName::parse(text)?;
+    locate::pin(&mut named.repo, options)?;
+    let cached = locate::in_hub_cache(&named, options).and_then(|(at, commit)| {
+        let model = open_located(at, options)?;
+        Ok(Model { commit: model.commit.or(commit), ..model })
+    });
+    let error = match cached {
         Err(e) if e.kind() == ErrorKind::NotFound => e,
         opened => return opened,
     };

@@ -53,6 +53,8 @@ pub struct Options {
     pub memory_bytes: u64,
     /// Workers; as many as pay off where it is not said.
     pub threads: Option<usize>,
+    /// What of the output stands in a lock file, or must be as it stands there.
+    pub lock: Option<convert::Locking>,
 }
 
 impl Options {
@@ -78,6 +80,7 @@ impl Options {
             force: false,
             memory_bytes: convert::MEMORY_BYTES,
             threads: None,
+            lock: None,
         })
     }
 
@@ -99,6 +102,7 @@ impl Options {
             force: self.force,
             memory_bytes: self.memory_bytes,
             threads: self.threads,
+            lock: self.lock.clone(),
             ..convert::Options::new(&self.out)
         }
     }

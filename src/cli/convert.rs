@@ -1,9 +1,9 @@
 //! `hoist convert`: arguments and output; the work is the library's.
 
-use super::model::{self, Reads};
+use super::model::{self, Reach, Reads, TeeArgs};
 use super::output::{Out, size_bytes};
 use super::progress::Watch;
-use super::{Common, Progress, model_text, say, signals};
+use super::{Common, Progress, lock, model_text, say, signals};
 use clap::ValueEnum;
 use hoist::checkpoint::Container;
 use hoist::convert::{self, Options, Plan, Renaming, Summary};
@@ -18,7 +18,8 @@ use std::path::PathBuf;
 /// The arguments of `hoist convert`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// A file, a directory, an index, or `org/name[@revision][:Q4_K_M]` from the Hugging Face cache
+    /// A file, a directory, an index, `org/name[@revision][:Q4_K_M]` of the Hugging Face hub, or a URL: `hf://…`, `s3://…`,
+    /// `gs://…`, `az://…`, `https://…`
     model: OsString,
     /// Where to: a file by its extension (.safetensors, .bin, .gguf), else a directory
     #[arg(short, long, value_name = "OUT", env = "HOIST_OUT", hide_env_values = true)]
@@ -91,9 +92,12 @@ pub(crate) struct Args {
     /// Print the plan with bytes, memory and disk, and write nothing
     #[arg(long, env = "HOIST_DRY_RUN", hide_env_values = true, value_parser = clap::builder::FalseyValueParser::new())]
     dry_run: bool,
-    /// Follow links that lead out of the model's directory
-    #[arg(long, env = "HOIST_FOLLOW_LINKS", hide_env_values = true, value_parser = clap::builder::FalseyValueParser::new())]
-    follow_links: bool,
+    #[command(flatten)]
+    reach: Reach,
+    #[command(flatten)]
+    tee: TeeArgs,
+    #[command(flatten)]
+    locking: lock::Args,
 }
 
 /// A container.
@@ -111,8 +115,11 @@ enum To {
 /// Runs the command.
 pub(crate) fn run(args: Args, common: &Common) -> Result<()> {
     let name = model_text(&args.model)?;
-    let options = options(&args, common)?;
-    let model = model::open(name, args.follow_links, Reads::of(args.dry_run), common)?;
+    let mut options = options(&args, common)?;
+    let opening = args.locking.open_options(&args.reach, &args.out)?;
+    let reads = Reads::of(args.dry_run);
+    let (model, kept) = model::open_kept(name, &opening, &args.tee, reads, common)?;
+    options.lock = args.locking.locking(name, &model, recipe(&args));
     let warnings = model.table.notes.clone();
     for note in &warnings {
         common.warn(note);
@@ -154,7 +161,36 @@ pub(crate) fn run(args: Args, common: &Common) -> Result<()> {
             }
         }
     }
-    out.finish()
+    out.finish()?;
+    kept.finish(common)
+}
+
+/// What was asked for that decides the output's bytes, without where it goes and what it may take.
+fn recipe(args: &Args) -> String {
+    let path = |path: &Option<PathBuf>| lock::one(path.as_ref().map(|p| p.display().to_string()));
+    let container = args.to.and_then(|to| to.to_possible_value());
+    lock::recipe(
+        "convert",
+        &[
+            ("--to", lock::one(container.as_ref().map(|to| to.get_name()))),
+            ("--dtype", lock::one(Some(&args.dtype).filter(|dtype| *dtype != "auto"))),
+            ("--include", args.include.clone()),
+            ("--exclude", args.exclude.clone()),
+            ("--rename", args.renames.clone()),
+            ("--shard-size", lock::one(args.shard_size)),
+            ("--split-max-size", lock::one(args.split_max_size)),
+            ("--split-max-tensors", lock::one(args.split_max_tensors)),
+            ("--alignment", lock::one(Some(args.alignment).filter(|n| *n != 32))),
+            ("--saturate", lock::given(args.saturate)),
+            ("--only-model", lock::given(args.only_model)),
+            ("--raw", lock::given(args.raw)),
+            ("--tokenizer-pre", lock::one(args.tokenizer_pre.as_ref())),
+            ("--meta", args.meta.clone()),
+            ("--unset", args.unset.clone()),
+            ("--chat-template", path(&args.chat_template)),
+            ("--tokenizer-from", path(&args.tokenizer_from)),
+        ],
+    )
 }
 
 fn options(args: &Args, common: &Common) -> Result<Options> {
@@ -238,6 +274,7 @@ fn plan_lines(plan: &Plan, options: &Options, verbose: bool) -> Vec<String> {
         ));
     }
     lines.extend(plan.files_left_out.iter().map(|line| format!("       left out: {line}")));
+    lines.extend(lock::plan_line(options.lock.as_ref(), plan.read_again_bytes));
     if verbose {
         for file in &plan.files {
             lines.push(format!(
@@ -322,6 +359,7 @@ fn planned(plan: &Plan, options: &Options, warnings: &[String]) -> Value {
         "chat_template": plan.chat_template,
         "left_out": left_out,
         "files_left_out": plan.files_left_out,
+        "lock": lock::plan_json(options.lock.as_ref(), plan.read_again_bytes),
         "notes": plan.notes,
         "warnings": warnings,
     })

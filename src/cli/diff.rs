@@ -1,6 +1,6 @@
 //! `hoist diff`: arguments and output; the work is the library's.
 
-use super::model::{self, Reads};
+use super::model::{self, Reach, Reads};
 use super::output::{Align, Out, size_bytes, table};
 use super::progress::Watch;
 use super::{Common, model_text, signals};
@@ -20,7 +20,8 @@ const SHOWN_MAX: usize = 20;
     after_help = "Exit code 0: equal. 11: they differ. Between a GGUF and Hugging Face's names types may differ."
 )]
 pub(crate) struct Args {
-    /// A file, a directory, an index, or `org/name[@revision][:Q4_K_M]` from the Hugging Face cache
+    /// A file, a directory, an index, `org/name[@revision][:Q4_K_M]` of the Hugging Face hub, or a URL: `hf://…`, `s3://…`,
+    /// `gs://…`, `az://…`, `https://…`
     a: OsString,
     /// The model that it is compared with
     b: OsString,
@@ -39,9 +40,8 @@ pub(crate) struct Args {
     /// The most memory
     #[arg(long, value_name = "SIZE", value_parser = size_bytes, default_value = "512MiB", env = "HOIST_MEMORY", hide_env_values = true)]
     memory: u64,
-    /// Follow links that lead out of a model's directory
-    #[arg(long, env = "HOIST_FOLLOW_LINKS", hide_env_values = true, value_parser = clap::builder::FalseyValueParser::new())]
-    follow_links: bool,
+    #[command(flatten)]
+    reach: Reach,
 }
 
 /// Runs the command.
@@ -51,7 +51,7 @@ pub(crate) fn run(args: Args, common: &Common) -> Result<()> {
     let mut warnings = Vec::new();
     let mut models = Vec::with_capacity(2);
     for name in &names {
-        let model = model::open(name, args.follow_links, Reads::All, common)?;
+        let model = model::open(name, &args.reach, Reads::All, common)?;
         for note in &model.table.notes {
             common.warn(note);
             warnings.push(note.clone());

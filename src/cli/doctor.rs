@@ -1,12 +1,13 @@
 //! `hoist doctor`: arguments and output; the work is the library's.
 
+use super::model::Reach;
 use super::output::Out;
 use super::progress::Watch;
 use super::{Common, model_text, signals};
 use hoist::doctor::{self, Diagnosis, Gpu, Measured, Options, Way};
 use hoist::sink::device::{Device, DeviceSpec};
 use hoist::text::{Shown, bytes, rate};
-use hoist::{Error, Result, open};
+use hoist::{Error, Result};
 use serde_json::{Value, json};
 use std::ffi::OsString;
 
@@ -20,9 +21,8 @@ pub(crate) struct Args {
     /// The device that a load would go to: cpu, cuda:N or cuda:GPU-uuid [default: cuda:0, else cpu]
     #[arg(long, value_name = "DEVICE", env = "HOIST_DEVICE", hide_env_values = true)]
     device: Option<String>,
-    /// Follow links that lead out of the model's directory
-    #[arg(long, env = "HOIST_FOLLOW_LINKS", hide_env_values = true, value_parser = clap::builder::FalseyValueParser::new())]
-    follow_links: bool,
+    #[command(flatten)]
+    reach: Reach,
 }
 
 /// Runs the command. What a load would fail with is shown in its place, and is the command's error after all the rest.
@@ -30,8 +30,12 @@ pub(crate) fn run(args: Args, common: &Common) -> Result<()> {
     let options = Options {
         target: args.target.as_deref().map(model_text).transpose()?.map(str::to_owned),
         device: args.device.as_deref().map(str::parse::<DeviceSpec>).transpose()?,
-        open: open::Options { follow_links: args.follow_links, ..open::Options::default() },
+        open: args.reach.options(),
         threads: common.threads.map(std::num::NonZeroUsize::get),
+        #[cfg(feature = "hub")]
+        ask_hub: !args.reach.offline && !hoist::source::hub::token::is_offline(|name| std::env::var_os(name)),
+        #[cfg(not(feature = "hub"))]
+        ask_hub: false,
     };
     let cancel = signals::cancelled();
     let job = doctor::doctor(options);
@@ -106,8 +110,25 @@ fn lines(d: &Diagnosis) -> Vec<String> {
     facts.push(if host.core_count == 1 { "1 core".into() } else { format!("{} cores", host.core_count) });
     facts.extend(host.huge_pages.as_ref().map(|h| format!("huge pages: {}", Shown(h))));
     lines.push(format!("memory   {}", facts.join(", ")));
+    #[cfg(feature = "hub")]
+    lines.extend(d.hub.as_ref().map(hub_line));
     lines.push(verdict(d));
     lines
+}
+
+#[cfg(feature = "hub")]
+fn hub_line(hub: &doctor::HubFacts) -> String {
+    let answer = match &hub.answer {
+        Ok((time, status)) if *status < 500 => format!("answered in {}", seconds(*time)),
+        Ok((time, status)) => format!("answered in {} with status {status}", seconds(*time)),
+        Err(reason) => Shown(reason).to_string(),
+    };
+    let token = match &hub.token_from {
+        Ok(None) => "no token".to_owned(),
+        Ok(Some(place)) => format!("a token from {}", Shown(place)),
+        Err(reason) => format!("no token: {}", Shown(reason)),
+    };
+    format!("hub      {}: {answer}   {token}", Shown(&hub.host))
 }
 
 fn gpu_line(gpu: &Gpu, d: &Diagnosis) -> String {
@@ -297,6 +318,17 @@ fn document(d: &Diagnosis) -> Value {
     });
     let stage =
         |stage: Option<(f64, doctor::Limit)>| stage.map(|(s, l)| json!({ "seconds": s, "limit": l.name() }));
+    #[cfg(not(feature = "hub"))]
+    let hub = Value::Null;
+    #[cfg(feature = "hub")]
+    let hub = d.hub.as_ref().map_or(Value::Null, |hub| {
+        let (answer, token) = (hub.answer.as_ref(), hub.token_from.as_ref());
+        json!({
+            "host": hub.host, "answers": answer.is_ok(),
+            "seconds": answer.ok().map(|a| a.0), "status": answer.ok().map(|a| a.1), "reason": answer.err(),
+            "token_from": token.ok().and_then(Option::as_ref), "no_token_because": token.err(),
+        })
+    });
     json!({
         "device": d.device.map(|d| d.to_string()),
         "gpus": d.gpus.iter().map(gpu).collect::<Value>(),
@@ -317,6 +349,7 @@ fn document(d: &Diagnosis) -> Value {
             "memory_bytes": d.host.memory_bytes, "available_bytes": d.host.available_bytes,
             "cgroup_limit_bytes": d.host.cgroup_bytes, "cores": d.host.core_count, "huge_pages": d.host.huge_pages,
         },
+        "hub": hub,
         "forecast": {
             "size_bytes": d.forecast.size_bytes, "hot": stage(d.forecast.hot), "cold": stage(d.forecast.cold),
             "now_seconds": d.forecast.now_seconds,

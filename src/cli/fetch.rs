@@ -115,16 +115,41 @@ pub(crate) fn run(args: Args, common: &Common) -> Result<()> {
 }
 
 /// Brings a repo into the cache for a command that needs it.
-pub(crate) fn bring(name: &str, common: &Common) -> Result<()> {
+pub(crate) fn bring(name: &str, open: &hoist::open::Options, common: &Common) -> Result<()> {
     let variable = |name: &str| std::env::var_os(name);
-    let wish = Wish::parse(name)?;
+    let mut wish = Wish::parse(name)?;
+    wish.repo.revision = open.commit.clone().unwrap_or(wish.repo.revision);
     let options = Options {
         links: !is_truthy("HF_HUB_DISABLE_SYMLINKS", variable),
         ..Options::new(Some(cache_at(None)?))
     };
-    let fetched = fetched(Some(hub(None)?), wish, options, common)?;
+    let fetched = fetched(Some(hub(open.token_file.as_deref())?), wish, options, common)?;
     if !common.quiet && common.progress() != Progress::Json {
         lines(&fetched, false).iter().for_each(|line| say(line));
+    }
+    Ok(())
+}
+
+/// Brings the rest of a repo of which a part came by being read.
+pub(crate) fn complete(
+    end: hoist::fetch::tee::End,
+    open: &hoist::open::Options,
+    common: &Common,
+) -> Result<()> {
+    let options = Options {
+        links: !is_truthy("HF_HUB_DISABLE_SYMLINKS", |name| std::env::var_os(name)),
+        wishes: end.wishes,
+        at_hand: end.at_hand,
+        ..Options::new(Some(cache_at(None)?))
+    };
+    let fetched = fetched(Some(hub(open.token_file.as_deref())?), end.wish, options, common)?;
+    if !common.quiet && common.progress() != Progress::Json {
+        say(&format!(
+            "kept   {} in {} in the cache   verified   {} of it came while it was read",
+            bytes(fetched.size_bytes()),
+            plural(fetched.files.len(), "file"),
+            bytes(fetched.resumed_bytes),
+        ));
     }
     Ok(())
 }

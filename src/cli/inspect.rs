@@ -1,6 +1,6 @@
 //! `hoist inspect`: arguments and output; the work is the library's.
 
-use super::model::{self, Reads};
+use super::model::{self, Reach, Reads};
 use super::output::{Align, Out, size_bytes, table};
 use super::progress::Watch;
 use super::{Common, say, signals};
@@ -57,9 +57,8 @@ pub(crate) struct Args {
         default_value_t = 1
     )]
     batch: u64,
-    /// Follow links that lead out of the model's directory
-    #[arg(long, env = "HOIST_FOLLOW_LINKS", hide_env_values = true, value_parser = clap::builder::FalseyValueParser::new())]
-    follow_links: bool,
+    #[command(flatten)]
+    reach: Reach,
 }
 
 /// What a model is to fit.
@@ -101,7 +100,7 @@ pub(crate) fn run(args: Args, common: &Common) -> Result<()> {
         Some(Target::Device(device)) => Some(device_free_bytes(device)?),
     };
     let cancel = args.hash.then(signals::cancelled);
-    let model = model::open(name, args.follow_links, Reads::of(!args.hash), common)?;
+    let model = model::open(name, &args.reach, Reads::of(!args.hash), common)?;
     let model = Arc::new(model);
     let report = inspect(&model, &Options { selection })?;
     for note in report.notes.iter().take(NOTES_MAX) {

@@ -5,7 +5,7 @@ mod quantise;
 #[cfg(test)]
 pub(crate) use quantise::QUANTISE;
 
-use super::model::{self, Reads};
+use super::model::{self, Reach, Reads, TeeArgs};
 use super::output::{Out, size_bytes};
 use super::progress::{Trace, Watch};
 use super::{Common, Progress, model_text, say, signals};
@@ -27,7 +27,8 @@ use std::sync::atomic::AtomicBool;
 /// The arguments of `hoist load`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// A file, a directory, an index, or `org/name[@revision][:Q4_K_M]` from the Hugging Face cache
+    /// A file, a directory, an index, `org/name[@revision][:Q4_K_M]` of the Hugging Face hub, or a URL: `hf://…`, `s3://…`,
+    /// `gs://…`, `az://…`, `https://…`
     model: OsString,
     /// Where to: cpu, cuda:N or cuda:GPU-uuid [default: cuda:0, else cpu]
     #[arg(long, value_name = "DEVICE", env = "HOIST_DEVICE", hide_env_values = true)]
@@ -72,9 +73,10 @@ pub(crate) struct Args {
     /// Print the plan with bytes and memory, and load nothing
     #[arg(long, env = "HOIST_DRY_RUN", hide_env_values = true, value_parser = clap::builder::FalseyValueParser::new())]
     dry_run: bool,
-    /// Follow links that lead out of the model's directory
-    #[arg(long, env = "HOIST_FOLLOW_LINKS", hide_env_values = true, value_parser = clap::builder::FalseyValueParser::new())]
-    follow_links: bool,
+    #[command(flatten)]
+    reach: Reach,
+    #[command(flatten)]
+    tee: TeeArgs,
     #[command(flatten)]
     quantise: quantise::Quantising,
 }
@@ -126,7 +128,8 @@ pub(crate) fn run(args: Args, common: &Common) -> Result<()> {
     let cancel = signals::cancelled();
     // The device is opened while headers are read.
     let prepared = load::prepare(device);
-    let model = model::open(name, args.follow_links, Reads::of(args.dry_run), common)?;
+    let reads = Reads::of(args.dry_run);
+    let (model, kept) = model::open_kept(name, &args.reach.options(), &args.tee, reads, common)?;
     let warnings = model.table.notes.clone();
     for note in &warnings {
         common.warn(note);
@@ -175,7 +178,8 @@ pub(crate) fn run(args: Args, common: &Common) -> Result<()> {
             out.line(&line)?;
         }
     }
-    out.finish()
+    out.finish()?;
+    kept.finish(common)
 }
 
 /// Follows a job to its end.

@@ -2,10 +2,10 @@
 
 mod say;
 
-use super::model::{self, Reads};
+use super::model::{self, Reach, Reads, TeeArgs};
 use super::output::{Out, size_bytes};
 use super::progress::Watch;
-use super::{Common, Progress, model_text, signals};
+use super::{Common, Progress, lock, model_text, signals};
 use clap::ValueEnum;
 use hoist::convert::BlockTypes;
 use hoist::dtype::DType;
@@ -22,7 +22,8 @@ use std::path::PathBuf;
 /// The arguments of `hoist quantize`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// A file, a directory, an index, or `org/name[@revision][:Q4_K_M]` from the Hugging Face cache
+    /// A file, a directory, an index, `org/name[@revision][:Q4_K_M]` of the Hugging Face hub, or a URL: `hf://…`, `s3://…`,
+    /// `gs://…`, `az://…`, `https://…`
     model: OsString,
     /// Where to: a directory, or a file that ends in .gguf
     #[arg(short, long, value_name = "OUT", env = "HOIST_OUT", hide_env_values = true)]
@@ -95,9 +96,12 @@ pub(crate) struct Args {
     /// Print the plan with bytes, memory and disk, and write nothing
     #[arg(long, env = "HOIST_DRY_RUN", hide_env_values = true, value_parser = clap::builder::FalseyValueParser::new())]
     dry_run: bool,
-    /// Follow links that lead out of the model's directory
-    #[arg(long, env = "HOIST_FOLLOW_LINKS", hide_env_values = true, value_parser = clap::builder::FalseyValueParser::new())]
-    follow_links: bool,
+    #[command(flatten)]
+    reach: Reach,
+    #[command(flatten)]
+    tee: TeeArgs,
+    #[command(flatten)]
+    locking: lock::Args,
 }
 
 /// A method.
@@ -150,10 +154,13 @@ fn tensor_type(text: &str) -> std::result::Result<(String, DType), String> {
 /// Runs the command.
 pub(crate) fn run(args: Args, common: &Common) -> Result<()> {
     let name = model_text(&args.model)?;
-    let options = options(&args, common)?;
+    let mut options = options(&args, common)?;
     // What is wrong with a name is said before anything is opened.
     args.report.as_deref().map(Format::of).transpose()?;
-    let model = model::open(name, args.follow_links, Reads::of(args.dry_run), common)?;
+    let opening = args.locking.open_options(&args.reach, &args.out)?;
+    let reads = Reads::of(args.dry_run);
+    let (model, kept) = model::open_kept(name, &opening, &args.tee, reads, common)?;
+    options.lock = args.locking.locking(name, &model, recipe(&args));
     let warnings = model.table.notes.clone();
     for note in &warnings {
         common.warn(note);
@@ -202,12 +209,50 @@ pub(crate) fn run(args: Args, common: &Common) -> Result<()> {
         }
     }
     out.finish()?;
-    reported.map(drop).map_err(|e| e.detail("the model was written, and its report was not"))
+    reported.map_err(|e| e.detail("the model was written, and its report was not"))?;
+    kept.finish(common)
+}
+
+/// The scheme's name: what was asked for, else what OUT suggests.
+fn scheme(args: &Args) -> &str {
+    let is_gguf = args.out.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"));
+    args.scheme.as_deref().unwrap_or(if is_gguf { "q4_k_m" } else { "int4" })
+}
+
+/// What was asked for that decides the output's bytes, without where it goes and what it may take.
+fn recipe(args: &Args) -> String {
+    let group = args.group_size.map(|n| if n == CHANNEL { "channel".to_owned() } else { n.to_string() });
+    let method = args.method.and_then(|method| method.to_possible_value());
+    lock::recipe(
+        "quantize",
+        &[
+            ("--scheme", vec![scheme(args).to_owned()]),
+            ("--method", lock::one(method.as_ref().map(|method| method.get_name()))),
+            ("--group-size", lock::one(group)),
+            ("--symmetric", lock::given(args.symmetric)),
+            ("--asymmetric", lock::given(args.asymmetric)),
+            ("--signed-scales", lock::given(args.signed_scales)),
+            ("--gptq-v2", lock::given(args.gptq_v2)),
+            ("--importance", lock::one(args.importance.as_ref().map(|path| path.display().to_string()))),
+            ("--keep", args.keep.clone()),
+            ("--also", args.also.clone()),
+            (
+                "--tensor-type",
+                args.tensor_type.iter().map(|(glob, dtype)| format!("{glob}={}", dtype.name())).collect(),
+            ),
+            ("--output-type", lock::one(args.output_type.map(|dtype| dtype.name()))),
+            ("--embedding-type", lock::one(args.embedding_type.map(|dtype| dtype.name()))),
+            ("--pure", lock::given(args.pure)),
+            ("--strict", lock::given(args.strict)),
+            ("--nan", lock::one((args.nan == Nan::Zero).then_some("zero"))),
+            ("--requantize", lock::given(args.requantize)),
+            ("--shard-size", lock::one(args.shard_size)),
+        ],
+    )
 }
 
 fn options(args: &Args, common: &Common) -> Result<Options> {
-    let is_gguf = args.out.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"));
-    let scheme = args.scheme.as_deref().unwrap_or(if is_gguf { "q4_k_m" } else { "int4" });
+    let scheme = scheme(args);
     let mut options = Options::new(&args.out, scheme)?;
     let quantize = &mut options.quantize;
     quantize.asked.method = args.method.map(How::method);

@@ -6,7 +6,7 @@
 
 mod answers;
 
-use super::model::{self, Reads};
+use super::model::{self, Kept, Reach, Reads, TeeArgs};
 use super::output::{Out, size_bytes};
 use super::progress::Watch;
 use super::{Common, model_text, signals};
@@ -54,7 +54,8 @@ A repo's own code is never run: a model is verified only if hoist knows how its 
 #[command(after_long_help = EXAMPLES, after_help = "Exit code 0: every check passed. 11: one failed. --help has examples.")]
 #[command(group(clap::ArgGroup::new("question").args(["prompt", "embed", "pair", "classify", "ner"])))]
 pub(crate) struct Args {
-    /// A file, a directory, an index, or `org/name[@revision][:Q4_K_M]` from the Hugging Face cache
+    /// A file, a directory, an index, `org/name[@revision][:Q4_K_M]` of the Hugging Face hub, or a URL: `hf://…`, `s3://…`,
+    /// `gs://…`, `az://…`, `https://…`
     model: OsString,
 
     /// Compare with this model, which is known to be right; any format, any type
@@ -159,9 +160,10 @@ pub(crate) struct Args {
     /// Compute with quantised blocks as they are, where candle has kernels for them, instead of dequantising
     #[arg(long, env = "HOIST_NATIVE", hide_env_values = true, help_heading = RUN, value_parser = clap::builder::FalseyValueParser::new())]
     native: bool,
-    /// Follow links that lead out of a model's directory
-    #[arg(long, env = "HOIST_FOLLOW_LINKS", hide_env_values = true, help_heading = RUN, value_parser = clap::builder::FalseyValueParser::new())]
-    follow_links: bool,
+    #[command(flatten, next_help_heading = RUN)]
+    reach: Reach,
+    #[command(flatten, next_help_heading = RUN)]
+    tee: TeeArgs,
 }
 
 /// Flags of these three belong to one run and not to a machine: the environment does not set them.
@@ -219,13 +221,15 @@ pub(crate) fn run(args: Args, common: &Common) -> Result<()> {
     let question = if measured(&args) { None } else { answers::question(&args, prompt.as_deref())? };
     let cancel = cancelled(&args);
     let mut warnings = Vec::new();
-    let mut open = |name: &str| open_one(name, args.follow_links, common, &mut warnings);
+    let mut kept = Kept::default();
+    let mut open = |name: &str| open_one(name, &args, common, &mut warnings, &mut kept);
     let model = open(name)?;
     let against = against.map(&mut open).transpose()?;
     let reference = reference.map(&mut open).transpose()?;
     let mut options = options(&args, common);
     if let Some(question) = question {
-        return answers::run(model, question, options, common, cancel, &warnings);
+        answers::run(model, question, options, common, cancel, &warnings)?;
+        return kept.finish(common);
     }
     options.against = against;
     options.reference = reference;
@@ -250,6 +254,7 @@ pub(crate) fn run(args: Args, common: &Common) -> Result<()> {
         }
     }
     out.finish()?;
+    kept.finish(common)?;
     report.verdict()
 }
 
@@ -261,8 +266,15 @@ fn cancelled(args: &Args) -> &'static AtomicBool {
 }
 
 /// A model, what is odd about it said.
-fn open_one(name: &str, follow_links: bool, common: &Common, warnings: &mut Vec<String>) -> Result<Model> {
-    let model = model::open(name, follow_links, Reads::All, common)?;
+fn open_one(
+    name: &str,
+    args: &Args,
+    common: &Common,
+    warnings: &mut Vec<String>,
+    kept: &mut Kept,
+) -> Result<Model> {
+    let (model, keeps) = model::open_kept(name, &args.reach.options(), &args.tee, Reads::All, common)?;
+    kept.and(keeps);
     for note in &model.table.notes {
         common.warn(note);
         warnings.push(note.clone());

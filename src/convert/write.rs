@@ -161,7 +161,8 @@ pub(super) fn write(model: &Model, options: &Options, mut plan: Plan, control: &
     };
     let looks = looks(&plan, finished.as_deref().unwrap_or(&[]));
     let look_bytes = globals::size_bytes(&plan.recipe, &looks);
-    control.plan(format!("{} tensors", plan.recipe.outputs.len()), tensor_bytes.saturating_add(look_bytes));
+    let work_bytes = tensor_bytes.saturating_add(look_bytes).saturating_add(plan.read_again_bytes);
+    control.plan(format!("{} tensors", plan.recipe.outputs.len()), work_bytes);
     // Each worker keeps a few megabytes beside the tasks that are counted.
     let threads_max =
         usize::try_from(options.work_memory_bytes() / WORKER_BYTES).unwrap_or(256).clamp(1, 256);
@@ -181,10 +182,16 @@ pub(super) fn write(model: &Model, options: &Options, mut plan: Plan, control: &
     let mut notes = plan.notes.clone();
     notes.extend(out.notes().iter().cloned());
     let file_count = plan.files.len() + plan.companions.len();
+    let mut locking = plan.locking.take();
     match out {
         Out::File(_out) => {
             let sink = single.into_inner().unwrap_or_else(PoisonError::into_inner);
-            sink.ok_or_else(|| Error::bug("the output was never closed"))?.finish()?;
+            let sink = sink.ok_or_else(|| Error::bug("the output was never closed"))?;
+            if let Some(begun) = &mut locking {
+                let names: Vec<&str> = plan.files.iter().map(|f| f.name.as_str()).collect();
+                begun.close(&names, &|_| again(sink.file()), control)?;
+            }
+            sink.finish()?;
         }
         Out::Directory(out) => {
             for companion in &plan.companions {
@@ -193,8 +200,22 @@ pub(super) fn write(model: &Model, options: &Options, mut plan: Plan, control: &
                 }
                 place(model, &out, companion, &identity, control)?;
             }
+            if let Some(begun) = &mut locking {
+                let names = plan.files.iter().map(|f| f.name.as_str()).chain(plan.companion_names());
+                let names: Vec<&str> = names.collect();
+                if let Err(error) = begun.close(&names, &|name| out.open(name), control) {
+                    // Finished files that are not what is locked would be found again by the next run.
+                    if error.kind() == crate::ErrorKind::Integrity {
+                        out.abandon()?;
+                    }
+                    return Err(error);
+                }
+            }
             notes.extend(out.finish()?);
         }
+    }
+    if let Some(begun) = locking {
+        begun.write()?;
     }
     let of = |count: fn(&Losses) -> u64| -> Vec<(String, u64)> {
         plan.recipe
@@ -228,6 +249,15 @@ pub(super) fn write(model: &Model, options: &Options, mut plan: Plan, control: &
         },
         notes,
     })
+}
+
+/// An open file, to be read from its beginning.
+fn again(file: &std::fs::File) -> Result<std::fs::File> {
+    use std::io::{Seek as _, SeekFrom};
+    let fail = |e| Error::io("cannot be read back", e);
+    let mut file = file.try_clone().map_err(fail)?;
+    file.seek(SeekFrom::Start(0)).map_err(fail)?;
+    Ok(file)
 }
 
 /// Which files are there already. Reads those of an earlier run.

@@ -42,6 +42,8 @@ pub struct Options {
     pub lock: Option<PathBuf>,
     /// Take what the lock file says and nothing else, instead of writing it.
     pub locked: bool,
+    /// Files that came another way, by their paths: compared with the listing, and stored.
+    pub at_hand: BTreeMap<String, Vec<u8>>,
     /// How long another process may hold a lock and write nothing.
     pub lock_patience: Duration,
 }
@@ -60,6 +62,7 @@ impl Options {
             require_hash: false,
             lock: None,
             locked: false,
+            at_hand: BTreeMap::new(),
             lock_patience: Duration::from_secs(300),
         }
     }
@@ -170,7 +173,7 @@ impl Work<'_> {
         let commit = self.commit(locked.as_ref())?;
         let store = self.store(&commit)?;
         let tree = self.tree(&store, &commit)?;
-        let mut fresh = BTreeMap::new();
+        let mut fresh = self.options.at_hand.clone();
         let selection = self.choose(&tree, &store, &commit, &wishes, &mut fresh)?;
         let mut notes = selection.notes.clone();
         let chosen: Vec<&TreeFile> = selection.take.iter().filter_map(|&i| tree.files.get(i)).collect();

@@ -89,6 +89,14 @@ impl Store {
         }
     }
 
+    /// Whether the bytes of a file are in the cache. Nothing is read for that.
+    pub(super) fn is_cached(&self, file: &TreeFile) -> bool {
+        match self {
+            Store::Cache(cached) => cached.find(file) != Found::Absent,
+            Store::Folder(_) => false,
+        }
+    }
+
     /// Makes what every later call needs. A place where nothing has to be written is not touched.
     ///
     /// # Errors

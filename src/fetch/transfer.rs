@@ -15,6 +15,8 @@ mod board;
 mod map;
 mod pace;
 mod partial;
+#[cfg(feature = "hub")]
+pub(super) mod passing;
 mod worker;
 
 use crate::error::{Error, ErrorKind, Result};

@@ -155,7 +155,8 @@ pub(super) fn hub(named: &HubName, options: &Options) -> Result<Option<Far>> {
     let commit = hub.commit(repo, &stop::is_set)?;
     let tree = hub.tree(repo, &commit, &stop::is_set)?;
     let is_file = path.as_ref().is_some_and(|path| tree.files.iter().any(|f| f.path == *path));
-    let place: Arc<dyn Place> = Arc::new(HubPlace::new(hub, repo.clone(), commit.as_str(), tree, policy));
+    let place = HubPlace::new(hub, repo.clone(), commit.as_str(), tree, policy);
+    let place: Arc<dyn Place> = Arc::new(place.through(options.through.clone()));
     let far = |place: Arc<dyn Place>, file: Option<&str>, name: &str| Far {
         place,
         file: file.map(str::to_owned),

@@ -5,7 +5,7 @@ use super::Options;
 use super::choose::is_quantisation;
 use super::far::{self, Far, HubName};
 use crate::error::{Error, ErrorKind, Result};
-use crate::source::hub::cache::{Cache, Repo, fetch_hint};
+use crate::source::hub::cache::{Cache, Repo, fetch_hint, is_commit};
 use crate::text::Shown;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -90,24 +90,43 @@ fn at_path(text: &str) -> Result<Option<Located>> {
     Ok(Some(Located::Directory(Directory { path: path.to_owned(), name, ..Directory::default() })))
 }
 
-/// What the cache has of a model of the hub.
-pub(super) fn in_hub_cache(named: &HubName, options: &Options) -> Result<Located> {
+/// What the cache has of a model of the hub, and of which commit that is.
+pub(super) fn in_hub_cache(named: &HubName, options: &Options) -> Result<(Located, Option<String>)> {
     let absent =
         || Error::not_found("is not in the cache").file(named.repo.id.clone()).hint(fetch_hint(&named.repo));
     let text = format!("{}@{}", named.repo.id, named.repo.revision);
     let Some(Located::Directory(directory)) = in_cache(&text, options)? else { return Err(absent()) };
     let quantisation = named.quantisation.clone();
     let Some(path) = &named.path else {
-        return Ok(Located::Directory(Directory { quantisation, ..directory }));
+        let commit = directory.commit.clone();
+        return Ok((Located::Directory(Directory { quantisation, ..directory }), commit));
     };
     match at_path(&directory.path.join(path).to_string_lossy())? {
         Some(Located::Directory(inner)) => {
             let Directory { commit, repo, .. } = directory;
-            Ok(Located::Directory(Directory { quantisation, commit, repo, ..inner }))
+            let inner = Directory { quantisation, commit: commit.clone(), repo, ..inner };
+            Ok((Located::Directory(inner), commit))
         }
-        Some(file) => Ok(file),
+        Some(file) => Ok((file, directory.commit)),
         None => Err(absent()),
     }
+}
+
+/// Sets the commit that the revision must stand for.
+///
+/// # Errors
+/// `Integrity`: another commit is named. `BadInput`: it is no commit.
+pub(super) fn pin(repo: &mut Repo, options: &Options) -> Result<()> {
+    let Some(commit) = &options.commit else { return Ok(()) };
+    if !is_commit(commit) {
+        return Err(Error::bad_input(format!("`{}` is no commit", Shown(commit))).file(repo.id.clone()));
+    }
+    if is_commit(&repo.revision) && repo.revision != *commit {
+        let message = format!("commit {} is asked for and {commit} is locked", repo.revision);
+        return Err(Error::new(ErrorKind::Integrity, message).file(repo.id.clone()));
+    }
+    repo.revision.clone_from(commit);
+    Ok(())
 }
 
 /// The repo's snapshot in the cache. `None` where the text cannot be a repo.
@@ -116,7 +135,8 @@ fn in_cache(text: &str, options: &Options) -> Result<Option<Located>> {
         Some((text, quantisation)) if is_quantisation(quantisation) => (text, Some(quantisation.to_string())),
         _ => (text, None),
     };
-    let Some(repo) = Repo::parse(text) else { return Ok(None) };
+    let Some(mut repo) = Repo::parse(text) else { return Ok(None) };
+    pin(&mut repo, options)?;
     let cache = match &options.hub_cache {
         Some(root) => Some(Cache::at(root)),
         None => Cache::from_environment(|name| std::env::var_os(name)),

@@ -415,6 +415,17 @@ impl DirectoryOut {
         Ok(self.tree.join(name))
     }
 
+    /// A finished file of this output, open for reading.
+    ///
+    /// # Errors
+    /// What opening gives; a file that is not finished (a bug of hoist).
+    pub fn open(&self, name: &str) -> Result<File> {
+        if !self.state().done.contains_key(name) {
+            return Err(Error::bug("a file was asked for that is not finished").file(name));
+        }
+        File::open(self.tree.join(name)).map_err(|e| Error::io("cannot be read back", e).file(name))
+    }
+
     /// Notes a finished file in the journal. When this comes back, the next run will find it, whatever happens.
     ///
     /// # Errors

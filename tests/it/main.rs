@@ -36,6 +36,8 @@ mod http;
 mod hub;
 mod importance;
 mod inspect;
+#[cfg(all(feature = "hub", unix))]
+mod keep;
 mod keys;
 mod layering;
 mod layout;

@@ -1,6 +1,7 @@
 //! What `hoist quantize` says, to a person and to a program.
 
 use super::Args;
+use crate::cli::lock;
 use hoist::convert::Decided;
 use hoist::machine;
 use hoist::quantize::report::{change, ends_json, ends_text, floor_json, percent, why_text};
@@ -81,6 +82,7 @@ pub(super) fn plan_lines(plan: &Plan, options: &Options, verbose: bool) -> Vec<S
         }
     }
     lines.extend(plan.conversion.files_left_out.iter().map(|line| format!("       left out: {line}")));
+    lines.extend(lock::plan_line(options.lock.as_ref(), plan.conversion.read_again_bytes));
     lines
 }
 
@@ -194,6 +196,7 @@ pub(super) fn planned(plan: &Plan, options: &Options, notes: &[String], warnings
         "files": files,
         "companions": plan.conversion.companion_names().collect::<Vec<_>>(),
         "files_left_out": plan.conversion.files_left_out,
+        "lock": lock::plan_json(options.lock.as_ref(), plan.conversion.read_again_bytes),
         "ends": ends_json(&plan.ends, plan.conversion.file_bytes),
         "notes": notes,
         "warnings": warnings,

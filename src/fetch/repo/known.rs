@@ -142,6 +142,9 @@ impl Work<'_> {
         if let Some(path) = at {
             return std::fs::read(&path).map_err(|e| Error::io("cannot be read", e));
         }
+        if let Some(bytes) = fresh.get(&file.path) {
+            return Ok(bytes.clone());
+        }
         let Some(hub) = self.hub else { return Err(self.incomplete(&[file])) };
         let from = hub.file(&self.wish.repo, commit, file)?;
         let size = usize::try_from(file.size_bytes).unwrap_or(usize::MAX);

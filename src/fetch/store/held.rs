@@ -65,6 +65,19 @@ pub(in crate::fetch) fn hold(
     }
 }
 
+/// Takes a lock that nobody holds; `None` where somebody does.
+///
+/// # Errors
+/// `NotAllowed`, `NoSpace`: the system's.
+pub(in crate::fetch) fn hold_free(path: &Path) -> Result<Option<Held>> {
+    let file = open(path)?;
+    match file.try_lock() {
+        Ok(()) => Ok(is_at(&file, path).then_some(Held { _file: Some(file) })),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(_)) => Ok(Some(Held { _file: None })),
+    }
+}
+
 fn open(path: &Path) -> Result<File> {
     super::write::make_parent(path)?;
     let mut options = OpenOptions::new();

@@ -476,6 +476,44 @@ impl Partial {
     }
 }
 
+/// For what comes by being read.
+#[cfg(feature = "hub")]
+impl Partial {
+    /// Writes bytes that are less than a unit. They count when [`Partial::seal`] has recorded their unit.
+    pub(super) fn write_part(&self, bytes: &[u8], offset_bytes: u64) -> Result<()> {
+        write_all_at(&self.file, bytes, offset_bytes).map_err(|e| {
+            self.with_space(Error::io("cannot be written", e).at(offset_bytes).file(shown(&self.path)))
+        })
+    }
+
+    /// Records a unit whose parts are all written.
+    pub(super) fn seal(&self, unit: u64) -> Result<()> {
+        let mut bytes = Vec::new();
+        self.read_back(unit, &mut bytes, false)?;
+        self.store(unit, &bytes).map(drop)
+    }
+
+    /// Whether a unit is there. What an earlier run's map claims is read, and is missing where it is not that.
+    pub(super) fn is_there(&self, unit: u64) -> Result<bool> {
+        match self.state(unit).map_or(MISSING, |state| state.load(Ordering::Acquire)) {
+            STORED => Ok(true),
+            CLAIMED => {
+                let mut bytes = Vec::new();
+                let is = Some(self.read_back(unit, &mut bytes, true)?) == self.claim(unit);
+                self.set(unit, if is { STORED } else { MISSING });
+                Ok(is)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// Reads what is there.
+    pub(super) fn read(&self, buffer: &mut [u8], offset_bytes: u64) -> Result<()> {
+        read_exact_at(&self.file, buffer, offset_bytes)
+            .map_err(|e| Error::io("cannot be read back", e).at(offset_bytes).file(shown(&self.path)))
+    }
+}
+
 /// Adds a unit to runs of units.
 fn push(ranges: &mut Vec<Range<u64>>, unit: u64) {
     match ranges.last_mut() {

@@ -1,7 +1,7 @@
 //! A repo at a commit as a place: what it has, and readers of its files, without a local copy.
 
 use super::super::ahead::Ahead;
-use super::super::ranged::Policy;
+use super::super::ranged::{Policy, Ranged};
 use super::super::{Entry, Place, ReadAt};
 use super::api::{Hub, Tree, TreeFile};
 use super::cache::Repo;
@@ -9,7 +9,14 @@ use crate::error::{Error, Result};
 use crate::source::local::check_relative;
 use crate::text::Shown;
 use std::collections::BTreeMap;
+use std::fmt::Debug;
 use std::sync::Arc;
+
+/// What stands between a repo's files and their readers.
+pub trait Through: Send + Sync + Debug {
+    /// A file as its readers see it.
+    fn through(&self, repo: &Repo, commit: &str, file: &TreeFile, from: Arc<dyn Ranged>) -> Arc<dyn Ranged>;
+}
 
 /// A repo at a commit.
 #[derive(Debug)]
@@ -19,12 +26,18 @@ pub struct HubPlace {
     commit: String,
     tree: Tree,
     policy: Policy,
+    through: Option<Arc<dyn Through>>,
 }
 
 impl HubPlace {
     /// The repo at this commit, whose listing is `tree`; what fails is tried again as `policy` says.
     pub fn new(hub: Hub, repo: Repo, commit: impl Into<String>, tree: Tree, policy: Policy) -> HubPlace {
-        HubPlace { hub, repo, commit: commit.into(), tree, policy }
+        HubPlace { hub, repo, commit: commit.into(), tree, policy, through: None }
+    }
+
+    /// With something between its files and their readers.
+    pub fn through(self, through: Option<Arc<dyn Through>>) -> HubPlace {
+        HubPlace { through, ..self }
     }
 
     /// The commit.
@@ -70,7 +83,11 @@ impl Place for HubPlace {
     }
 
     fn open(&self, name: &str) -> Result<Arc<dyn ReadAt>> {
-        let from = self.hub.file(&self.repo, &self.commit, self.file(name)?);
+        let file = self.file(name)?;
+        let mut from = self.hub.file(&self.repo, &self.commit, file);
+        if let Some(through) = &self.through {
+            from = through.through(&self.repo, &self.commit, file, from);
+        }
         Ok(Arc::new(Ahead::new(from, self.policy)))
     }
 }

@@ -31,11 +31,23 @@ pub fn is_offline(variable: impl Fn(&str) -> Option<OsString>) -> bool {
 /// `NotFound`, `NotAllowed`, `Io`: the named file, or one that is there, cannot be read. `NotAllowed`: what was found
 /// cannot be a token.
 pub fn find(file: Option<&Path>, variable: impl Fn(&str) -> Option<OsString>) -> Result<Option<Secret>> {
+    Ok(find_with_place(file, variable)?.map(|(token, _)| token))
+}
+
+/// The token, and the variable or the file that it is from.
+///
+/// # Errors
+/// As [`find`].
+pub fn find_with_place(
+    file: Option<&Path>,
+    variable: impl Fn(&str) -> Option<OsString>,
+) -> Result<Option<(Secret, String)>> {
+    let from = |token: &str, place: String| Ok(Some((checked(token, &place)?, place)));
     if let Some(file) = file {
         let token = read(file)?.ok_or_else(|| {
             Error::not_found("is not there or holds no token").file(file.display().to_string())
         })?;
-        return checked(&token, &file.display().to_string()).map(Some);
+        return from(&token, file.display().to_string());
     }
     if is_truthy("HF_HUB_DISABLE_IMPLICIT_TOKEN", &variable) {
         return Ok(None);
@@ -45,13 +57,15 @@ pub fn find(file: Option<&Path>, variable: impl Fn(&str) -> Option<OsString>) ->
         let Some(value) = set(name) else { continue };
         // An empty one after cleaning lets the file speak, as in Python.
         match clean(&value.to_string_lossy()) {
-            Some(token) => return checked(&token, name).map(Some),
+            Some(token) => return from(&token, name.to_owned()),
             None => break,
         }
     }
     let Some(path) = path(&set) else { return Ok(None) };
-    let shown = path.display().to_string();
-    read(&path)?.map(|token| checked(&token, &shown)).transpose()
+    match read(&path)? {
+        Some(token) => from(&token, path.display().to_string()),
+        None => Ok(None),
+    }
 }
 
 /// The file that `hf auth login` writes.
