@@ -93,7 +93,10 @@ def main():
     (work / "cdn.conf").write_text("\n".join(sorted(set(cdn))) + "\n")
     (work / "front.conf").write_text("\n".join(front) + "\n")
 
-    limit = f"limit_rate {options.limit_rate};" if options.limit_rate else ""
+    # nginx gives what a rate allows in strokes of up to 2 MB, which lie in the system's buffers and are lost with a killed reader:
+    # small strokes and buffers make what was sent nearly what was read.
+    limit = f"limit_rate {options.limit_rate}; sendfile_max_chunk 128k;" if options.limit_rate else ""
+    buffer = "sndbuf=128k" if options.limit_rate else ""
     log = f"access_log {work}/cdn.log answer;" if options.log else ""
     temporary = " ".join(f"{kind}_temp_path {work}/temporary/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
     user = "user root;" if os.geteuid() == 0 else ""
@@ -108,7 +111,7 @@ http {{
     include {work}/front.conf;
     location / {{ return 404; }}
   }}
-  server {{ listen 127.0.0.1:{options.cdn_port} backlog=1024; default_type application/octet-stream; {limit} {log}
+  server {{ listen 127.0.0.1:{options.cdn_port} backlog=1024 {buffer}; default_type application/octet-stream; {limit} {log}
     include {work}/cdn.conf;
     location / {{ return 404; }}
   }}
