@@ -28,7 +28,7 @@ finish() {
 }
 trap finish EXIT
 
-venv=${HOIST_RIG_VENV:-${XDG_CACHE_HOME:-$HOME/.cache}/hoist-rig/hub-$OLAH-$HUGGINGFACE_HUB}
+venv=${HOIST_RIG_VENV:-${HOIST_RIG_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/hoist-rig}/hub-$OLAH-$HUGGINGFACE_HUB}
 if [ ! -x "$venv/bin/olah-cli" ]; then
     python3 -m venv "$venv"
     "$venv/bin/pip" install --quiet "olah==$OLAH" "huggingface_hub==$HUGGINGFACE_HUB"
