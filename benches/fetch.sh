@@ -21,12 +21,12 @@
 #   PLACES              folders to fetch into (default: "${TMPDIR:-/tmp} /dev/shm"); each needs SIZE, the first twice
 #   SERVER_CORE         the core that nginx is bound to (default: the last)
 #   PAIRS=5  OUT=  LIMITS=1   as in convert.sh; half as many pairs, rounded up, with `hf download`, which takes longest
-# Needs nginx, aria2c and taskset.
+# Needs nginx, aria2c, taskset and curl.
 set -euo pipefail
 source "$(dirname "$0")/common.sh"
 choose "one medium small memory" "$@"
 pairs=${PAIRS:-5}
-for tool in nginx aria2c taskset; do command -v $tool > /dev/null || die 3 "$tool is needed"; done
+for tool in nginx aria2c taskset curl; do command -v $tool > /dev/null || die 3 "$tool is needed"; done
 place=
 stop() {
   [[ ! -f $work/hub/nginx.pid ]] || kill "$(cat "$work/hub/nginx.pid")" 2> /dev/null || true
