@@ -68,7 +68,7 @@ mirrors-path = ["$work/mirrors"]
 [accessibility]
 offline = true
 TOML
-"$venv/bin/olah-cli" -c "$work/olah.toml" > "$work/olah.log" 2>&1 &
+(cd "$work" && exec "$venv/bin/olah-cli" -c "$work/olah.toml") > "$work/olah.log" 2>&1 &
 servers+=($!)
 
 # Which file has which content, and where the content lies.
