@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Fetches from a hub that nobody here wrote (olah over a git repo with git-lfs; nginx serves the large files by ranges behind a
 # redirect, as the hub's CDN does) and opens the cache with Python's huggingface_hub; then the other way round; then the same
-# for a plain folder. Exit code 0 only when every file is the same. Needs python3 with pip, git, git-lfs and nginx.
+# for a plain folder. Exit code 0 only when every file is the same. Needs python3 with pip, git, git-lfs, nginx and curl.
 #
 #   tests/rig/hub.sh [path to hoist]
 set -euo pipefail
@@ -13,7 +13,7 @@ here=$(cd "$(dirname "$0")/../.." && pwd)
 hoist=${1:-$here/target/debug/hoist}
 model=$here/testdata/rustdoc-llama-6m
 [ -x "$hoist" ] || { echo "no hoist at $hoist: cargo build first" >&2; exit 2; }
-for tool in git git-lfs nginx; do
+for tool in git git-lfs nginx curl; do
     command -v $tool > /dev/null || { echo "hub.sh: $tool is needed" >&2; exit 2; }
 done
 
@@ -28,7 +28,7 @@ finish() {
 }
 trap finish EXIT
 
-venv=${HOIST_RIG_VENV:-${XDG_CACHE_HOME:-$HOME/.cache}/hoist-rig/hub-$OLAH-$HUGGINGFACE_HUB}
+venv=${HOIST_RIG_VENV:-${HOIST_RIG_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/hoist-rig}/hub-$OLAH-$HUGGINGFACE_HUB}
 if [ ! -x "$venv/bin/olah-cli" ]; then
     python3 -m venv "$venv"
     "$venv/bin/pip" install --quiet "olah==$OLAH" "huggingface_hub==$HUGGINGFACE_HUB"
@@ -68,7 +68,7 @@ mirrors-path = ["$work/mirrors"]
 [accessibility]
 offline = true
 TOML
-"$venv/bin/olah-cli" -c "$work/olah.toml" > "$work/olah.log" 2>&1 &
+(cd "$work" && exec "$venv/bin/olah-cli" -c "$work/olah.toml") > "$work/olah.log" 2>&1 &
 servers+=($!)
 
 # Which file has which content, and where the content lies.

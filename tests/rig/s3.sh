@@ -1,15 +1,18 @@
 #!/usr/bin/env bash
 # Reads models straight from an S3 server (moto, in a virtual environment) and compares with what the same files give from
-# disk. Needs python3 with pip, and curl.
+# disk. Needs python3 with pip; the first run fetches some 20 MB of packages, later ones take seconds. Part of `.ci/run`.
 #
 #   tests/rig/s3.sh [path to hoist]
 #
 # With S3_ENDPOINT set (and AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY), that server is used in place of moto: it must let
-# buckets be made.
+# buckets be made, and refuse what is not signed, which moto does not.
 set -euo pipefail
 
 MOTO=5.2.5
 BOTO3=1.44.5
+# What moto[server] would bring for services that are not asked for is many times this.
+FLASK=3.1.3
+FLASK_CORS=6.0.5
 
 here=$(cd "$(dirname "$0")/../.." && pwd)
 hoist=${1:-$here/target/debug/hoist}
@@ -26,10 +29,11 @@ finish() {
 }
 trap finish EXIT
 
-venv=${HOIST_RIG_VENV:-${XDG_CACHE_HOME:-$HOME/.cache}/hoist-rig/moto-$MOTO}
+venv=${HOIST_RIG_VENV:-${HOIST_RIG_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/hoist-rig}/moto-$MOTO}
 if [ ! -x "$venv/bin/moto_server" ]; then
-    python3 -m venv "$venv"
-    "$venv/bin/pip" install --quiet "moto[server]==$MOTO" "boto3==$BOTO3"
+    python3 -m venv "$venv" || { echo "s3.sh: python3 with its module venv is needed" >&2; exit 2; }
+    "$venv/bin/pip" install --quiet --disable-pip-version-check --only-binary :all: \
+        "moto[s3]==$MOTO" "boto3==$BOTO3" "flask==$FLASK" "flask-cors==$FLASK_CORS"
 fi
 
 export AWS_ACCESS_KEY_ID=${AWS_ACCESS_KEY_ID:-test} AWS_SECRET_ACCESS_KEY=${AWS_SECRET_ACCESS_KEY:-test}
@@ -43,7 +47,7 @@ else
     server=$!
     export AWS_ENDPOINT_URL=http://127.0.0.1:$port
     for _ in $(seq 100); do
-        curl --silent --output /dev/null "$AWS_ENDPOINT_URL/" && break
+        (exec 3<> "/dev/tcp/127.0.0.1/$port") 2> /dev/null && break
         sleep 0.2
     done
 fi
@@ -60,7 +64,9 @@ for folder, _, names in os.walk(top):
         path = os.path.join(folder, name)
         key = os.path.relpath(path, top).replace(os.sep, "/")
         s3.upload_file(path, "models", "some folder/rustdoc-llama-6m/" + key)
-s3.upload_file(os.environ["GGUF"], "models", "gguf/tiny-Q8_0.gguf")
+s3.upload_file(os.environ["GGUF"], "models", "gguf/tiny-Q8_0.gguf", ExtraArgs={"ACL": "public-read"})
+with open(os.path.join(top, sorted(n for n in os.listdir(top) if n.endswith(".safetensors"))[0]), "rb") as whole:
+    s3.put_object(Bucket="models", Key="broken/model.safetensors", Body=whole.read(100_000))
 PY
 
 failures=0
@@ -118,6 +124,9 @@ same "one quantisation of a folder" "$work/near-q.gguf" "$work/far-q.gguf"
 "$hoist" -q quantize "$far" -o "$work/far-4" --scheme gptq
 rm -f "$work"/{near,far}-4/.hoist.json
 same "quantize" "$work/near-4" "$work/far-4"
+"$hoist" -q fetch "$far" --local-dir "$work/fetched" > /dev/null
+rm -r "$work/fetched/.cache"
+same "fetch to a folder" "$model" "$work/fetched"
 "$hoist" -q diff "$model" "$far" > "$work/diff.txt" || { cat "$work/diff.txt"; failures=$((failures + 1)); }
 "$hoist" -q load "$far" --device cpu --check
 "$hoist" -q load "s3://models/gguf/tiny-Q8_0.gguf" --device cpu --check
@@ -129,5 +138,14 @@ refuses "a bucket that is not there" 3 "no such bucket" "$hoist" inspect "s3://n
 refuses "nobody listens" 5 "cannot be reached" env AWS_ENDPOINT_URL=http://127.0.0.1:1 "$hoist" inspect "$far"
 refuses "no credentials" 4 "AWS_ACCESS_KEY_ID" env -u AWS_ACCESS_KEY_ID -u AWS_SECRET_ACCESS_KEY \
     AWS_METADATA_ENDPOINT=http://127.0.0.1:1 "$hoist" inspect "$far"
+refuses "a truncated file" 1 "model.safetensors" "$hoist" inspect "s3://models/broken/model.safetensors"
+anonymous() { env -u AWS_ACCESS_KEY_ID -u AWS_SECRET_ACCESS_KEY AWS_SKIP_SIGNATURE=true "$@"; }
+refuses "what is not public" 4 "answered 403" anonymous "$hoist" inspect "$far"
+if [ -n "${S3_ENDPOINT:-}" ]; then
+    refuses "a wrong secret" 4 "SignatureDoesNotMatch" env AWS_SECRET_ACCESS_KEY=wrong "$hoist" inspect "$far"
+else
+    anonymous "$hoist" -q inspect "s3://models/gguf/tiny-Q8_0.gguf" > /dev/null
+    echo "ok      what is public, without a signature"
+fi
 
 [ "$failures" = 0 ] || { echo "$failures differ" >&2; exit 1; }
