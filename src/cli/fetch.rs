@@ -83,6 +83,8 @@ pub(crate) fn run(args: Args, common: &Common) -> Result<()> {
     // Not clap's business: a variable that says no would count as a flag that was given.
     for (is_wrong, message) in [
         (args.all && !args.include.is_empty(), "--all takes everything, --include only a part"),
+        (args.include.iter().any(String::is_empty), "--include takes a pattern, not nothing"),
+        (args.exclude.iter().any(String::is_empty), "--exclude takes a pattern, not nothing"),
         (args.offline && args.refresh, "--refresh asks the hub, --offline forbids it"),
         (args.locked && args.lock.is_none(), "--locked needs a lock file: --lock FILE"),
         (args.locked && args.refresh, "--refresh asks what is newest, --locked takes what is locked"),
@@ -168,7 +170,11 @@ fn run_far(model: &str, args: &Args, is_offline: bool, common: &Common) -> Resul
     let name = hoist::source::without_secrets(model);
     if args.local_dir.is_none() {
         let message = format!("`{}` is of no hub, whose repos alone the cache holds", Shown(&name));
-        return Err(Error::usage(message).hint("--local-dir DIR says where to"));
+        let hint = match page_of(&name) {
+            Some(repo) => format!("hoist fetch {repo}"),
+            None => "--local-dir DIR says where to".to_owned(),
+        };
+        return Err(Error::usage(message).hint(hint));
     }
     if args.revision.is_some() {
         return Err(Error::usage(format!("`{}` has no revisions", Shown(&name))));
@@ -178,6 +184,16 @@ fn run_far(model: &str, args: &Args, is_offline: bool, common: &Common) -> Resul
     }
     let (wish, origin) = far::find(model)?;
     carry_out(Some(origin), wish, options(args, None), common)
+}
+
+/// The repo whose page on the hub a URL is.
+#[cfg(feature = "object")]
+fn page_of(url: &str) -> Option<String> {
+    let path = url.strip_prefix("https://huggingface.co/").or_else(|| url.strip_prefix("https://hf.co/"))?;
+    let mut parts = path.trim_end_matches('/').split('/');
+    let (owner, name) = (parts.next()?, parts.next()?);
+    let is_repo = !matches!(owner, "api" | "collections" | "datasets" | "docs" | "spaces" | "");
+    is_repo.then(|| Shown(&format!("{owner}/{name}")).to_string())
 }
 
 fn options(args: &Args, cache: Option<Cache>) -> Options {
@@ -219,6 +235,9 @@ fn fetched(
     let fetched = job.wait().map_err(|e| match signals::received() {
         Some(_) => signals::stopped().hint("the same command goes on where this one stopped"),
         None if e.kind() == ErrorKind::Io => e.hint("the same command goes on where this one stopped"),
+        None if e.kind() == ErrorKind::NotAllowed => {
+            e.hint("--cache-dir or HF_HUB_CACHE names another cache, --local-dir a folder")
+        }
         None => e,
     })?;
     fetched.notes.iter().for_each(|note| common.note(note));
@@ -356,6 +375,7 @@ fn document(fetched: &Fetched) -> Value {
         "bytes": fetched.size_bytes(),
         "fetched_bytes": fetched.fetched_bytes,
         "resumed_bytes": fetched.resumed_bytes,
+        "received_bytes": fetched.received_bytes,
         "reused_bytes": fetched.reused_bytes,
         "seconds": fetched.seconds,
         "bytes_per_second": fetched.fetched_bytes.saturating_sub(fetched.resumed_bytes) as f64 / fetched.seconds.max(1e-9),

@@ -113,6 +113,8 @@ pub struct Fetched {
     pub fetched_bytes: u64,
     /// Of these, bytes that an earlier run had left.
     pub resumed_bytes: u64,
+    /// Bytes that the network brought, those that came twice counted twice.
+    pub received_bytes: u64,
     /// Bytes that were there.
     pub reused_bytes: u64,
     /// What stayed out.
@@ -177,6 +179,10 @@ impl Work<'_> {
         let selection = self.choose(&tree, &store, &commit, &wishes, &mut fresh)?;
         let mut notes = selection.notes.clone();
         let chosen: Vec<&TreeFile> = selection.take.iter().filter_map(|&i| tree.files.get(i)).collect();
+        if chosen.is_empty() && !(wishes.include.is_empty() && wishes.exclude.is_empty()) {
+            return Err(Error::usage("no file of it is left: what is included is excluded")
+                .hint("fewer --exclude, or other --include"));
+        }
         let hashes = self.compare(&chosen, locked.as_ref(), &commit, tree.is_listed)?;
         let mut parts: Vec<Part<'_>> = chosen
             .iter()
@@ -192,13 +198,16 @@ impl Work<'_> {
         if self.hub.is_none() && !absent.is_empty() {
             return Err(self.incomplete(&absent));
         }
+        if self.options.local_dir.is_some() {
+            notes.extend(replaced(&store, &parts, self.options.dry_run));
+        }
         let before: Vec<Found> = parts.iter().map(|p| p.found.clone()).collect();
         let is_listed = tree.is_listed;
         let mut brought = bring::Brought::default();
         if !self.options.dry_run {
             brought = self.carry_out(&store, &commit, &mut parts, &mut fresh)?;
             let listed = is_listed.then_some(tree.files.as_slice());
-            let trouble = store.finish(&self.wish.repo, listed, selection.left_out.is_empty());
+            let trouble = store.finish(&self.wish.repo, listed, selection.left_out.is_empty())?;
             // What was all there is perhaps in a place that cannot be written, and serves as it is.
             if parts.iter().any(|p| p.found != Found::Here) {
                 notes.extend(trouble.into_iter().map(|t| format!("not noted for the next time: {t}")));
@@ -222,6 +231,7 @@ impl Work<'_> {
             path: store.path(),
             fetched_bytes: sum(&|how| how == How::Fetched),
             resumed_bytes: brought.resumed_bytes,
+            received_bytes: brought.received_bytes,
             reused_bytes: sum(&|how| how != How::Fetched),
             files,
             left_out: selection.left_out,
@@ -281,8 +291,8 @@ impl Work<'_> {
         };
         let what = if absent.len() == 1 { "1 file".to_owned() } else { format!("{} files", absent.len()) };
         let (place, hint) = match self.options.local_dir {
-            Some(_) => ("folder", "without --offline they are fetched"),
-            None => ("cache", "without --offline they are fetched"),
+            Some(_) => ("folder", "without --offline and HF_HUB_OFFLINE they are fetched"),
+            None => ("cache", "without --offline and HF_HUB_OFFLINE they are fetched"),
         };
         Error::not_found(format!("is in the {place} without {what} of it, {}", bytes(size)))
             .file(self.wish.repo.id.clone())
@@ -310,6 +320,22 @@ impl Work<'_> {
             },
             is_verified: part.expected.is_some(),
         }
+    }
+}
+
+/// Says which files of the user's folder give way to the repo's.
+fn replaced(store: &Store, parts: &[Part<'_>], is_dry_run: bool) -> Option<String> {
+    const SHOWN_MAX: usize = 4;
+    let is_other = |p: &&Part<'_>| p.found == Found::Absent && store.place(p.file).exists();
+    let names: Vec<String> =
+        parts.iter().filter(is_other).map(|p| format!("`{}`", Shown(&p.file.path))).collect();
+    let shown = names.get(..SHOWN_MAX).unwrap_or(&names).join(", ");
+    let more = if names.len() > SHOWN_MAX { ", …" } else { "" };
+    let (is, are) = if is_dry_run { ("would be", "would be") } else { ("was", "were") };
+    match names.len() {
+        0 => None,
+        1 => Some(format!("another file of the folder {is} replaced: {shown}")),
+        n => Some(format!("{n} other files of the folder {are} replaced: {shown}{more}")),
     }
 }
 

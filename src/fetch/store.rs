@@ -12,7 +12,7 @@ mod write;
 
 use super::hash;
 use super::transfer::Digest;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::run::job::Control;
 use crate::source::hub::api::TreeFile;
 use crate::source::hub::cache::{Cache, Repo};
@@ -164,7 +164,10 @@ impl Store {
 
     /// Ends a fetch: directories on the disk, the listing, the ref. What cannot be written here is said and no more: the
     /// files are there.
-    pub(super) fn finish(&self, repo: &Repo, files: Option<&[TreeFile]>, whole: bool) -> Vec<String> {
+    ///
+    /// # Errors
+    /// `NoSpace`: without the ref nobody would find them by the name that they were asked for by.
+    pub(super) fn finish(&self, repo: &Repo, files: Option<&[TreeFile]>, whole: bool) -> Result<Vec<String>> {
         let mut notes = Vec::new();
         let mut note = |result: Result<()>| notes.extend(result.err().map(|e| e.to_string()));
         if let Some(files) = files {
@@ -176,9 +179,13 @@ impl Store {
             }
         }
         if let Store::Cache(cached) = self {
-            note(cached.refer(repo));
+            let referred = cached.refer(repo);
+            match referred {
+                Err(e) if e.kind() == ErrorKind::NoSpace => return Err(e),
+                other => note(other),
+            }
         }
-        notes
+        Ok(notes)
     }
 
     /// Brings the names of these files onto the disk.

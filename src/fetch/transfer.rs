@@ -102,7 +102,8 @@ impl Default for Options {
             connections_max: 16,
             files_max: 16,
             limit_bytes_per_second: None,
-            policy: Policy::default(),
+            // Half a minute: what has come so far is worth more patience than a question is.
+            policy: Policy { failures_max: 9, ..Policy::default() },
         }
     }
 }
@@ -158,7 +159,11 @@ pub fn transfer(
         received_bytes: AtomicU64::new(0),
     };
     // One more than connections: it brings files to the disk.
-    parallel("fetch", options.connections_max + 1, control, |_| shared.work())?;
+    if let Err(error) = parallel("fetch", options.connections_max + 1, control, |_| shared.work()) {
+        // Of what nothing is recorded nothing can be taken up: it would only fill the disk.
+        shared.board.active().iter().for_each(|partial| partial.discard_if_empty());
+        return Err(error);
+    }
     Ok(Totals {
         file_count: items.len(),
         size_bytes: sizes.iter().fold(0, |sum, size| sum.saturating_add(*size)),

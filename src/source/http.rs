@@ -70,6 +70,7 @@ pub struct Client(Arc<Inner>);
 struct Inner {
     http: reqwest::Client,
     timeouts: Timeouts,
+    has_proxy: bool,
     handle: tokio::runtime::Handle,
     /// There until the client ends.
     runtime: Option<tokio::runtime::Runtime>,
@@ -167,7 +168,8 @@ impl Client {
         let http = settings.build(plain)?;
         let handle = runtime.handle().clone();
         let timeouts = settings.timeouts.clone();
-        Ok(Client(Arc::new(Inner { http, timeouts, handle, runtime: Some(runtime) })))
+        let has_proxy = settings.proxies.any();
+        Ok(Client(Arc::new(Inner { http, timeouts, has_proxy, handle, runtime: Some(runtime) })))
     }
 
     /// Waits for a future on this thread. `None`: it took longer than `limit`.
@@ -220,7 +222,7 @@ impl Client {
             Some(Ok(inner)) => {
                 Ok(Response { inner, client: self.clone(), waited: Duration::ZERO, arrived_bytes: 0 })
             }
-            Some(Err(e)) => Err(unreachable(&host, &e)),
+            Some(Err(e)) => Err(unreachable(&host, &e, self.0.has_proxy)),
             None => {
                 let seconds = settings::seconds(timeouts.answer);
                 Err(Error::new(ErrorKind::Io, format!("`{host}` did not answer within {seconds}"))
@@ -339,7 +341,7 @@ pub fn host(url: &Url) -> String {
 }
 
 /// The error for a request that got no answer.
-fn unreachable(host: &str, error: &reqwest::Error) -> Error {
+fn unreachable(host: &str, error: &reqwest::Error, has_proxy: bool) -> Error {
     let causes = causes(error);
     let text = causes.join(": ");
     if error.is_connect() && causes.iter().any(|c| c.contains("certificate")) {
@@ -353,6 +355,12 @@ fn unreachable(host: &str, error: &reqwest::Error) -> Error {
     if error.is_timeout() {
         return Error::new(ErrorKind::Io, format!("`{host}` took no connection in time"))
             .hint("HF_HUB_ETAG_TIMEOUT sets for how many seconds is waited");
+    }
+    if error.is_connect() && has_proxy {
+        // Nothing in the error tells the two apart.
+        let message = format!("`{host}`, or the proxy before it, cannot be reached: {text}");
+        return Error::new(ErrorKind::Io, message)
+            .hint("HTTPS_PROXY, HTTP_PROXY or ALL_PROXY names a proxy; NO_PROXY names hosts that need none");
     }
     if error.is_connect() {
         return Error::new(ErrorKind::Io, format!("`{host}` cannot be reached: {text}")).hint(

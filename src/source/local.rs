@@ -268,8 +268,11 @@ impl LocalPlace {
 /// backslash, control characters.
 pub fn check_relative(name: &str) -> Result<()> {
     let plain = |c| matches!(c, Component::Normal(_) | Component::CurDir);
+    // A colon is a drive's or, on Windows, one of a stream within a file.
+    let is_drive = name.as_bytes().get(1) == Some(&b':');
     let ok = !name.is_empty()
-        && !name.chars().any(|c| c.is_control() || c == '\\' || c == ':')
+        && !is_drive
+        && !name.chars().any(|c| c.is_control() || c == '\\' || (c == ':' && cfg!(windows)))
         && Path::new(name).components().all(plain);
     if ok {
         return Ok(());

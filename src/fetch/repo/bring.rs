@@ -24,6 +24,8 @@ pub(super) struct Brought {
     pub(super) digests: BTreeMap<String, Digest>,
     /// Bytes that an earlier run had left.
     pub(super) resumed_bytes: u64,
+    /// Bytes that the network brought.
+    pub(super) received_bytes: u64,
 }
 
 /// Compares with the listing what was so far compared with a lock file: the blob gets the name that the listing says.
@@ -206,6 +208,7 @@ impl Work<'_> {
             })?;
         }
         let digests = digests.into_inner().unwrap_or_else(PoisonError::into_inner);
-        Ok(Brought { digests, resumed_bytes: totals.resumed_bytes })
+        let Totals { resumed_bytes, received_bytes, .. } = totals;
+        Ok(Brought { digests, resumed_bytes, received_bytes })
     }
 }

@@ -258,6 +258,11 @@ impl Board {
         segment
     }
 
+    /// The files that are begun and not done.
+    pub(super) fn active(&self) -> Vec<Arc<Partial>> {
+        self.lock().active.iter().map(|file| Arc::clone(&file.partial)).collect()
+    }
+
     /// An answer came, so long after it was asked for.
     pub(super) fn answered(&self, took: Duration) {
         self.lock().pace.answered(took);

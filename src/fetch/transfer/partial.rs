@@ -470,6 +470,14 @@ impl Partial {
         remove(&self.path)
     }
 
+    /// Removes it where no map says what of it is there.
+    pub(super) fn discard_if_empty(&self) {
+        if self.map.get().is_none() {
+            // It was an error that led here, and it is that which is told.
+            let _ = remove(&self.path);
+        }
+    }
+
     /// Removes the map: the file is done.
     pub(super) fn remove_map(&self) -> Result<()> {
         self.map.get().map_or(Ok(()), |_| remove(&map::path_of(&self.path)))

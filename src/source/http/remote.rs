@@ -331,7 +331,11 @@ impl Remote {
             401 | 403 => Error::new(ErrorKind::NotAllowed, message).hint(
                 "the address that the server redirects to is refused; check this machine's clock and proxy",
             ),
-            404 | 410 => Error::not_found(message),
+            404 | 410 if is_home => Error::not_found(message),
+            // The home says that it is there: what it redirects to may come to know it.
+            404 | 410 => Error::new(ErrorKind::Io, message).hint(
+                "the file is listed, and the address that the server redirects to does not have it: try again later",
+            ),
             407 => Error::new(ErrorKind::NotAllowed, message).hint("the proxy wants a password"),
             // What the hub's plain route answers for files that it cannot serve.
             400 if !is_home => {

@@ -180,6 +180,11 @@ impl Settings {
 }
 
 impl Proxies {
+    /// Whether there is one, for some hosts at least.
+    pub(super) fn any(&self) -> bool {
+        self.http.is_some() || self.https.is_some() || self.all.is_some()
+    }
+
     fn made(&self) -> Result<Vec<Proxy>> {
         type Make = fn(&str) -> reqwest::Result<Proxy>;
         let rows: [(&str, &Option<String>, Make); 3] = [
