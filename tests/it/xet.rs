@@ -165,11 +165,14 @@ fn open_by(client: Client, server: &Server) -> Arc<dyn Ranged> {
     let ms = Duration::from_millis;
     let policy = Policy { failures_max: 2, pause: ms(5), pause_max: ms(5), granted_max: ms(5) };
     let token = Some(Secret::new("hunter2"));
-    let hub = Hub::new(client, Settings { endpoint, token, policy, may_use_xet: true });
+    let hub = |client| {
+        let (endpoint, token) = (endpoint.clone(), token.clone());
+        Hub::new(client, Settings { endpoint, token, policy, may_use_xet: true })
+    };
     let repo = Repo::parse(&format!("org/name@{COMMIT}")).unwrap();
-    let file = hub.tree(&repo, COMMIT, &never).unwrap().files.remove(0);
+    let file = hub(crate::http::client()).tree(&repo, COMMIT, &never).unwrap().files.remove(0);
     assert_eq!(file.xet_hash.as_deref(), Some(HASH));
-    hub.file(&repo, COMMIT, &file)
+    hub(client).file(&repo, COMMIT, &file)
 }
 
 fn open(server: &Server) -> Arc<dyn Ranged> {
@@ -211,8 +214,6 @@ fn ranges_come_by_xet() {
 fn plain_http_goes_first() {
     for (status, kind) in [(200, None), (403, Some(ErrorKind::NotAllowed)), (500, Some(ErrorKind::Io))] {
         let (server, data) = start();
-        let path = server.log();
-        assert!(path.is_empty());
         let answer = if status == 200 { Answer::file(&data) } else { Answer::status(status) };
         let digest = crate::rig::server::repo::hex(&<sha2::Sha256 as sha2::Digest>::digest(&data));
         server.on(&format!("/data/{digest}"), [answer]);
@@ -277,7 +278,7 @@ fn a_store_goes_wrong() {
         ("xorb stalls", "/xorb/0", Answer::usual().stalls_after(700), Io, vec!["sent nothing"]),
         ("xorb ends", "/xorb/0", Answer::file([0; 100]).without_ranges().but_status(206).chunked(), Integrity, vec!["0 bytes"]),
         ("xorb whole", "/xorb/0", Answer::file([0; 100]).without_ranges(), Io, vec!["other bytes"]),
-        ("xorb endless", "/xorb/0", Answer::usual().endless(), Integrity, vec![]),
+        ("xorb endless", "/xorb/0", Answer::usual().endless(), Io, vec![]),
         ("xorb is a page", "/xorb/0", Answer::html(), Io, vec!["other bytes"]),
         ("xorb's head flipped", "/xorb/0", Answer::usual().flips(Store::new().xorbs[0].starts[1] as u64), Integrity, vec!["version"]),
         ("xorb's size flipped", "/xorb/0", Answer::usual().flips(Store::new().xorbs[0].starts[1] as u64 + 5), Integrity, vec![]),

@@ -27,7 +27,7 @@ use super::super::http::redirect::{Home, Next, follow};
 use super::super::http::{Client, Request, Response, Secret, Url, host, status};
 use super::super::ranged::{Body, Ranged, Stop, sleep};
 use crate::error::{Error, ErrorKind, Result};
-use crate::text::{Shown, grouped};
+use crate::text::Shown;
 use bytes::{Bytes, BytesMut};
 use chunk::Header;
 use plan::{Place, Term};
@@ -214,10 +214,14 @@ impl Inner {
                     return Err(match status {
                         401 | 403 => Error::new(ErrorKind::NotAllowed, message)
                             .hint("the hub's token for it does not open it; check this machine's clock"),
-                        404 | 410 => Error::not_found(message)
-                            .detail(format!("the hub lists Xet hash `{}` for the file", self.hash)),
-                        416 => Error::new(ErrorKind::Integrity, message)
-                            .detail("the file in the store is shorter than the hub's listing says"),
+                        404 | 410 => Error::not_found(format!(
+                            "{message}: it does not have Xet hash `{}`, which the hub lists",
+                            self.hash
+                        )),
+                        416 => Error::new(
+                            ErrorKind::Integrity,
+                            format!("{message}: its file is shorter than the hub's listing says"),
+                        ),
                         _ => Error::bad_input(message),
                     });
                 }
@@ -425,16 +429,13 @@ impl Reading {
                 0 => None,
                 _ => self.answer.next(stop)?,
             };
-            let Some(piece) = piece else {
+            let Some(mut piece) = piece else {
                 let message = format!("`{}` ended a xorb in the middle of a chunk", self.answer.host());
                 return Err(Error::new(ErrorKind::Io, message));
             };
-            let Some(left) = self.left_bytes.checked_sub(piece.len() as u64) else {
-                let over = grouped(piece.len() as u64 - self.left_bytes);
-                let message = format!("`{}` sent {over} bytes of a xorb too many", self.answer.host());
-                return Err(Error::new(ErrorKind::Io, message));
-            };
-            self.left_bytes = left;
+            // What comes behind is not what was asked for.
+            piece.truncate(usize::try_from(self.left_bytes).unwrap_or(usize::MAX));
+            self.left_bytes -= piece.len() as u64;
             self.buffer.extend_from_slice(&piece);
         }
         Ok(self.buffer.split_to(size_bytes).freeze())

@@ -9,6 +9,9 @@ use std::sync::Arc;
 /// The most bytes of a xorb, twice what the protocol allows.
 const XORB_BYTES_MAX: u64 = 128 << 20;
 
+/// The most terms and places of an answer: a window has half as many chunks if all are the smallest that there are (8 KiB).
+const TERMS_MAX: usize = 16 << 10;
+
 /// A run of chunks that makes up the next bytes of the file.
 #[derive(Debug)]
 pub(super) struct Term {
@@ -96,6 +99,7 @@ pub(super) fn read(json: &[u8], window_bytes: u64, is_https: bool) -> Result<(u6
     let answer: Answer =
         serde_json::from_slice(json).map_err(|_| "answered something that is no list of terms".to_owned())?;
     let mut places: BTreeMap<String, Vec<Arc<Place>>> = BTreeMap::new();
+    let mut place_count = 0;
     let said = answer.fetch_info.into_iter().flatten().flat_map(|(hash, places)| {
         places.into_iter().map(move |p| (hash.clone(), p.url, p.range, p.url_range))
     });
@@ -108,6 +112,10 @@ pub(super) fn read(json: &[u8], window_bytes: u64, is_https: bool) -> Result<(u6
     });
     for (hash, url, chunks, bytes) in said.chain(described) {
         let place = place(&url, &chunks, &bytes, is_https)?;
+        place_count += 1;
+        if place_count > TERMS_MAX || answer.terms.len() > TERMS_MAX {
+            return Err(format!("names more than {TERMS_MAX} terms or places"));
+        }
         places.entry(hash).or_default().push(Arc::new(place));
     }
     let mut terms = VecDeque::with_capacity(answer.terms.len());
@@ -195,6 +203,7 @@ mod tests {
             ("backwards", answer(10, &one, "fetch_info", first(https, 3)), Some("end before")),
             ("endless", answer(10, &one, "fetch_info", first(https, u64::MAX)), Some("end before")),
             ("large", answer(10, &one, "fetch_info", first(https, 1 << 40)), Some("larger")),
+            ("many", answer(10, &vec![term("a", 100, 3, 9); TERMS_MAX + 1], "xorbs", second(https)), Some("more than")),
             ("page", "<html>".to_owned(), Some("no list")),
         ];
         for (case, json, expected) in rows {
