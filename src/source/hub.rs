@@ -14,4 +14,8 @@ pub mod place;
 #[cfg(feature = "hub")]
 mod refusal;
 #[cfg(feature = "hub")]
+mod route;
+#[cfg(feature = "hub")]
 pub mod token;
+#[cfg(feature = "xet")]
+mod xet;

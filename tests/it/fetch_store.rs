@@ -32,7 +32,7 @@ fn hub(endpoint: &str) -> Arc<dyn Origin> {
     let rate = Rate { bytes: 1000, over: ms(3000) };
     let timeouts = Timeouts { connect: ms(5000), answer: ms(5000), piece: ms(2500), rate };
     let endpoint = Endpoint::parse(endpoint).unwrap();
-    let settings = Settings { endpoint, token: None, policy: quick() };
+    let settings = Settings { endpoint, token: None, policy: quick(), may_use_xet: true };
     Arc::new(Hub::new(Client::new(timeouts).unwrap(), settings))
 }
 

@@ -27,7 +27,7 @@ fn hub(endpoint: &str, token: Option<&str>) -> Hub {
 fn hub_by(client: Client, endpoint: &str, token: Option<&str>) -> Hub {
     let endpoint = Endpoint::parse(endpoint).unwrap();
     let token = token.map(hoist::source::http::Secret::new);
-    Hub::new(client, Settings { endpoint, token, policy: quick() })
+    Hub::new(client, Settings { endpoint, token, policy: quick(), may_use_xet: true })
 }
 
 fn id(text: &str) -> Repo {
@@ -382,6 +382,26 @@ fn a_byte_for_each_attempt_is_not_progress() {
     assert!(served.data_count("model.safetensors") <= 6);
 }
 
+/// Why a file that plain HTTP does not serve does not come by Xet either.
+#[test]
+fn what_is_not_served_says_why() {
+    let hash = || Some("ab".repeat(32));
+    let without = (!cfg!(feature = "xet")).then_some((hash(), true, "without the feature `xet`"));
+    let rows = [(None, true, "lists no Xet hash"), (hash(), false, "`HF_HUB_DISABLE_XET` is set")];
+    for (xet_hash, may_use_xet, word) in rows.into_iter().chain(without) {
+        let server = Server::start();
+        let mut repo = sample();
+        repo.xet_hash = xet_hash;
+        let served = server.hub(repo);
+        served.data("model.safetensors", [Answer::status(400)]);
+        let endpoint = Endpoint::parse(&served.endpoint()).unwrap();
+        let hub = Hub::new(client(), Settings { endpoint, token: None, policy: quick(), may_use_xet });
+        let error = all(&*open(&hub, &id("org/name"), "model.safetensors").0).unwrap_err();
+        expect(&error, ErrorKind::Unsupported, &["answered 400", word], word);
+        assert_eq!(server.count("/api/models/org/name/xet-read-token"), 0);
+    }
+}
+
 #[test]
 fn what_the_environment_says() {
     let get = |name: &str| match name {
@@ -392,6 +412,11 @@ fn what_the_environment_says() {
     let settings = Settings::from_environment(None, get).unwrap();
     assert_eq!(settings.endpoint.host(), "mirror.example");
     assert!(!format!("{settings:?}").contains("hunter2"));
+    for (value, expected) in [("1", false), ("yes", false), ("0", true), ("", true)] {
+        let get = |name: &str| (name == "HF_HUB_DISABLE_XET").then(|| value.into());
+        assert_eq!(Settings::from_environment(None, get).unwrap().may_use_xet, expected, "{value}");
+    }
+    assert!(settings.may_use_xet);
     let hub = Hub::new(client(), settings);
     assert!(hub.has_token() && !format!("{hub:?}").contains("hunter2"));
     assert_eq!(Settings::from_environment(None, |_| None).unwrap().endpoint.host(), "huggingface.co");

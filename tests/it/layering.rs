@@ -54,6 +54,11 @@ const WORDS: &[(&[&str], &[&str], &str)] = &[
     (&["cudarc"], &["sink/cuda", "verify/device"], "only sink/cuda names the driver's crate"),
     (&["candle_core", "candle_nn", "candle_transformers"], &["verify"], "only verify names candle"),
     (&["reqwest"], &["source/http"], "only source/http names the HTTP client"),
+    (
+        &["lz4_flex", "Xet", "reconstructions", "cas_url"],
+        &["source/hub/xet", "source/hub/api"],
+        "only source/hub/xet speaks Xet; the hub's client makes it",
+    ),
     (&["object_store"], &["source/object"], "only source/object names the stores' client"),
     (&["tokio"], &["source/http", "source/object"], "network runtimes live in source"),
     (

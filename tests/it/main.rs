@@ -94,3 +94,5 @@ mod verify_trained;
 mod verify_weights;
 mod vocab;
 mod weave;
+#[cfg(feature = "xet")]
+mod xet;

@@ -86,7 +86,7 @@ pub fn check(
 }
 
 /// First byte, last byte and total of `Content-Range: bytes 0-9/10`; the total may be `*`.
-fn content_range(response: &Response) -> Option<(u64, u64, Option<u64>)> {
+pub fn content_range(response: &Response) -> Option<(u64, u64, Option<u64>)> {
     let text = response.header("content-range")?;
     let (unit, rest) = text.split_once(' ')?;
     let (range, total) = rest.trim().split_once('/')?;

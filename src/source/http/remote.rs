@@ -13,6 +13,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::text::{Shown, grouped};
 use std::fmt::{self, Debug};
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -52,6 +53,8 @@ pub struct Remote {
     validator: Validator,
     place: Mutex<Place>,
     known: Condvar,
+    /// The last place that was just named answered that it does not serve the object.
+    is_unserved: AtomicBool,
 }
 
 impl Debug for Remote {
@@ -124,7 +127,14 @@ impl Remote {
             validator: Validator::default(),
             place: Mutex::new(Place::Unknown),
             known: Condvar::new(),
+            is_unserved: AtomicBool::new(false),
         }
+    }
+
+    /// Whether the last answer was that of a place just named by the home which does not serve the object (400, the hub's
+    /// plain route for some of its largest files). Such an error is of kind `Unsupported`, as others are.
+    pub fn is_unserved(&self) -> bool {
+        self.is_unserved.load(Ordering::Relaxed)
     }
 
     /// With what more is known of it.
@@ -268,7 +278,10 @@ impl Remote {
                 .hint("begin again, when nobody writes it"));
         }
         match part::check(&answer, range, self.size_bytes, &self.name) {
-            Ok(fit) => Ok(Box::new(Part::new(answer, fit, range, self.name.clone()))),
+            Ok(fit) => {
+                self.is_unserved.store(false, Ordering::Relaxed);
+                Ok(Box::new(Part::new(answer, fit, range, self.name.clone())))
+            }
             Err(Wrong::Size(size)) => {
                 let is_start = answer.status() == 200 || range.start == 0;
                 Err(self.other_size(size, is_start.then_some(answer), stop))
@@ -339,6 +352,7 @@ impl Remote {
             407 => Error::new(ErrorKind::NotAllowed, message).hint("the proxy wants a password"),
             // What the hub's plain route answers for files that it cannot serve.
             400 if !is_home => {
+                self.is_unserved.store(true, Ordering::Relaxed);
                 Error::unsupported(format!("{message}: it does not serve this file over HTTP"))
             }
             _ => Error::bad_input(message),

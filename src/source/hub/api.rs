@@ -2,7 +2,7 @@
 //! one listing, one resolve for each file.
 //!
 //! # What hf-hub serves, and what it does not
-//! The crate hf-hub 1.0 speaks the same protocol, and brings the Xet transport, for files that plain HTTP does not serve.
+//! The crate hf-hub 1.0 speaks the same protocol, and brings a Xet transport (why that one is our own too is said there).
 //! The calls below are our own, because of what it does (read in its source, 1.0.0):
 //! - no deadline: its clients are built without time-outs, and a server that says nothing holds a call for ever;
 //! - a wait between attempts that knows neither `Retry-After` nor `RateLimit`, five retries within seconds: a rate limit
@@ -26,7 +26,10 @@ use super::endpoint::Endpoint;
 use super::file::{HubFile, digest_of};
 use super::listing::{self, Files};
 use super::refusal::{About, explain};
+use super::route::{Lack, Routed};
 use super::token;
+#[cfg(feature = "xet")]
+use super::xet::Xet;
 use crate::error::{Error, ErrorKind, Result};
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -53,6 +56,8 @@ pub struct Settings {
     pub token: Option<Secret>,
     /// How often its calls are tried.
     pub policy: Policy,
+    /// Whether files may come by Xet where plain HTTP does not serve them.
+    pub may_use_xet: bool,
 }
 
 impl Settings {
@@ -68,6 +73,7 @@ impl Settings {
             endpoint: Endpoint::from_environment(&variable)?,
             token: token::find(token_file, &variable)?,
             policy: Policy::default(),
+            may_use_xet: !token::is_truthy("HF_HUB_DISABLE_XET", &variable),
         })
     }
 }
@@ -197,6 +203,7 @@ impl Hub {
     }
 
     /// A file's bytes by ranges. Answers that speak of another commit, size or hash are errors of kind `Integrity`.
+    /// `Unsupported`: neither plain HTTP nor Xet serves it; why not the latter is said.
     pub fn file(&self, repo: &Repo, commit: &str, file: &TreeFile) -> Arc<dyn Ranged> {
         let Settings { endpoint, token, .. } = &*self.settings;
         let facts = HubFile {
@@ -209,7 +216,40 @@ impl Hub {
         let name = format!("{}/{}", repo.id, file.path);
         let url = endpoint.resolve(&repo.id, commit, &file.path);
         let remote = Remote::new(self.client.clone(), name, url, token.clone(), file.size_bytes);
-        Arc::new(remote.with_facts(Arc::new(facts)))
+        Arc::new(Routed::new(remote.with_facts(Arc::new(facts)), self.by_xet(repo, commit, file)))
+    }
+
+    /// The file in the Xet store.
+    #[cfg(feature = "xet")]
+    fn by_xet(
+        &self,
+        repo: &Repo,
+        commit: &str,
+        file: &TreeFile,
+    ) -> std::result::Result<Box<dyn Ranged>, Lack> {
+        if !self.settings.may_use_xet {
+            return Err(Lack::Wish);
+        }
+        let hash = file.xet_hash.clone().ok_or(Lack::Hash)?;
+        let url = self.settings.endpoint.xet_token(&repo.id, commit);
+        let is_https = url.scheme() == "https";
+        let (hub, of) = (self.clone(), repo.clone());
+        let ask = move |stop: Stop<'_>| {
+            let answer = hub.get_once(&url, &of, stop)?.map_err(|refused| refused.error)?;
+            Ok(answer.body)
+        };
+        let name = format!("{}/{}", repo.id, file.path);
+        let client = self.client.clone();
+        Ok(Box::new(Xet::new(client, &name, hash, file.size_bytes, is_https, Box::new(ask))))
+    }
+
+    #[cfg(not(feature = "xet"))]
+    fn by_xet(&self, _: &Repo, _: &str, file: &TreeFile) -> std::result::Result<Box<dyn Ranged>, Lack> {
+        Err(match file.xet_hash {
+            _ if !self.settings.may_use_xet => Lack::Wish,
+            Some(_) => Lack::Feature,
+            None => Lack::Hash,
+        })
     }
 
     fn home(&self) -> Home {
@@ -233,22 +273,29 @@ impl Hub {
 
     /// A call of the API, with its retries. What is refused for good is the inner error.
     fn get(&self, url: &Url, repo: &Repo, stop: Stop<'_>) -> Result<std::result::Result<Answer, Refused>> {
-        let once = || {
-            let look = &mut |_: &Response| Ok(Next::Follow);
-            let answer = follow(&self.client, &Request::get(url), &self.home(), look, stop)?;
-            if answer.status() == 200 {
-                let link = answer.header("link").map(str::to_owned);
-                return Ok(Ok(Answer { body: answer.small(ANSWER_BYTES_MAX, stop)?, link }));
-            }
-            let error = explain(&answer, &self.about(repo, None)).file(repo.id.clone());
-            if error.kind().is_worth_a_retry() {
-                return Err(error);
-            }
-            // A hub names what it does not find; who has no such route does not know the code.
-            let is_no_route = matches!(answer.status(), 404 | 405) && answer.header("x-error-code").is_none();
-            Ok(Err(Refused { error, is_no_route }))
-        };
-        self.patiently(stop, once).map_err(|e| e.file(repo.id.clone()))
+        self.patiently(stop, || self.get_once(url, repo, stop)).map_err(|e| e.file(repo.id.clone()))
+    }
+
+    /// The same, in one attempt.
+    fn get_once(
+        &self,
+        url: &Url,
+        repo: &Repo,
+        stop: Stop<'_>,
+    ) -> Result<std::result::Result<Answer, Refused>> {
+        let look = &mut |_: &Response| Ok(Next::Follow);
+        let answer = follow(&self.client, &Request::get(url), &self.home(), look, stop)?;
+        if answer.status() == 200 {
+            let link = answer.header("link").map(str::to_owned);
+            return Ok(Ok(Answer { body: answer.small(ANSWER_BYTES_MAX, stop)?, link }));
+        }
+        let error = explain(&answer, &self.about(repo, None)).file(repo.id.clone());
+        if error.kind().is_worth_a_retry() {
+            return Err(error);
+        }
+        // A hub names what it does not find; who has no such route does not know the code.
+        let is_no_route = matches!(answer.status(), 404 | 405) && answer.header("x-error-code").is_none();
+        Ok(Err(Refused { error, is_no_route }))
     }
 
     /// A file's size, and its SHA-256 where the hub says it.

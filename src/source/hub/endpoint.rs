@@ -96,6 +96,12 @@ impl Endpoint {
         self.below(id.split('/').chain(["resolve", commit]).chain(path.split('/')))
     }
 
+    /// What opens the Xet store for a commit's files.
+    #[cfg(feature = "xet")]
+    pub(super) fn xet_token(&self, id: &str, commit: &str) -> Url {
+        self.below(["api", "models"].into_iter().chain(id.split('/')).chain(["xet-read-token", commit]))
+    }
+
     /// The page that people look at.
     pub fn page(&self, repo: &Repo) -> String {
         self.below(repo.id.split('/')).to_string()

@@ -87,6 +87,8 @@ pub struct Repo {
     pub commit_header: Option<String>,
     /// Whether `X-Linked-Etag` and `X-Linked-Size` are sent.
     pub has_linked: bool,
+    /// The Xet hash of each file that Git LFS holds.
+    pub xet_hash: Option<String>,
     /// Entries of the tree besides the files, as they are.
     pub entries: Vec<Value>,
 }
@@ -110,6 +112,7 @@ impl Repo {
             has_tree: true,
             commit_header: Some(COMMIT.to_owned()),
             has_linked: true,
+            xet_hash: None,
             entries: Vec::new(),
         }
     }
@@ -142,6 +145,9 @@ impl Repo {
                 let pointer_size = file.pointer().len();
                 entry["lfs"] =
                     json!({"oid": file.sha256(), "size": file.bytes.len(), "pointerSize": pointer_size});
+                if let Some(hash) = &self.xet_hash {
+                    entry["xetHash"] = json!(hash);
+                }
             }
             entries.push(entry);
         }
