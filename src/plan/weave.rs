@@ -32,6 +32,8 @@ use strand::{Feed, Flags, Strand, packed_rows, whole_matrix};
 pub struct Limits {
     /// Bytes that a task reads or writes, as a rule.
     pub chunk_bytes: u64,
+    /// Numbers that are quantised together, as a rule.
+    pub band_numbers: u64,
     /// Bytes of one range copy.
     pub copy_bytes: u64,
     /// Bytes that a task may hold where it must have a whole matrix at hand.
@@ -42,14 +44,19 @@ impl Limits {
     /// What suits `memory_bytes` in all. A matrix may take a quarter.
     pub fn within(memory_bytes: u64) -> Limits {
         let chunk_bytes = (memory_bytes / 256).clamp(64 << 10, 1 << 20);
-        Limits { chunk_bytes, copy_bytes: 16 << 20, matrix_bytes: memory_bytes / 4 }
+        // A band is gone over half a dozen times: 64 Ki numbers with all that is made of them stay in a core's second cache.
+        let band_numbers = chunk_bytes / 16;
+        Limits { chunk_bytes, band_numbers, copy_bytes: 16 << 20, matrix_bytes: memory_bytes / 4 }
     }
 
     /// What suits a model too: where each read crosses a network, fewer and larger ones.
     pub fn for_model(memory_bytes: u64, model: &Model) -> Limits {
         let limits = Limits::within(memory_bytes);
         match model.crosses_network() {
-            true => Limits { chunk_bytes: (memory_bytes / 256).clamp(64 << 10, 2 << 20), ..limits },
+            true => {
+                let chunk_bytes = (memory_bytes / 128).clamp(64 << 10, 4 << 20);
+                Limits { chunk_bytes, band_numbers: chunk_bytes / 4, ..limits }
+            }
             false => limits,
         }
     }

@@ -74,9 +74,6 @@ impl Pack {
 
 /// Memory for each number of a band: read, made, quantised, measured, written.
 const NUMBER_BYTES: u64 = 24;
-/// A band has one number for so many bytes of a chunk. A band is gone over half a dozen times, and 64 Ki numbers with all that is
-/// made of them stay in a core's second cache.
-const BAND_SHARE: u64 = 16;
 /// Runs of a turned tensor, in the source or in the output, are at least as long as this where memory allows.
 const RUN_BYTES: u64 = 1 << 10;
 
@@ -131,7 +128,7 @@ impl<'a> Packs<'a> {
             }
         }
         let wide = wide.min(limits.matrix_bytes / row_bytes.max(1));
-        let step = (limits.chunk_bytes / BAND_SHARE / columns).max(wide).max(1).next_multiple_of(together);
+        let step = (limits.band_numbers / columns).max(wide).max(1).next_multiple_of(together);
         // What cannot be made is refused now.
         let first = Pack { packed, rows: 0..step.min(packing.rows) };
         first.makes(table, recipe, limits).map_err(in_matrix)?;
