@@ -276,7 +276,7 @@ fn a_store_goes_wrong() {
         ("xorb cut", "/xorb/0", Answer::usual().cut_after(700), Io, vec!["broke"]),
         ("xorb reset", "/xorb/0", Answer::usual().reset_after(700), Io, vec![]),
         ("xorb stalls", "/xorb/0", Answer::usual().stalls_after(700), Io, vec!["sent nothing"]),
-        ("xorb ends", "/xorb/0", Answer::file([0; 100]).without_ranges().but_status(206).chunked(), Integrity, vec!["0 bytes"]),
+        ("xorb of zeros", "/xorb/0", Answer::file([0; 1 << 20]), Integrity, vec!["0 bytes"]),
         ("xorb whole", "/xorb/0", Answer::file([0; 100]).without_ranges(), Io, vec!["other bytes"]),
         ("xorb endless", "/xorb/0", Answer::usual().endless(), Io, vec![]),
         ("xorb is a page", "/xorb/0", Answer::html(), Io, vec!["other bytes"]),
