@@ -249,15 +249,15 @@ fn a_token_that_ends_is_asked_anew() {
 #[test]
 fn a_store_goes_wrong() {
     use ErrorKind::{BadInput, Integrity, Io, NotAllowed, NotFound, RateLimited};
-    let v2 = plan_path("v2");
+    let (v2, access) = (plan_path("v2"), access_path());
     let json = |text: &str| Answer::json(text.to_owned());
     let unknown = r#"{"offset_into_first_range":0,"terms":[],"xorbs":{}}"#;
     #[rustfmt::skip]
     let rows: Vec<(&str, &str, Answer, ErrorKind, Vec<&str>)> = vec![
-        ("no access", &access_path(), Answer::status(404), NotFound, vec![]),
-        ("access is a page", &access_path(), Answer::html(), BadInput, vec!["not what a hub says"]),
-        ("access is endless", &access_path(), json("{}").endless(), BadInput, vec!["more than"]),
-        ("access is silent", &access_path(), Answer::usual().silent(), Io, vec!["did not answer"]),
+        ("no access", &access, Answer::status(404), NotFound, vec![]),
+        ("access is a page", &access, Answer::html(), BadInput, vec!["not what a hub says"]),
+        ("access is endless", &access, json("{}").endless(), BadInput, vec!["more than"]),
+        ("access is silent", &access, Answer::usual().silent(), Io, vec!["did not answer"]),
         ("token refused", &v2, Answer::status(403), NotAllowed, vec!["answered 403", "clock"]),
         ("no such file", &v2, Answer::status(410), NotFound, vec!["answered 410", HASH]),
         ("shorter", &v2, Answer::status(416), Integrity, vec!["shorter"]),
@@ -276,7 +276,7 @@ fn a_store_goes_wrong() {
         ("xorb cut", "/xorb/0", Answer::usual().cut_after(700), Io, vec!["broke"]),
         ("xorb reset", "/xorb/0", Answer::usual().reset_after(700), Io, vec![]),
         ("xorb stalls", "/xorb/0", Answer::usual().stalls_after(700), Io, vec!["sent nothing"]),
-        ("xorb ends", "/xorb/0", Answer::file([0; 100]).without_ranges().but_status(206).chunked(), Integrity, vec!["0 bytes"]),
+        ("xorb of zeros", "/xorb/0", Answer::file([0; 1 << 20]), Integrity, vec!["0 bytes"]),
         ("xorb whole", "/xorb/0", Answer::file([0; 100]).without_ranges(), Io, vec!["other bytes"]),
         ("xorb endless", "/xorb/0", Answer::usual().endless(), Io, vec![]),
         ("xorb is a page", "/xorb/0", Answer::html(), Io, vec!["other bytes"]),

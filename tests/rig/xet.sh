@@ -79,7 +79,7 @@ with open(sys.argv[1], "wb") as file:
 PYTHON
 size=$(stat -c %s "$work/model.safetensors")
 sha=$(sha256sum "$work/model.safetensors" | cut -d' ' -f1)
-xet=$(HF_HUB_DISABLE_TELEMETRY=1 "$venv/bin/python" - "http://127.0.0.1:$cas" "$work/model.safetensors" << 'PYTHON'
+xet=$(HOME=$work/uploader HF_HUB_DISABLE_TELEMETRY=1 "$venv/bin/python" - "http://127.0.0.1:$cas" "$work/model.safetensors" << 'PYTHON'
 import sys, hf_xet
 with hf_xet.XetSession().new_upload_commit(endpoint=sys.argv[1], token="t", token_expiry_unix_secs=9999999999) as commit:
     handle = commit.start_upload_file(sys.argv[2])
