@@ -250,7 +250,7 @@ fn a_token_that_ends_is_asked_anew() {
 fn a_store_goes_wrong() {
     use ErrorKind::{BadInput, Integrity, Io, NotAllowed, NotFound, RateLimited};
     let (v2, access) = (plan_path("v2"), access_path());
-    let json = |text: &str| Answer::json(text.to_owned());
+    let json = |text: &str| Answer::json(text);
     let unknown = r#"{"offset_into_first_range":0,"terms":[],"xorbs":{}}"#;
     #[rustfmt::skip]
     let rows: Vec<(&str, &str, Answer, ErrorKind, Vec<&str>)> = vec![
