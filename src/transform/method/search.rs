@@ -10,6 +10,7 @@
 mod affine;
 mod coarse;
 mod levels;
+mod likely;
 mod narrow;
 mod trial;
 

@@ -11,6 +11,7 @@
 
 #![allow(unsafe_code)]
 
+use super::super::groups::{LANES, Lanes};
 use super::super::levels::{above, below};
 use super::Level;
 
@@ -128,9 +129,16 @@ pub(super) struct Best {
     pub place: usize,
 }
 
-/// Ranks candidates with these steps and bounds of codes. A scale of the other sign than its candidate's step is none.
+/// Ranks candidates, sixteen times `P` of them (one or two), with these steps and bounds of codes. A scale of the other sign than
+/// its candidate's step is none.
 #[inline(always)]
-pub(super) fn best(level: Level, pairs: &[[i16; 2]], step: &Row, least: &Row, most: &Row) -> Best {
+pub(super) fn best<const P: usize>(
+    level: Level,
+    pairs: &[[i16; 2]],
+    step: &[Lanes; P],
+    least: &[Lanes; P],
+    most: &[Lanes; P],
+) -> Best {
     match level {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: whoever hands in a level has asked the machine for it, and here for one feature more.
@@ -140,8 +148,24 @@ pub(super) fn best(level: Level, pairs: &[[i16; 2]], step: &Row, least: &Row, mo
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
         Level::Avx512 if pairs.len() <= PAIRS_MAX => unsafe { x86::best_avx512(pairs, step, least, most) },
-        _ => best_of(&sums::<false>(level, pairs, &Candidates::new(step, &[0.0; WIDTH], least, most)), step),
+        _ => {
+            let [step, least, most] = [step, least, most].map(row);
+            best_of(
+                &sums::<false>(level, pairs, &Candidates::new(&step, &[0.0; WIDTH], &least, &most)),
+                &step,
+            )
+        }
     }
+}
+
+/// As many as there are at a time; those that are fewer come twice, and of equals the first counts.
+#[inline(always)]
+fn row<const P: usize>(lanes: &[Lanes; P]) -> Row {
+    let mut row = [0.0; WIDTH];
+    for c in 0..WIDTH {
+        row[c] = lanes[c / LANES % P][c % LANES];
+    }
+    row
 }
 
 #[inline(always)]
@@ -211,7 +235,7 @@ fn plain<const Q: bool>(pairs: &[[i16; 2]], of: &Candidates) -> [[i32; WIDTH]; 3
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::{Best, Candidates, FRACTION_BITS, ONE, Row, WIDTH};
+    use super::{Best, Candidates, FRACTION_BITS, LANES, Lanes, ONE, WIDTH};
     use std::arch::x86_64::*;
 
     const SHIFT: u32 = FRACTION_BITS;
@@ -266,57 +290,78 @@ mod x86 {
         ($name:ident, $features:literal, $add:expr) => {
             #[inline]
             #[target_feature(enable = $features)]
-            pub(super) fn $name(pairs: &[[i16; 2]], step: &Row, least: &Row, most: &Row) -> Best {
-                // SAFETY: the arrays have two times 64 bytes each.
-                let load = |row: &Row| unsafe {
-                    [_mm512_loadu_ps(row.as_ptr()), _mm512_loadu_ps(row.as_ptr().add(16))]
-                };
+            pub(super) fn $name<const P: usize>(
+                pairs: &[[i16; 2]],
+                step: &[Lanes; P],
+                least: &[Lanes; P],
+                most: &[Lanes; P],
+            ) -> Best {
+                // SAFETY: an array is as wide as a vector.
+                let load = |lanes: &Lanes| unsafe { _mm512_loadu_ps(lanes.as_ptr()) };
                 let twice = |x: __m512| {
                     let sum = _mm512_castps_si512(_mm512_add_ps(x, _mm512_set1_ps(12_582_912.0)));
                     let whole = _mm512_and_si512(sum, _mm512_set1_epi32(0xffff));
                     _mm512_or_si512(whole, _mm512_slli_epi32::<16>(whole))
                 };
-                let step = load(step);
+                let step = step.each_ref().map(load);
                 let inverse = step.map(|step| {
                     let inverse = _mm512_div_ps(_mm512_set1_ps(ONE), step);
                     let inverse = _mm512_max_ps(inverse, _mm512_set1_ps(-32_767.0));
                     twice(_mm512_min_ps(inverse, _mm512_set1_ps(32_767.0)))
                 });
-                let (least, most) = (load(least).map(twice), load(most).map(twice));
+                let least = least.each_ref().map(|lanes| twice(load(lanes)));
+                let most = most.each_ref().map(|lanes| twice(load(lanes)));
                 let half = _mm512_set1_epi16(1 << (FRACTION_BITS - 1));
-                let mut sums = [[_mm512_setzero_si512(); 2]; 2];
-                for &pair in pairs {
+                let sum = |sums: [[__m512i; 2]; P], pair: [i16; 2]| {
                     let x = _mm512_set1_epi32(bytemuck::cast(pair));
-                    for part in 0..2 {
+                    let mut sums = sums;
+                    for (part, [xq, qq]) in sums.iter_mut().enumerate() {
                         let code = _mm512_adds_epi16(_mm512_mulhrs_epi16(x, inverse[part]), half);
                         let code = _mm512_srai_epi16::<SHIFT>(code);
                         let code = _mm512_min_epi16(_mm512_max_epi16(code, least[part]), most[part]);
-                        let [xq, qq] = &mut sums[part];
                         *xq = $add(*xq, x, code);
                         *qq = $add(*qq, code, code);
                     }
+                    sums
+                };
+                // Two pairs in turn: one sum alone would wait for itself.
+                let mut sums = [[[_mm512_setzero_si512(); 2]; P]; 2];
+                let (twos, rest) = pairs.as_chunks::<2>();
+                for two in twos {
+                    sums = [sum(sums[0], two[0]), sum(sums[1], two[1])];
+                }
+                for &pair in rest {
+                    sums[0] = sum(sums[0], pair);
                 }
                 let (none, one) = (_mm512_setzero_ps(), _mm512_set1_ps(1.0));
-                let mut merits = [none; 2];
-                let mut lanes = [[0f32; WIDTH]; 2];
-                for (part, [xq, qq]) in sums.into_iter().enumerate() {
-                    let (xq, qq) = (_mm512_cvtepi32_ps(xq), _mm512_cvtepi32_ps(qq));
+                let mut merits = [none; P];
+                let mut lanes = [[[0f32; LANES]; P]; 2];
+                for part in 0..P {
+                    let [xq, qq] = [0, 1].map(|which| {
+                        let both = _mm512_add_epi32(sums[0][part][which], sums[1][part][which]);
+                        _mm512_cvtepi32_ps(both)
+                    });
                     let is_one = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(qq, none);
-                    let fits =
-                        _mm512_mask_cmp_ps_mask::<_CMP_GT_OQ>(is_one, _mm512_mul_ps(xq, step[part]), none);
+                    let sign = _mm512_mul_ps(xq, step[part]);
+                    let fits = _mm512_mask_cmp_ps_mask::<_CMP_GT_OQ>(is_one, sign, none);
                     let divisor = _mm512_mask_mov_ps(one, is_one, qq);
                     merits[part] = _mm512_maskz_div_ps(fits, _mm512_mul_ps(xq, xq), divisor);
-                    // SAFETY: the arrays have two times 64 bytes each.
+                    // SAFETY: an array is as wide as a vector.
                     unsafe {
-                        _mm512_storeu_ps(lanes[0].as_mut_ptr().add(16 * part), xq);
-                        _mm512_storeu_ps(lanes[1].as_mut_ptr().add(16 * part), qq);
+                        _mm512_storeu_ps(lanes[0][part].as_mut_ptr(), xq);
+                        _mm512_storeu_ps(lanes[1][part].as_mut_ptr(), qq);
                     }
                 }
-                let merit = _mm512_reduce_max_ps(_mm512_max_ps(merits[0], merits[1]));
-                let [first, second] =
-                    merits.map(|m| u32::from(_mm512_cmp_ps_mask::<_CMP_EQ_OQ>(m, _mm512_set1_ps(merit))));
-                let place = ((first | second << 16).trailing_zeros() as usize).min(WIDTH - 1);
-                Best { merit, scale: lanes[0][place] / lanes[1][place], place }
+                let most = merits.into_iter().fold(none, |most, merit| _mm512_max_ps(most, merit));
+                let merit = _mm512_reduce_max_ps(most);
+                let mut places = 0u32;
+                for (part, merits) in merits.into_iter().enumerate() {
+                    let equal = _mm512_cmp_ps_mask::<_CMP_EQ_OQ>(merits, _mm512_set1_ps(merit));
+                    places |= u32::from(equal) << (LANES * part);
+                }
+                let place = (places.trailing_zeros() as usize).min(LANES * P - 1);
+                let [xq, qq] = lanes.map(|lanes| lanes[place / LANES][place % LANES]);
+                Best { merit, scale: xq / qq, place }
             }
         };
     }

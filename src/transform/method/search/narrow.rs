@@ -5,10 +5,11 @@
 //! would store.
 
 use super::super::extremes::Extremes;
-use super::super::groups::{Batch, Fit, Fitted, LANES};
+use super::super::groups::{Batch, Fit, Fitted, LANES, Lanes};
 use super::super::levels::{above, below, clamp};
 use super::super::rtn::{Line, RtnIntegers, Zero};
 use super::coarse::{self, Candidates, Group, Row, WIDTH, first_of_largest, sums};
+use super::likely;
 use super::trial::{Trial, errors};
 use super::{ASYMMETRIC, Level, SYMMETRIC, ZERO_STEPS};
 
@@ -70,48 +71,95 @@ impl Memory {
 }
 
 impl SearchNarrow {
-    /// Tries a row of candidates.
+    /// Tries candidates.
     #[inline(always)]
-    fn offer(&self, group: &Group, best: &mut Found, step: &Row, zero: &Row) {
+    fn offer<const P: usize>(&self, group: &Group, best: &mut Found, step: &[Lanes; P], zero: &[Lanes; P]) {
         let top = self.rtn.levels.top();
         let (mut least, mut most) = (*zero, *zero);
-        for c in 0..WIDTH {
-            least[c] = -zero[c];
-            most[c] = top - zero[c];
+        for p in 0..P {
+            for l in 0..LANES {
+                least[p][l] = -zero[p][l];
+                most[p][l] = top - zero[p][l];
+            }
         }
         let found = coarse::best(self.rtn.level, &group.pairs, step, &least, &most);
         if found.merit > best.merit {
-            *best = Found { merit: found.merit, scale: found.scale, zero: zero[found.place] };
+            let zero = zero[found.place / LANES][found.place % LANES];
+            *best = Found { merit: found.merit, scale: found.scale, zero };
         }
     }
 
+    /// Steps that are these shares of `unit`.
     #[inline(always)]
-    fn search(&self, group: &Group, low: f32, high: f32) -> Found {
-        let (top, middle) = (self.rtn.levels.top(), self.rtn.levels.middle());
-        let (low, high) = (low / group.back, high / group.back);
-        let largest = above(-low, high);
-        if self.rtn.zero == Zero::Middle {
-            let unit = largest / (top * 0.5);
-            let mut best = Found { merit: 0.0, scale: unit, zero: middle };
-            let zero = [middle; WIDTH];
-            self.offer(group, &mut best, &scaled(&SYMMETRIC, unit), &zero);
-            if self.signed {
-                self.offer(group, &mut best, &scaled(&SYMMETRIC, -unit), &zero);
-            }
-            return best;
-        }
-        let (low, high) = (below(low, 0.0), above(high, 0.0));
-        let unit = (high - low) / top;
+    fn symmetric<const P: usize>(&self, group: &Group, unit: f32, shares: &[Lanes; P]) -> Found {
+        let middle = self.rtn.levels.middle();
+        let zero = [[middle; LANES]; P];
         let mut best = Found { merit: 0.0, scale: unit, zero: middle };
-        let (mut step, mut zero) = ([0f32; WIDTH], [0f32; WIDTH]);
-        for c in 0..WIDTH {
-            step[c] = unit * ASYMMETRIC[c];
-            // A longer step needs another zero point to reach both ends, a shorter one cuts both off.
-            let reach = unit * above(ASYMMETRIC[c], 1.0);
-            zero[c] = clamp(rounded(-low / reach) + ZERO_STEPS[c], 0.0, top);
+        self.offer(group, &mut best, &scaled(shares, unit), &zero);
+        if self.signed {
+            self.offer(group, &mut best, &scaled(shares, -unit), &zero);
         }
+        best
+    }
+
+    /// Steps that are these shares of the one that reaches from `low` to `high`, the zero point so many codes beside its place.
+    #[inline(always)]
+    fn asymmetric<const P: usize>(
+        &self,
+        group: &Group,
+        (low, unit): (f32, f32),
+        shares: &[Lanes; P],
+        zero_steps: &[Lanes; P],
+    ) -> Found {
+        let (top, middle) = (self.rtn.levels.top(), self.rtn.levels.middle());
+        let (mut step, mut zero) = (*shares, *zero_steps);
+        for p in 0..P {
+            for l in 0..LANES {
+                // A longer step needs another zero point to reach both ends, a shorter one cuts both off.
+                let reach = unit * above(step[p][l], 1.0);
+                zero[p][l] = clamp(rounded(-low / reach) + zero[p][l], 0.0, top);
+                step[p][l] *= unit;
+            }
+        }
+        let mut best = Found { merit: 0.0, scale: unit, zero: middle };
         self.offer(group, &mut best, &step, &zero);
         best
+    }
+
+    #[inline(always)]
+    fn search(&self, group: &Group, numbers: &[f32], low: f32, high: f32) -> Found {
+        let top = self.rtn.levels.top();
+        // Of four bits it is known where the best is likely to be, and half as many candidates do.
+        let is_known = self.rtn.levels.bits == 4;
+        let spread = |range: f32| {
+            let [squares] = errors(self.rtn.level, numbers, group.to, &[Trial::NONE]);
+            range * group.to / (squares / numbers.len() as f32).sqrt()
+        };
+        if self.rtn.zero == Zero::Middle {
+            let largest = above(-low, high);
+            let unit = largest / group.back / (top * 0.5);
+            return match is_known {
+                true => {
+                    let likely = likely::SYMMETRIC.share(spread(largest), numbers.len());
+                    self.symmetric(group, unit, &[likely::around(likely, &likely::SYMMETRIC)])
+                }
+                false => self.symmetric::<2>(group, unit, bytemuck::cast_ref(&SYMMETRIC)),
+            };
+        }
+        let (low, high) = (below(low, 0.0), above(high, 0.0));
+        let range = high / group.back - low / group.back;
+        let line = (low / group.back, range / top);
+        match is_known {
+            true => {
+                let likely = likely::ASYMMETRIC.share(spread(high - low), numbers.len());
+                let shares = likely::around(likely, &likely::ASYMMETRIC);
+                self.asymmetric(group, line, &[shares], &[likely::ASYMMETRIC.zero_steps])
+            }
+            false => {
+                let (shares, steps) = (bytemuck::cast_ref(&ASYMMETRIC), bytemuck::cast_ref(&ZERO_STEPS));
+                self.asymmetric::<2>(group, line, shares, steps)
+            }
+        }
     }
 
     #[inline(always)]
@@ -123,7 +171,7 @@ impl SearchNarrow {
         if !memory.group.take(numbers, 0.0, above(-low, high)) {
             return (plain, Line::around(plain.zero, plain.scale, line.most - line.least));
         }
-        let found = self.search(&memory.group, low, high);
+        let found = self.search(&memory.group, numbers, low, high);
         let stored = self.rtn.scale.stored(found.scale * memory.group.back);
         let to = memory.group.to;
         let lines = [(plain.scale, plain.zero), (stored, found.zero)];
@@ -141,10 +189,12 @@ fn rounded(x: f32) -> f32 {
 }
 
 #[inline(always)]
-fn scaled(shares: &Row, unit: f32) -> Row {
+fn scaled<const P: usize>(shares: &[Lanes; P], unit: f32) -> [Lanes; P] {
     let mut scaled = *shares;
-    for scaled in &mut scaled {
-        *scaled *= unit;
+    for lanes in &mut scaled {
+        for share in lanes {
+            *share *= unit;
+        }
     }
     scaled
 }

@@ -21,6 +21,11 @@ pub(super) struct Trial {
     pub most: f32,
 }
 
+impl Trial {
+    /// Where all that is left is the numbers themselves.
+    pub(super) const NONE: Trial = Trial { scale: 1.0, bias: 0.0, least: 0.0, most: 0.0 };
+}
+
 /// `Σ (x − (code·scale + bias))²` of each line, `x` being a number multiplied by `to`. `level` is one that the machine has.
 #[inline(always)]
 pub(super) fn errors<const C: usize>(level: Level, numbers: &[f32], to: f32, lines: &[Trial; C]) -> [f32; C] {
