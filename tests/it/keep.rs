@@ -353,3 +353,30 @@ fn the_doctor_asks_the_hub() {
     let document: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((&document["hub"]["answers"], &document["hub"]["token_from"]), (&true.into(), &Value::Null));
 }
+
+/// Fetches whose wish leaves nothing or that is put into the wrong words, and what gives way in a folder.
+#[test]
+fn fetches_say_what_is_odd_about_them() {
+    let server = Server::start();
+    let served = server.hub(repo());
+    let desk = Desk::new(&served.endpoint());
+    let rows: &[(&[&str], i32, &str)] = &[
+        (&["--include", ""], 2, "--include takes a pattern"),
+        (&["--exclude", ""], 2, "--exclude takes a pattern"),
+        (&["--exclude", "*"], 2, "no file of it is left"),
+        (&["--include", "config.json", "--exclude", "*.json"], 2, "no file of it is left"),
+    ];
+    for (flags, expected, says) in rows {
+        desk.check(&[&["fetch", "org/llama"], *flags].concat(), *expected, says);
+    }
+    desk.check(&["fetch", "https://huggingface.co/org/llama/tree/main"], 2, "hoist fetch org/llama");
+    desk.check(&["fetch", "https://huggingface.co/datasets/org/llama"], 2, "--local-dir");
+    std::fs::create_dir(desk.path("out")).unwrap();
+    std::fs::write(desk.path("out/config.json"), "{}").unwrap();
+    let says = "another file of the folder was replaced: `config.json`";
+    desk.check(&["fetch", "org/llama", "--local-dir", "out"], 0, says);
+    let output = desk.check(&["fetch", "org/llama", "--json"], 0, "");
+    let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let size = |name: &str| document[name].as_u64().unwrap();
+    assert!(size("received_bytes") > 0 && size("received_bytes") <= size("fetched_bytes"), "{document}");
+}
