@@ -186,6 +186,8 @@ impl Work<'_> {
                 expected: part.expected,
             });
         }
+        // They came before, over the same network.
+        let before_bytes: u64 = at_hand.iter().map(|(_, bytes)| bytes.len() as u64).sum();
         for (part, bytes) in at_hand {
             let kind = part.expected.as_ref().map_or(Kind::Sha256, hash::kind);
             let digest = hash::of_bytes(&bytes, kind);
@@ -209,6 +211,6 @@ impl Work<'_> {
         }
         let digests = digests.into_inner().unwrap_or_else(PoisonError::into_inner);
         let Totals { resumed_bytes, received_bytes, .. } = totals;
-        Ok(Brought { digests, resumed_bytes, received_bytes })
+        Ok(Brought { digests, resumed_bytes, received_bytes: received_bytes + before_bytes })
     }
 }
