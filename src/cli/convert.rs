@@ -97,7 +97,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     tee: TeeArgs,
     #[command(flatten)]
-    locking: lock::Args,
+    locking: lock::LockArgs,
 }
 
 /// A container.

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 /// The lock file's flags.
 #[derive(Debug, Clone, Default, clap::Args)]
-pub(crate) struct Args {
+pub(crate) struct LockArgs {
     /// Write source, recipe and the output's hashes into this file; the output is read once more for that
     #[arg(long, value_name = "FILE", env = "HOIST_LOCK", hide_env_values = true)]
     lock: Option<PathBuf>,
@@ -21,7 +21,7 @@ pub(crate) struct Args {
     locked: bool,
 }
 
-impl Args {
+impl LockArgs {
     /// How the model is opened: at the locked commit, where the lock file binds.
     pub(crate) fn open_options(&self, reach: &Reach, out: &Path) -> Result<Options> {
         let mut options = reach.options();

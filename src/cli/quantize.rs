@@ -101,7 +101,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     tee: TeeArgs,
     #[command(flatten)]
-    locking: lock::Args,
+    locking: lock::LockArgs,
 }
 
 /// A method.
