@@ -91,9 +91,8 @@ impl Packing {
     pub fn rows_together(&self) -> u64 {
         let mut rows = 1u64;
         let mut and = |n: u64| rows = (rows / gcd(rows, n.max(1))).saturating_mul(n.max(1));
-        if self.group_rows < self.rows {
-            and(self.group_rows);
-        }
+        // A matrix of fewer rows than a group has is one group.
+        and(self.group_rows.min(self.rows));
         for (number, face) in self.layout.faces.iter().enumerate() {
             if face.shares(Along::Rows) {
                 let per = self.per_element(number);
