@@ -239,8 +239,8 @@ fn what_streams_is_kept() {
         let desk = Desk::new(&served.endpoint());
         desk.check(&[arguments, &["--tee"][..]].concat(), 0, "verified");
         let sent = server.sent_bytes();
-        // Listings twice, and what was cut off when it was on its way.
-        assert!(sent < whole + (300 << 10), "{what}: {sent} bytes came of {whole}");
+        // Listings twice, what was cut off when it was on its way, and a straggler's end.
+        assert!(sent < whole + (2 << 20), "{what}: {sent} bytes came of {whole}");
         server.forget();
         desk.check(&["load", "hf://org/llama", "--device", "cpu", "--offline"], 0, "");
         desk.check(&["cache", "verify"], 0, "");
@@ -270,8 +270,8 @@ fn what_streamed_before_a_failure_is_not_fetched_again() {
     desk.check(&["fetch", "org/llama"], 0, "left by an earlier run");
     let whole: usize = repo().files.iter().map(|f| f.bytes.len()).sum();
     let sent = server.sent_bytes();
-    // Units that were on their way on as many threads.
-    assert!(came + sent < whole + (6 << 20) && sent < whole, "{came} and {sent} bytes came of {whole}");
+    // What was on its way on as many threads, sent and not read.
+    assert!(came + sent < whole + (10 << 20) && sent < whole, "{came} and {sent} bytes came of {whole}");
 }
 
 /// Each command that takes a MODEL.
@@ -284,7 +284,6 @@ const COMMANDS: &[&[&str]] = &[
     &["diff", "."],
     #[cfg(feature = "verify")]
     &["verify"],
-    &["doctor", "--device", "cpu"],
 ];
 
 #[test]
