@@ -79,7 +79,8 @@ fn exp2(x: f32) -> f32 {
     let sum = x + 12_582_912.0;
     let u = x - (sum - 12_582_912.0);
     let whole = sum.to_bits().wrapping_sub(0x4b40_0000);
-    f32::from_bits(whole.wrapping_add(127) << 23) * (1.0 + u * (0.6931 + u * (0.2402 + u * 0.0555)))
+    f32::from_bits(whole.wrapping_add(127) << 23)
+        * (1.0 + u * (std::f32::consts::LN_2 + u * (0.2402 + u * 0.0555)))
 }
 
 #[cfg(test)]
