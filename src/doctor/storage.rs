@@ -120,6 +120,12 @@ pub(super) fn examine(target: &Target, threads: usize, control: &Control) -> (St
         return (measure(file, file.path(), false, threads, control), None);
     }
     let path = &target.path;
+    if target.model.as_ref().is_some_and(|model| model.crosses_network()) {
+        // No path, but an address, which may hold a signature.
+        let place = crate::source::without_secrets(&path.to_string_lossy());
+        let storage = Storage::unknown(Path::new(&place), "beyond the network: not measured");
+        return (Storage { network: true, ..storage }, None);
+    }
     let outcome = match std::fs::metadata(path) {
         Ok(m) if m.is_dir() => {
             Temporary::new(path, control).map(|t| measure(&t.file, path, true, threads, control))
