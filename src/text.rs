@@ -36,14 +36,15 @@ pub fn count(n: u64) -> String {
     format!("{value:.0} Q")
 }
 
-/// Bytes a second in decimal gigabytes: `51.8 GB/s`, `0.043 GB/s`.
+/// Bytes a second in decimal gigabytes: `51.8 GB/s`, `0.043 GB/s`; what is too slow for those in smaller units, `520 kB/s`.
 pub fn rate(bytes: u64, seconds: f64) -> String {
     let r = bytes as f64 / seconds.max(1e-9) / 1e9;
     match r {
         r if r >= 100.0 => format!("{r:.0} GB/s"),
         r if r >= 1.0 => format!("{r:.1} GB/s"),
         r if r >= 0.1 => format!("{r:.2} GB/s"),
-        r => format!("{r:.3} GB/s"),
+        r if r >= 0.001 => format!("{r:.3} GB/s"),
+        r => format!("{:.0} kB/s", r * 1e6),
     }
 }
 
@@ -102,6 +103,8 @@ mod tests {
         }
         assert_eq!(rate(51_800_000_000, 1.0), "51.8 GB/s");
         assert_eq!(rate(43_000_000, 1.0), "0.043 GB/s");
+        assert_eq!(rate(1_000_000, 2.0), "500 kB/s");
+        assert_eq!(rate(0, 2.0), "0 kB/s");
     }
 
     #[test]

@@ -140,9 +140,11 @@ fn seconds(time: Option<SystemTime>) -> Option<u64> {
     time?.duration_since(UNIX_EPOCH).ok().map(|d| d.as_secs())
 }
 
-/// How long ago, in the largest unit that fits.
+/// How long ago, in the largest unit that fits; nothing where it is not known.
 fn ago(time: Option<SystemTime>) -> String {
-    let Some(age) = time.and_then(|t| t.elapsed().ok()) else { return "now".into() };
+    let Some(time) = time else { return String::new() };
+    // A clock that was set back.
+    let age = time.elapsed().unwrap_or_default();
     let units = [("day", 86_400), ("hour", 3600), ("minute", 60)];
     let unit = units.iter().find(|(_, n)| age.as_secs() >= *n);
     match unit {
@@ -183,7 +185,7 @@ fn verify(cache: Cache, targets: Vec<Target>, common: &Common) -> Result<()> {
             if damages.is_empty() {
                 "all are what their names say".into()
             } else {
-                format!("{} damaged", damages.len())
+                format!("{} damaged", grouped(damages.len() as u64))
             }
         ))?;
         if !unknown.is_empty() {

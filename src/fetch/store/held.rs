@@ -44,16 +44,15 @@ pub(in crate::fetch) fn hold(
                 if now != seen {
                     (seen, since) = (now, Instant::now());
                 }
+                let who = holder(&file).map_or("another process".into(), |pid| format!("process {pid}"));
                 if since.elapsed() > patience {
-                    let message = format!(
-                        "another process holds the lock and has written nothing for {} s",
-                        patience.as_secs()
-                    );
+                    let message =
+                        format!("{who} holds the lock and has written nothing for {} s", patience.as_secs());
                     return Err(Error::new(ErrorKind::Io, message)
                         .file(path.display().to_string())
                         .hint("end that process; the lock ends with it"));
                 }
-                control.step(|| format!("waiting for another process that fetches {what}"), 0, 1);
+                control.step(|| format!("waiting for {who} that fetches {what}"), 0, 1);
                 if control.is_stopped() {
                     return Err(Error::new(ErrorKind::Signal(2), "cancelled"));
                 }
@@ -103,6 +102,35 @@ fn is_at(file: &File, path: &Path) -> bool {
     }
 }
 
+/// The process that holds an `flock` of this file, where the system tells: not for one of another machine or container.
+fn holder(file: &File) -> Option<u32> {
+    #[cfg(target_os = "linux")]
+    {
+        use std::os::unix::fs::MetadataExt;
+        let meta = file.metadata().ok()?;
+        let (major, minor) = (rustix::fs::major(meta.dev()), rustix::fs::minor(meta.dev()));
+        let table = std::fs::read_to_string("/proc/locks").ok()?;
+        holder_in(&table, &format!("{major:02x}:{minor:02x}:{}", meta.ino()))
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = file;
+        None
+    }
+}
+
+/// Who holds an `flock` of a file, by a table as in `/proc/locks` (`proc(5)`): `1: FLOCK  ADVISORY  WRITE 708 fe:01:131 0 EOF`.
+/// Those who wait have an arrow in the second place.
+#[cfg(any(target_os = "linux", test))]
+fn holder_in(table: &str, file: &str) -> Option<u32> {
+    table.lines().find_map(|line| {
+        let mut words = line.split_whitespace().skip(1);
+        let (kind, pid) = (words.next()?, words.nth(2)?);
+        let pid = pid.parse().ok().filter(|&pid| pid > 0);
+        if kind == "FLOCK" && words.next() == Some(file) { pid } else { None }
+    })
+}
+
 /// When something in a folder last changed.
 fn newest(folder: &Path) -> Option<SystemTime> {
     let entries = std::fs::read_dir(folder).ok()?;
@@ -117,4 +145,18 @@ pub(in crate::fetch) fn order(mut paths: Vec<PathBuf>) -> Vec<PathBuf> {
     paths.sort();
     paths.dedup();
     paths
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_holder_of_a_lock() {
+        let table = "1: POSIX  ADVISORY  WRITE 11 fe:01:131 0 EOF\n2: FLOCK  ADVISORY  WRITE 708 fe:01:131 0 EOF\n\
+                     2: -> FLOCK  ADVISORY  WRITE 709 fe:01:131 0 EOF\n3: FLOCK ADVISORY WRITE 0 fe:01:132 0 EOF\n4:\n";
+        assert_eq!(holder_in(table, "fe:01:131"), Some(708));
+        assert_eq!(holder_in(table, "fe:01:132"), None);
+        assert_eq!(holder_in(table, "fe:01:133"), None);
+    }
 }
