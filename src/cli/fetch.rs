@@ -147,10 +147,11 @@ pub(crate) fn complete(
     let fetched = fetched(Some(hub(open.token_file.as_deref())?), end.wish, options, common)?;
     if !common.quiet && common.progress() != Progress::Json {
         say(&format!(
-            "kept   {} in {} in the cache   verified   {} of it came while it was read",
+            "kept   {} in {} in the cache   verified   {} of it came while it was read   {} received",
             bytes(fetched.size_bytes()),
             plural(fetched.files.len(), "file"),
             bytes(fetched.resumed_bytes),
+            bytes(end.received_bytes + fetched.received_bytes),
         ));
     }
     Ok(())

@@ -52,6 +52,8 @@ pub struct End {
     pub wishes: Wishes,
     /// Small files that have come whole, by their paths.
     pub at_hand: BTreeMap<String, Vec<u8>>,
+    /// Bytes that the network brought while larger files were read, those that came twice counted twice.
+    pub received_bytes: u64,
     /// What could not be kept, and why.
     pub notes: Vec<String>,
 }
@@ -69,8 +71,10 @@ impl Tee {
     /// Ends the keeping, releases the files, and says what a fetch of `wish` is to be given. `None` where nothing passed.
     pub fn end(&self, mut wish: Wish) -> Option<End> {
         let State { passing, small, opened, mut notes } = std::mem::take(&mut *lock(&self.state));
+        let mut received_bytes = 0;
         for (passing, _) in passing.values() {
             passing.close();
+            received_bytes += passing.received_bytes();
             notes.extend(passing.failure().map(|e| format!("not all that came was kept: {e}")));
         }
         if opened.is_empty() {
@@ -83,7 +87,7 @@ impl Tee {
         if let Some(folder) = wish.file.take_if(|file| !opened.contains(file)) {
             wishes.include.push(format!("{}/", globset::escape(&folder)));
         }
-        Some(End { wish, wishes, at_hand, notes })
+        Some(End { wish, wishes, at_hand, received_bytes, notes })
     }
 
     fn comes_again(&self, file: &TreeFile, why: &str) -> Result<Option<Arc<Passing>>> {

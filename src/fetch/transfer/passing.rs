@@ -11,7 +11,7 @@ use super::{Item, map};
 use crate::error::{Error, Result};
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The most that is read from the disk at once.
@@ -29,6 +29,7 @@ pub(in crate::fetch) struct Passing {
     partial: Partial,
     size_bytes: u64,
     parts: Mutex<Parts>,
+    received_bytes: AtomicU64,
     /// Nothing is written any more: it is somebody else's, or the disk failed.
     is_over: AtomicBool,
     failure: Mutex<Option<Error>>,
@@ -65,6 +66,7 @@ impl Passing {
             partial: Partial::open(item, 0)?,
             size_bytes: item.size_bytes,
             parts: Mutex::default(),
+            received_bytes: AtomicU64::new(0),
             is_over: AtomicBool::new(false),
             failure: Mutex::new(None),
         })
@@ -84,6 +86,11 @@ impl Passing {
         self.is_over.store(true, Ordering::Release);
     }
 
+    /// Bytes that have passed.
+    pub(in crate::fetch) fn received_bytes(&self) -> u64 {
+        self.received_bytes.load(Ordering::Relaxed)
+    }
+
     /// Why less was kept than came.
     pub(in crate::fetch) fn failure(&self) -> Option<Error> {
         lock(&self.failure).take()
@@ -91,6 +98,7 @@ impl Passing {
 
     /// Writes bytes that have passed. A disk that fails ends the writing, not the reading.
     pub(in crate::fetch) fn keep(&self, bytes: &[u8], offset_bytes: u64) {
+        self.received_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         if self.is_over.load(Ordering::Acquire) {
             return;
         }
