@@ -420,9 +420,10 @@ fn carry(model: &Model, plan: Plan, control: &crate::run::job::Control) -> Resul
     };
     let matrices = decided.quantised.iter().map(measured).collect();
     // The model is there: what cannot be looked at again is no reason to lose it.
-    let floor = sample.and_then(|sample| sample.measure(model, control)).unwrap_or_else(|e| {
-        written.notes.push(format!("the error was not set against the floor of the grid: {e}"));
-        None
-    });
+    let floor =
+        sample.and_then(|sample| sample.measure(model, written.threads, control)).unwrap_or_else(|e| {
+            written.notes.push(format!("the error was not set against the floor of the grid: {e}"));
+            None
+        });
     Ok(Summary { written, decided, error, errors, matrices, kept, ends, floor, tensors })
 }

@@ -3,16 +3,19 @@
 //!
 //! Rows are taken evenly over all matrices and a few groups evenly from each; nothing is random, so that the figure is the same
 //! in every run. Which rows is decided before the run, from the plan: what will be read is a few bytes of each. They are read
-//! and quantised again after it, one after the other on one thread.
+//! and quantised again after it.
 
 use crate::error::{Error, Result};
 use crate::open::Model;
 use crate::plan::weave::{Limits, Make, Pack};
 use crate::run::job::Control;
 use crate::run::make::Hands;
+use crate::run::parallel;
 use crate::transform::method::floor::{self, Against};
 use crate::transform::method::{Kind, Quantiser, ScaleType};
 use crate::transform::recipe::{Packed, Recipe};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 /// Groups, at most.
@@ -37,7 +40,7 @@ pub struct Floor {
     pub groups: u64,
     /// Numbers in them.
     pub numbers: u64,
-    /// Seconds that it took, on one thread.
+    /// Seconds that it took.
     pub seconds: f64,
 }
 
@@ -116,44 +119,61 @@ impl Sample {
     ///
     /// # Errors
     /// What reading gives.
-    pub(super) fn measure(&self, model: &Model, control: &Control) -> Result<Option<Floor>> {
+    pub(super) fn measure(&self, model: &Model, threads: usize, control: &Control) -> Result<Option<Floor>> {
         let started = Instant::now();
-        let (mut hands, mut rows, mut numbers) = (Hands::default(), Vec::new(), Vec::new());
+        let next = AtomicUsize::new(0);
+        let found: Vec<OnceLock<Result<Against>>> = self.points.iter().map(|_| OnceLock::new()).collect();
+        parallel("floor", threads.min(self.points.len()), control, |_| {
+            let mut hands = Hands::default();
+            while !control.is_stopped() {
+                let index = next.fetch_add(1, Ordering::Relaxed);
+                let (Some(point), Some(place)) = (self.points.get(index), found.get(index)) else { break };
+                // Each has its place, so nobody has set it before.
+                let _ = place.set(point.against(&mut hands, model));
+            }
+            Ok(())
+        })?;
         let (mut all, mut count) = (Against::default(), 0u64);
-        for point in &self.points {
-            if control.is_stopped() {
-                return Ok(None);
-            }
-            rows.clear();
-            for make in &point.makes {
-                let (bytes, _) = hands.make(make, &model.files, false)?;
-                rows.extend(bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)));
-            }
-            hands.forget();
-            let group = |start: usize| {
-                let numbers = rows.get(start..start + point.size);
-                numbers.ok_or_else(|| Error::bug("a group lies outside its rows"))
-            };
-            let importance = point.quantiser.importance.as_deref();
-            if let Some(importance) = importance {
-                // Each group has weights of its own.
-                for (&start, &column) in point.starts.iter().zip(&point.columns) {
-                    let weights = importance.get(column..column + point.size).unwrap_or(&[]);
-                    let one = floor::against(&point.quantiser, group(start)?, point.size, weights);
-                    all = all.and(one.unwrap_or_default());
-                }
-            } else {
-                numbers.clear();
-                for &start in &point.starts {
-                    numbers.extend_from_slice(group(start)?);
-                }
-                let some = floor::against(&point.quantiser, &numbers, point.size, &[]);
-                all = all.and(some.unwrap_or_default());
-            }
+        // In order: sums of floats hang on it.
+        for (point, one) in self.points.iter().zip(found) {
+            let Some(one) = one.into_inner() else { return Ok(None) };
+            all = all.and(one?);
             count += (point.starts.len() * point.size) as u64;
         }
         let seconds = started.elapsed().as_secs_f64();
         Ok(all.ratio().map(|ratio| Floor { ratio, groups: all.groups, numbers: count, seconds }))
+    }
+}
+
+impl Point {
+    /// Reads and measures its groups.
+    fn against(&self, hands: &mut Hands, model: &Model) -> Result<Against> {
+        let mut rows = Vec::new();
+        for make in &self.makes {
+            let (bytes, _) = hands.make(make, &model.files, false)?;
+            rows.extend(bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)));
+        }
+        hands.forget();
+        let group = |start: usize| {
+            let numbers = rows.get(start..start + self.size);
+            numbers.ok_or_else(|| Error::bug("a group lies outside its rows"))
+        };
+        let Some(importance) = self.quantiser.importance.as_deref() else {
+            let mut numbers = Vec::with_capacity(self.starts.len() * self.size);
+            for &start in &self.starts {
+                numbers.extend_from_slice(group(start)?);
+            }
+            let some = floor::against(&self.quantiser, &numbers, self.size, &[]);
+            return Ok(some.unwrap_or_default());
+        };
+        let mut all = Against::default();
+        // Each group has weights of its own.
+        for (&start, &column) in self.starts.iter().zip(&self.columns) {
+            let weights = importance.get(column..column + self.size).unwrap_or(&[]);
+            let one = floor::against(&self.quantiser, group(start)?, self.size, weights);
+            all = all.and(one.unwrap_or_default());
+        }
+        Ok(all)
     }
 }
 

@@ -199,12 +199,12 @@ impl Hands {
             let middle = (1u32 << (packing.bits.clamp(1, 8) - 1)) as f32;
             self.band.zeros.resize(self.band.scales.len(), middle);
         }
-        let numbers = sized(&mut self.numbers, self.rows.len());
-        packing.numbers(&self.band, numbers);
-        round_to(packing.dtype, numbers);
-        let error = method::error(&self.rows, numbers);
+        let error = method::band_error(&self.rows, packing, &self.band);
         // Scales that a reader computes in a narrow type may be beyond it though the weights are not.
         if error.odd == 0 && !error.squares.is_finite() {
+            let numbers = sized(&mut self.numbers, self.rows.len());
+            packing.numbers(&self.band, numbers);
+            round_to(packing.dtype, numbers);
             return Err(beyond(method::odd(numbers), packing.dtype));
         }
         Ok(error)

@@ -19,6 +19,7 @@ mod number;
 pub(crate) use number::{f16_to_f32, f32_to_f16, round_bf16};
 
 use crate::dtype::{Class, DType};
+use crate::transform::simd::{Kernel, Level, run};
 use number::{E4M3, E4M3_FNUZ, E5M2, E5M2_FNUZ, F8_VALUES, F8S};
 
 /// Float types that a cast can start from.
@@ -65,6 +66,10 @@ pub fn cast(from: DType, to: DType, source: &[u8], target: &mut [u8], saturate: 
         }
         DType::F32 => to_each(source, target, Read::new(ANY, f32::from_le_bytes), to, saturate),
         DType::BF16 if to == DType::F16 => bf16_to_f16(source, target, saturate),
+        DType::BF16 if to == DType::F32 => {
+            run(Level::best(), WidenBf16(source, target));
+            0
+        }
         DType::BF16 => to_each(source, target, Read::new(ANY, bf16_to_f32), to, saturate),
         DType::F16 => {
             let plain = |b| number::finite_f16_to_f32(u16::from_le_bytes(b));
@@ -79,8 +84,24 @@ pub fn cast(from: DType, to: DType, source: &[u8], target: &mut [u8], saturate: 
     }
 }
 
+#[inline(always)]
 fn bf16_to_f32(bytes: [u8; 2]) -> f32 {
     f32::from_bits(u32::from(u16::from_le_bytes(bytes)) << 16)
+}
+
+/// What most models are read by.
+struct WidenBf16<'a>(&'a [u8], &'a mut [u8]);
+
+impl Kernel for WidenBf16<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run(self) {
+        let (source, target) = elements(self.0, self.1);
+        for (&x, y) in source.iter().zip(target) {
+            *y = bf16_to_f32(x).to_le_bytes();
+        }
+    }
 }
 
 /// The cast that most models want has a way of its own, without f32: twice as many elements in a vector. Groups that
@@ -121,6 +142,7 @@ fn f64_to_f32(source: &[u8], target: &mut [u8], saturate: bool) -> u64 {
 }
 
 /// The whole elements that both hold, as many of one as of the other.
+#[inline(always)]
 fn elements<'a, const A: usize, const B: usize>(
     source: &'a [u8],
     target: &'a mut [u8],

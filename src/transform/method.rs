@@ -14,12 +14,13 @@ pub mod floor;
 mod groups;
 mod hqq;
 mod levels;
+mod line;
 mod measure;
 mod passes;
 mod rtn;
 mod search;
 
-pub use measure::{Error, amax, error, nvfp4_global, odd};
+pub use measure::{Error, amax, band_error, error, nvfp4_global, odd};
 
 use crate::dtype::DType;
 use crate::transform::packing::Band;
@@ -29,7 +30,7 @@ use hqq::Hqq;
 use levels::{E2M1, E4M3, E5M2, Integers, Levels, Table};
 use passes::Tile;
 use rtn::{RtnIntegers, RtnLevels, RtnTable, Zero};
-use search::{Memory, SearchAffine, SearchIntegers, SearchLevels, SearchNarrow, SearchNarrowAffine};
+use search::{SearchAffine, SearchIntegers, SearchLevels, SearchNarrow, SearchNarrowAffine, Wholes};
 
 /// How scale, zero point and codes are chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -239,7 +240,7 @@ impl Quantiser {
         match self.method {
             Method::Rtn => job.run(rtn),
             _ if job.weights.is_empty() && rtn.levels.bits <= NARROW_BITS => {
-                job.run(SearchNarrow { rtn, signed, memory: Memory::default() });
+                job.run(SearchNarrow { rtn, signed, wholes: Wholes::default() });
             }
             _ if job.weights.is_empty() => job.run(SearchIntegers::<false> { rtn, signed, tile }),
             _ => job.run(SearchIntegers::<true> { rtn, signed, tile }),
@@ -252,7 +253,7 @@ impl Quantiser {
             Method::Rtn => job.run(rtn),
             Method::Hqq => job.run(Hqq { rtn, tile }),
             Method::Search if job.weights.is_empty() && rtn.levels.bits <= NARROW_BITS => {
-                job.run(SearchNarrowAffine { rtn, memory: Memory::default() });
+                job.run(SearchNarrowAffine { rtn, wholes: Wholes::default() });
             }
             Method::Search if job.weights.is_empty() => job.run(SearchAffine::<false> { rtn, tile }),
             Method::Search => job.run(SearchAffine::<true> { rtn, tile }),
@@ -267,6 +268,17 @@ impl Quantiser {
             _ => job.run(SearchLevels::<L, true> { rtn, tile, factors }),
         }
     }
+}
+
+/// Numbers between −1 and 1 for tests, the same in every run.
+#[cfg(test)]
+fn drawn(count: usize) -> Vec<f32> {
+    let mut state = 1u32;
+    let draw = |_| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 8) as f32 / 16_777_216.0 * 2.0 - 1.0
+    };
+    (0..count).map(draw).collect()
 }
 
 /// A band to be filled.

@@ -4,7 +4,8 @@
 //! functions that differ only in the instructions the compiler may use. The body is inlined into each, so that every one is a
 //! vectorised twin of the others; none of them fuses a multiplication with an addition, so that all give the same bits.
 //!
-//! This is the only file of `transform` with unsafe code: the calls of those functions.
+//! The calls of those functions are unsafe code. So are the few files that name instructions which compilers do not find in plain
+//! loops; each says so at its head, and which they are `tests/it/layering.rs` lists.
 
 #![allow(unsafe_code)]
 

@@ -499,6 +499,77 @@ fn a_dry_run_says_what_a_run_writes() {
     assert!((4.15..4.17).contains(&bits), "{bits}");
 }
 
+/// A Qwen3 of these sizes as a header and a hole behind it, which is all that a plan looks at.
+fn qwen3(folder: &Path, hidden: u64, intermediate: u64, is_tied: bool) {
+    let (layers, vocabulary, queries, keys) = (36, 151_936, 32 * 128, 8 * 128);
+    let mut shapes = vec![
+        ("model.embed_tokens.weight".to_owned(), vec![vocabulary, hidden]),
+        ("model.norm.weight".to_owned(), vec![hidden]),
+    ];
+    if !is_tied {
+        shapes.push(("lm_head.weight".to_owned(), vec![vocabulary, hidden]));
+    }
+    for layer in 0..layers {
+        let parts: &[(&str, &[u64])] = &[
+            ("self_attn.q_proj", &[queries, hidden]),
+            ("self_attn.k_proj", &[keys, hidden]),
+            ("self_attn.v_proj", &[keys, hidden]),
+            ("self_attn.o_proj", &[hidden, queries]),
+            ("self_attn.q_norm", &[128]),
+            ("self_attn.k_norm", &[128]),
+            ("mlp.gate_proj", &[intermediate, hidden]),
+            ("mlp.up_proj", &[intermediate, hidden]),
+            ("mlp.down_proj", &[hidden, intermediate]),
+            ("input_layernorm", &[hidden]),
+            ("post_attention_layernorm", &[hidden]),
+        ];
+        let name = |part: &str| format!("model.layers.{layer}.{part}.weight");
+        shapes.extend(parts.iter().map(|(part, shape)| (name(part), shape.to_vec())));
+    }
+    let (mut header, mut at) = (serde_json::Map::new(), 0u64);
+    for (name, shape) in shapes {
+        let end = at + 2 * shape.iter().product::<u64>();
+        let entry = serde_json::json!({ "dtype": "BF16", "shape": shape, "data_offsets": [at, end] });
+        header.insert(name, entry);
+        at = end;
+    }
+    let mut header = serde_json::to_vec(&header).unwrap();
+    header.resize(header.len().next_multiple_of(8), b' ');
+    let bytes = [&(header.len() as u64).to_le_bytes()[..], &header].concat();
+    let file = folder.join("model.safetensors");
+    std::fs::write(&file, &bytes).unwrap();
+    std::fs::OpenOptions::new().write(true).open(&file).unwrap().set_len(bytes.len() as u64 + at).unwrap();
+    let config = serde_json::json!({
+        "architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", "torch_dtype": "bfloat16",
+        "hidden_size": hidden, "intermediate_size": intermediate, "num_hidden_layers": layers,
+        "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128, "vocab_size": vocabulary,
+        "tie_word_embeddings": is_tied, "rms_norm_eps": 1e-6, "rope_theta": 1e6,
+    });
+    std::fs::write(folder.join("config.json"), config.to_string()).unwrap();
+}
+
+/// Whole models, with the embedding and the head that stay as they are, are smaller by this share; and what those keep is said.
+#[test]
+fn what_whole_models_shrink_to() {
+    // Qwen3-4B, whose head is its embedding, and Qwen3-8B.
+    for (hidden, intermediate, is_tied, least) in [(2560, 9728, true, 0.66), (4096, 12_288, false, 0.62)] {
+        let (place, beside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        qwen3(place.path(), hidden, intermediate, is_tied);
+        let out = beside.path().join("out");
+        let (model, out) = (place.path().to_str().unwrap(), out.to_str().unwrap());
+        let output = hoist(&["quantize", model, "-o", out, "--dry-run", "--json"]).output().unwrap();
+        assert_eq!(code(&output), 0, "{}", text(&output.stderr));
+        let plan: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let of = |key: &str| plan[key].as_f64().unwrap();
+        let share = 1.0 - of("file_bytes") / of("source_bytes");
+        assert!((least..least + 0.02).contains(&share), "{hidden}: {share}");
+        // Of what is quantised, against halves.
+        let linear = 1.0 - of("weight_bytes") / of("weight_bytes_before");
+        assert!((0.70..0.75).contains(&linear), "{hidden}: {linear}");
+        assert!(plan["ends"]["file_bytes_if_narrow"].as_f64().unwrap() < of("file_bytes"));
+    }
+}
+
 #[test]
 fn schemes_are_found_by_name() {
     for scheme in scheme::SCHEMES {

@@ -8,8 +8,9 @@
 
 use super::groups::{Batch, Fit, Fitted, LANES, Lanes};
 use super::levels::{TO_INTEGER, clamp};
+use super::line::Line;
 use super::passes::Tile;
-use super::rtn::{Line, RtnIntegers, Zero};
+use super::rtn::{RtnIntegers, Zero};
 
 /// Turns that a group makes: the package's most.
 const TURNS: usize = 20;
@@ -103,9 +104,10 @@ impl Fit for Hqq {
         }
         let zero = self.zero(first, &scale, &inverse);
         let from = if self.rtn.zero == Zero::MiddleBias { self.rtn.levels.middle() } else { 0.0 };
+        let plain = self.rtn.plain(&low, &high);
         std::array::from_fn(|l| {
             if low[l] == high[l] {
-                return self.rtn.line(low[l], high[l]);
+                return (plain.fitted(l), plain.line(l));
             }
             let kept = self.rtn.scale.stored(inverse[l]);
             let fitted = Fitted { scale: kept, zero: self.rtn.scale.stored((from - zero[l]) * inverse[l]) };
@@ -115,6 +117,6 @@ impl Fit for Hqq {
 
     #[inline(always)]
     fn code(&self, line: Line, numbers: &[f32], codes: &mut [u8]) {
-        line.code(numbers, codes);
+        line.code(self.rtn.level, numbers, codes);
     }
 }

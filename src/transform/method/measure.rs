@@ -2,6 +2,8 @@
 
 use super::groups::largest_finite;
 use super::levels::above;
+use crate::transform::packing::faces::{Stretches, round_to};
+use crate::transform::packing::{Band, Packing};
 use crate::transform::simd::{Kernel, Level, run};
 
 /// How far a matrix is from what it was.
@@ -45,6 +47,44 @@ const STRETCH: usize = LANES * 64;
 /// Sums of squares in f32 are trusted between these; other stretches are summed in f64.
 const TRUSTED: std::ops::Range<f32> = 1e-25..1e30;
 
+impl Error {
+    /// Adds a stretch, or what is left of one, without its count.
+    #[inline(always)]
+    fn add(&mut self, xs: &[f32], ys: &[f32]) {
+        let (mut squares, mut total, mut largest) = ([0f32; LANES], [0f32; LANES], [0f32; LANES]);
+        let ((x_chunks, x_rest), (y_chunks, y_rest)) = (xs.as_chunks::<LANES>(), ys.as_chunks::<LANES>());
+        let mut add = |l: usize, x: f32, y: f32| {
+            let d = x - y;
+            squares[l] += d * d;
+            total[l] += x * x;
+            largest[l] = above(d.abs(), largest[l]);
+        };
+        for (x, y) in x_chunks.iter().zip(y_chunks) {
+            for l in 0..LANES {
+                add(l, x[l], y[l]);
+            }
+        }
+        for (l, (&x, &y)) in x_rest.iter().zip(y_rest).enumerate() {
+            add(l, x, y);
+        }
+        let (mut squares_sum, mut total_sum, mut most) = (0f32, 0f32, 0f32);
+        for l in 0..LANES {
+            squares_sum += squares[l];
+            total_sum += total[l];
+            most = above(largest[l], most);
+        }
+        // NaN is in neither range.
+        let is_trusted = |sum: f32| TRUSTED.contains(&sum);
+        if is_trusted(total_sum) && (is_trusted(squares_sum) || most == 0.0) {
+            self.squares += f64::from(squares_sum);
+            self.total += f64::from(total_sum);
+            self.largest = self.largest.max(f64::from(most));
+        } else {
+            *self = self.and(careful(xs, ys));
+        }
+    }
+}
+
 struct Compare<'a>(&'a [f32], &'a [f32]);
 
 impl Kernel for Compare<'_> {
@@ -55,37 +95,7 @@ impl Kernel for Compare<'_> {
         let count = self.0.len().min(self.1.len());
         let mut all = Error { count: count as u64, ..Error::default() };
         for (xs, ys) in self.0[..count].chunks(STRETCH).zip(self.1[..count].chunks(STRETCH)) {
-            let (mut squares, mut total, mut largest) = ([0f32; LANES], [0f32; LANES], [0f32; LANES]);
-            let (mut x_chunks, mut y_chunks) = (xs.chunks_exact(LANES), ys.chunks_exact(LANES));
-            let mut add = |l: usize, x: f32, y: f32| {
-                let d = x - y;
-                squares[l] += d * d;
-                total[l] += x * x;
-                largest[l] = above(d.abs(), largest[l]);
-            };
-            for (x, y) in (&mut x_chunks).zip(&mut y_chunks) {
-                for l in 0..LANES {
-                    add(l, x[l], y[l]);
-                }
-            }
-            for (l, (&x, &y)) in x_chunks.remainder().iter().zip(y_chunks.remainder()).enumerate() {
-                add(l, x, y);
-            }
-            let (mut squares_sum, mut total_sum, mut most) = (0f32, 0f32, 0f32);
-            for l in 0..LANES {
-                squares_sum += squares[l];
-                total_sum += total[l];
-                most = above(largest[l], most);
-            }
-            // NaN is in neither range.
-            let is_trusted = |sum: f32| TRUSTED.contains(&sum);
-            if is_trusted(total_sum) && (is_trusted(squares_sum) || most == 0.0) {
-                all.squares += f64::from(squares_sum);
-                all.total += f64::from(total_sum);
-                all.largest = all.largest.max(f64::from(most));
-            } else {
-                all = all.and(careful(xs, ys));
-            }
+            all.add(xs, ys);
         }
         all
     }
@@ -111,6 +121,41 @@ fn careful(numbers: &[f32], dequantised: &[f32]) -> Error {
 /// How far `dequantised` is from `numbers`; of unequal lengths what both have. Sums are f64.
 pub fn error(numbers: &[f32], dequantised: &[f32]) -> Error {
     run(Level::best(), Compare(numbers, dequantised))
+}
+
+struct CompareBand<'a>(&'a [f32], Stretches<'a>);
+
+impl Kernel for CompareBand<'_> {
+    type Out = Error;
+
+    #[inline(always)]
+    fn run(self) -> Error {
+        let CompareBand(mut numbers, mut stretches) = self;
+        let mut all = Error { count: numbers.len() as u64, ..Error::default() };
+        let mut stretch = [0f32; STRETCH];
+        while !numbers.is_empty() {
+            let count = numbers.len().min(stretches.fill(&mut stretch));
+            if count == 0 {
+                break;
+            }
+            let (xs, behind) = numbers.split_at(count);
+            all.add(xs, &stretch[..count]);
+            numbers = behind;
+        }
+        Error { count: all.count - numbers.len() as u64, ..all }
+    }
+}
+
+/// How far what a reader finds for a band is from the numbers that it was made of.
+pub fn band_error(numbers: &[f32], packing: &Packing, band: &Band) -> Error {
+    let level = Level::best();
+    if let Some(stretches) = Stretches::of(packing, level, band) {
+        return run(level, CompareBand(numbers, stretches));
+    }
+    let mut read = vec![0f32; band.rows * band.columns];
+    packing.numbers(band, &mut read);
+    round_to(packing.dtype, &mut read);
+    error(numbers, &read)
 }
 
 struct Odd<'a>(&'a [f32]);

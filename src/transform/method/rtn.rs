@@ -5,88 +5,10 @@
 //! a group is a handful of numbers ([`Line`]), and one loop serves all.
 
 use super::extremes::Extremes;
-use super::groups::{Batch, Fit, Fitted, LANES, largest_finite};
-use super::levels::{E4M3, Integers, Levels, TO_INTEGER, Table, above, clamp, power};
+use super::groups::{Batch, Fit, Fitted, LANES, Lanes, largest_finite};
+use super::levels::{E4M3, Integers, Levels, Table, above, below, clamp, power};
+use super::line::Line;
 use super::{Level, Rule, ScaleType};
-
-/// How the integer codes of a group are made: `round(clamp((x + before) / divisor + after, least, most)) + shift`.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Line {
-    pub before: f32,
-    pub divisor: f32,
-    pub after: f32,
-    pub least: f32,
-    pub most: f32,
-    pub shift: f32,
-}
-
-/// Numbers whose codes are made together.
-const RUN: usize = 32;
-/// Quotients and products of codes up to 255 differ by less: by three roundings of a number below 256, and one of the sum.
-const NEAR: f32 = 1.0 / 8192.0;
-
-impl Line {
-    /// Codes of a zero point: what round-to-nearest has to be when the scale is known.
-    #[inline(always)]
-    pub(super) fn around(zero: f32, scale: f32, top: f32) -> Line {
-        Line { before: 0.0, divisor: scale, after: 0.0, least: -zero, most: top - zero, shift: zero }
-    }
-
-    /// Codes of a bias.
-    #[inline(always)]
-    pub(super) fn above(bias: f32, scale: f32, top: f32) -> Line {
-        Line { before: -bias, divisor: scale, after: 0.0, least: 0.0, most: top, shift: 0.0 }
-    }
-
-    /// The codes of some numbers.
-    ///
-    /// A product with the reciprocal is several times as fast as the quotient and a few units in the last place off: the
-    /// nearest integer is the same, unless one of them is that close to the middle between two. Runs in which some number is
-    /// are divided.
-    #[inline(always)]
-    pub(super) fn code(self, numbers: &[f32], codes: &mut [u8]) {
-        // Most have nothing to add.
-        if self.before == 0.0 && self.after == 0.0 {
-            self.code_all::<false>(numbers, codes);
-        } else {
-            self.code_all::<true>(numbers, codes);
-        }
-    }
-
-    #[inline(always)]
-    fn code_all<const ADD: bool>(self, numbers: &[f32], codes: &mut [u8]) {
-        let inverse = 1.0 / self.divisor;
-        // The low bits of a sum with this are the rounded number, shifted.
-        let to_code = TO_INTEGER + self.shift;
-        let (runs, rest) = numbers.as_chunks::<RUN>();
-        let (code_runs, code_rest) = codes.split_at_mut(numbers.len() - rest.len());
-        for (run, codes) in runs.iter().zip(code_runs.as_chunks_mut::<RUN>().0) {
-            let mut near = 0u32;
-            for l in 0..RUN {
-                let y = if ADD { (run[l] + self.before) * inverse + self.after } else { run[l] * inverse };
-                let y = clamp(y, self.least, self.most);
-                let sum = y + to_code;
-                codes[l] = sum.to_bits() as u8;
-                let is_far = (y - (sum - to_code)).abs() < 0.5 - NEAR;
-                near |= if is_far { 0 } else { 1 };
-            }
-            if near != 0 || !inverse.is_finite() {
-                self.divided(run, codes);
-            }
-        }
-        self.divided(rest, code_rest);
-    }
-
-    /// The shift is added to what is whole already: an odd one would turn ties.
-    #[inline(always)]
-    fn divided(self, numbers: &[f32], codes: &mut [u8]) {
-        for (code, &x) in codes.iter_mut().zip(numbers) {
-            let y = (x + self.before) / self.divisor + self.after;
-            let sum = clamp(y, self.least, self.most) + TO_INTEGER;
-            *code = sum.to_bits().wrapping_add(self.shift as u32) as u8;
-        }
-    }
-}
 
 /// What kind of zero point integer codes have.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -118,81 +40,165 @@ fn not_zero(scale: f32) -> f32 {
     if scale == 0.0 { f32::EPSILON } else { scale }
 }
 
+/// What round-to-nearest makes of groups, one a lane.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Plain {
+    /// The scale, as stored.
+    pub scale: Lanes,
+    /// The zero point or bias, as stored.
+    pub zero: Lanes,
+    /// As in [`Line`].
+    before: Lanes,
+    divisor: Lanes,
+    after: Lanes,
+    /// The code that stands for zero before anything is added.
+    from: Lanes,
+    top: f32,
+}
+
+impl Plain {
+    /// What is stored for a group.
+    #[inline(always)]
+    pub(super) fn fitted(&self, lane: usize) -> Fitted {
+        Fitted { scale: self.scale[lane], zero: self.zero[lane] }
+    }
+
+    /// How its codes are made.
+    #[inline(always)]
+    pub(super) fn line(&self, lane: usize) -> Line {
+        let line = Line::around(self.from[lane], self.divisor[lane], self.top);
+        Line { before: self.before[lane], after: self.after[lane], ..line }
+    }
+}
+
+/// Lanes that are all the same.
+#[inline(always)]
+fn all(x: f32) -> Lanes {
+    [x; LANES]
+}
+
 impl RtnIntegers {
-    /// The scale and zero point that the tool would store for a group with these extremes, and how it makes codes.
+    /// The scale and zero point that the tool would store for groups with these extremes, and how it makes codes.
     #[inline(always)]
-    pub(super) fn line(&self, low: f32, high: f32) -> (Fitted, Line) {
-        let (low, high) = if low <= high { (low, high) } else { (0.0, 0.0) };
-        match self.zero {
-            Zero::Middle => self.symmetric(low, high),
-            Zero::Code => self.asymmetric(low, high),
-            Zero::Bias => self.affine(low, high, 0.0),
-            Zero::MiddleBias => self.affine(low, high, self.levels.middle()),
+    pub(super) fn plain(&self, low: &Lanes, high: &Lanes) -> Plain {
+        let (mut low, mut high) = (*low, *high);
+        for l in 0..LANES {
+            let is_range = low[l] <= high[l];
+            low[l] = if is_range { low[l] } else { 0.0 };
+            high[l] = if is_range { high[l] } else { 0.0 };
+        }
+        match (self.zero, self.rule) {
+            (Zero::Middle, _) => self.symmetric(&low, &high),
+            (Zero::Code, Rule::Awq) => self.awq(&low, &high),
+            (Zero::Code, Rule::Gptq) => self.gptq(&low, &high),
+            (Zero::Code, _) => self.asymmetric(&low, &high),
+            (Zero::Bias, _) => self.affine(&low, &high, 0.0),
+            (Zero::MiddleBias, _) => self.affine(&low, &high, self.levels.middle()),
         }
     }
 
     #[inline(always)]
-    fn symmetric(&self, low: f32, high: f32) -> (Fitted, Line) {
-        let (top, middle) = (self.levels.top(), self.levels.middle());
-        let most = if -low > high { -low } else { high };
-        let exact = match self.rule {
-            // Over a range of two where there is nothing.
-            Rule::Gptq => (if most == 0.0 { 2.0 } else { most + most }) / top,
-            _ => not_zero(most / (top / 2.0)),
-        };
-        let stored = self.scale.stored(exact);
-        let divisor = if self.rule == Rule::Gptq { exact } else { stored };
-        (Fitted { scale: stored, zero: middle }, Line::around(middle, divisor, top))
+    fn stored(&self, exact: &Lanes) -> Lanes {
+        let mut stored = *exact;
+        self.scale.store(&mut stored);
+        stored
     }
 
     #[inline(always)]
-    fn asymmetric(&self, low: f32, high: f32) -> (Fitted, Line) {
+    fn symmetric(&self, low: &Lanes, high: &Lanes) -> Plain {
         let (top, middle) = (self.levels.top(), self.levels.middle());
-        if self.rule == Rule::Awq {
-            // The range need not hold zero.
-            let range = high - low;
-            let exact = (if range > 1e-5 { range } else { 1e-5 }) / top;
-            let zero = clamp(-(low / exact).round_ties_even(), 0.0, top);
-            let stored = self.scale.stored(exact);
-            return (Fitted { scale: stored, zero }, Line::above(-(zero * exact), stored, top));
+        let mut exact = all(0.0);
+        for l in 0..LANES {
+            let most = if -low[l] > high[l] { -low[l] } else { high[l] };
+            exact[l] = match self.rule {
+                // Over a range of two where there is nothing.
+                Rule::Gptq => (if most == 0.0 { 2.0 } else { most + most }) / top,
+                _ => not_zero(most / (top / 2.0)),
+            };
         }
-        let (low, high) = (if low < 0.0 { low } else { 0.0 }, if high > 0.0 { high } else { 0.0 });
-        if self.rule == Rule::Gptq {
-            let (low, high) = if low == high { (-1.0, 1.0) } else { (low, high) };
-            let exact = (high - low) / top;
-            let zero = clamp((-low / exact).round_ties_even(), 0.0, top);
-            let fitted = Fitted { scale: self.scale.stored(exact), zero };
-            return (fitted, Line::around(zero, exact, top));
+        let scale = self.stored(&exact);
+        let divisor = if self.rule == Rule::Gptq { exact } else { scale };
+        let (zero, from) = (all(middle), all(middle));
+        Plain { scale, zero, before: all(0.0), divisor, after: all(0.0), from, top }
+    }
+
+    /// The range need not hold zero.
+    #[inline(always)]
+    fn awq(&self, low: &Lanes, high: &Lanes) -> Plain {
+        let top = self.levels.top();
+        let (mut exact, mut zero, mut before) = (all(0.0), all(0.0), all(0.0));
+        for l in 0..LANES {
+            let range = high[l] - low[l];
+            exact[l] = (if range > 1e-5 { range } else { 1e-5 }) / top;
+            zero[l] = self.levels.nearest(-(low[l] / exact[l]), 0.0, top);
+            before[l] = zero[l] * exact[l];
         }
-        // Signed codes; the zero point is found with the scale before it is rounded, and added before rounding.
-        let exact = not_zero((high - low) / top);
-        let zero = clamp(-middle - low / exact, -middle, top - middle).round_ties_even();
-        // Where there are only zeros the tool's zero point is zero over zero, which it stores as the middle code.
-        let zero = if low == high { 0.0 } else { zero };
-        let stored = self.scale.stored(exact);
-        let line = Line { after: zero, ..Line::around(middle, stored, top) };
-        (Fitted { scale: stored, zero: zero + middle }, line)
+        let scale = self.stored(&exact);
+        Plain { scale, zero, before, divisor: scale, after: all(0.0), from: all(0.0), top }
+    }
+
+    #[inline(always)]
+    fn gptq(&self, low: &Lanes, high: &Lanes) -> Plain {
+        let top = self.levels.top();
+        let (mut exact, mut zero) = (all(0.0), all(0.0));
+        for l in 0..LANES {
+            let (low, high) = (below(low[l], 0.0), above(high[l], 0.0));
+            let is_nothing = low == high;
+            let (low, high) = (if is_nothing { -1.0 } else { low }, if is_nothing { 1.0 } else { high });
+            exact[l] = (high - low) / top;
+            zero[l] = self.levels.nearest(-low / exact[l], 0.0, top);
+        }
+        let scale = self.stored(&exact);
+        Plain { scale, zero, before: all(0.0), divisor: exact, after: all(0.0), from: zero, top }
+    }
+
+    /// Signed codes; the zero point is found with the scale before it is rounded, and added before rounding.
+    #[inline(always)]
+    fn asymmetric(&self, low: &Lanes, high: &Lanes) -> Plain {
+        let (top, middle) = (self.levels.top(), self.levels.middle());
+        let (mut exact, mut zero, mut after) = (all(0.0), all(0.0), all(0.0));
+        for l in 0..LANES {
+            let (low, high) = (below(low[l], 0.0), above(high[l], 0.0));
+            exact[l] = not_zero((high - low) / top);
+            let signed = self.levels.nearest(-middle - low / exact[l], -middle, top - middle);
+            // Where there are only zeros the tool's zero point is zero over zero, which it stores as the middle code.
+            after[l] = if low == high { 0.0 } else { signed };
+            zero[l] = after[l] + middle;
+        }
+        let scale = self.stored(&exact);
+        Plain { scale, zero, before: all(0.0), divisor: scale, after, from: all(middle), top }
     }
 
     /// `from`: the code that the bias is the number of.
     #[inline(always)]
-    fn affine(&self, low: f32, high: f32, from: f32) -> (Fitted, Line) {
+    fn affine(&self, low: &Lanes, high: &Lanes, from: f32) -> Plain {
         let top = self.levels.top();
-        let step = (high - low) / top;
-        if self.rule == Rule::Mlx {
-            // The end with the larger magnitude is held exactly, zero as nearly as a whole number of steps allows.
-            let step = if step > 1e-7 { step } else { 1e-7 };
-            let (step, edge) = if low.abs() > high.abs() { (step, low) } else { (-step, high) };
-            let steps = (edge / step).round_ties_even();
-            let (step, bias) = if steps == 0.0 { (step, 0.0) } else { (edge / steps, edge) };
-            let scale = self.scale.stored(step);
-            let fitted = Fitted { scale, zero: self.scale.stored(bias + step * from) };
-            return (fitted, Line::above(bias, step, top));
+        let (mut step, mut bias) = (all(0.0), *low);
+        for l in 0..LANES {
+            let exact = (high[l] - low[l]) / top;
+            if self.rule == Rule::Mlx {
+                // The end with the larger magnitude is held exactly, zero as nearly as a whole number of steps allows.
+                let exact = if exact > 1e-7 { exact } else { 1e-7 };
+                let is_low = low[l].abs() > high[l].abs();
+                let (exact, edge) = if is_low { (exact, low[l]) } else { (-exact, high[l]) };
+                let steps = (edge / exact).round_ties_even();
+                (step[l], bias[l]) = if steps == 0.0 { (exact, 0.0) } else { (edge / steps, edge) };
+            } else {
+                step[l] = if exact > f32::MIN_POSITIVE { exact } else { f32::MIN_POSITIVE };
+            }
         }
-        let step = if step > f32::MIN_POSITIVE { step } else { f32::MIN_POSITIVE };
-        let scale = self.scale.stored(step);
-        let zero = self.scale.stored(low + step * from);
-        (Fitted { scale, zero }, Line::above(zero - scale * from, scale, top))
+        let scale = self.stored(&step);
+        let (mut zero, mut before) = (all(0.0), all(0.0));
+        for l in 0..LANES {
+            zero[l] = bias[l] + step[l] * from;
+        }
+        let is_mlx = self.rule == Rule::Mlx;
+        let zero = self.stored(&zero);
+        for l in 0..LANES {
+            before[l] = if is_mlx { -bias[l] } else { -(zero[l] - scale[l] * from) };
+        }
+        let divisor = if is_mlx { step } else { scale };
+        Plain { scale, zero, before, divisor, after: all(0.0), from: all(0.0), top }
     }
 }
 
@@ -201,21 +207,22 @@ impl Fit for RtnIntegers {
 
     #[inline(always)]
     fn fit(&mut self, batch: &Batch<'_>) -> [(Fitted, Line); LANES] {
-        let mut lines = [(Fitted::default(), Line::above(0.0, 1.0, 0.0)); LANES];
-        for (lane, line) in lines.iter_mut().enumerate().take(batch.count) {
+        let (mut low, mut high) = (all(0.0), all(0.0));
+        for lane in 0..batch.count {
             // Loops, not folds: what is handed to a library's function is not compiled with this kernel's instructions.
             let mut seen = Extremes::NONE;
             for run in batch.runs(lane) {
                 seen = seen.and(self.level, run);
             }
-            *line = self.line(seen.low, seen.high);
+            (low[lane], high[lane]) = (seen.low, seen.high);
         }
-        lines
+        let plain = self.plain(&low, &high);
+        std::array::from_fn(|lane| (plain.fitted(lane), plain.line(lane)))
     }
 
     #[inline(always)]
     fn code(&self, line: Line, numbers: &[f32], codes: &mut [u8]) {
-        line.code(numbers, codes);
+        line.code(self.level, numbers, codes);
     }
 }
 

@@ -12,17 +12,22 @@ mod coarse;
 mod levels;
 mod likely;
 mod narrow;
+mod narrow_affine;
 mod trial;
+mod whole;
 
 pub(super) use affine::SearchAffine;
 pub(super) use levels::SearchLevels;
-pub(super) use narrow::{Memory, SearchNarrow, SearchNarrowAffine};
+pub(super) use narrow::SearchNarrow;
+pub(super) use narrow_affine::SearchNarrowAffine;
+pub(super) use whole::Wholes;
 
 use super::Level;
 use super::groups::{Batch, Fit, Fitted, LANES, Lanes};
 use super::levels::{Levels, TO_INTEGER, clamp};
+use super::line::Line;
 use super::passes::{Tile, reciprocal};
-use super::rtn::{Line, RtnIntegers, Zero};
+use super::rtn::{RtnIntegers, Zero};
 
 /// Candidates of a pass.
 const PAIR: usize = 2;
@@ -169,10 +174,9 @@ impl<const W: bool> Fit for SearchIntegers<W> {
         self.tile.take::<W>(batch);
         let levels = self.rtn.levels;
         let best = if self.rtn.zero == Zero::Code { self.asymmetric() } else { self.symmetric() };
-        let (mut stored, mut zero) = ([[0f32; LANES]; PAIR], [best.zero; PAIR]);
+        let plain = self.rtn.plain(&self.tile.low, &self.tile.high);
+        let (mut stored, zero) = ([plain.scale; PAIR], [plain.zero, best.zero]);
         for l in 0..LANES {
-            let (plain, _) = self.rtn.line(self.tile.low[l], self.tile.high[l]);
-            (stored[0][l], zero[0][l]) = (plain.scale, plain.zero);
             stored[1][l] = best.scale[l] * self.tile.back[l];
         }
         self.rtn.scale.store(&mut stored[1]);
@@ -194,6 +198,6 @@ impl<const W: bool> Fit for SearchIntegers<W> {
 
     #[inline(always)]
     fn code(&self, line: Line, numbers: &[f32], codes: &mut [u8]) {
-        line.code(numbers, codes);
+        line.code(self.rtn.level, numbers, codes);
     }
 }

@@ -8,9 +8,11 @@
 
 mod codes;
 mod groups;
+mod lookup;
 mod numbers;
 mod state;
 
+pub(in crate::transform) use numbers::Stretches;
 pub use numbers::round_to;
 pub use state::State;
 

@@ -4,8 +4,9 @@
 //! codes and lines take turns: each line asks for codes, and those for a line that fits them better.
 
 use super::super::groups::{Batch, Fit, Fitted, LANES, Lanes};
+use super::super::line::Line;
 use super::super::passes::Tile;
-use super::super::rtn::{Line, RtnIntegers, Zero};
+use super::super::rtn::{RtnIntegers, Zero};
 use super::{Best, PAIR};
 
 /// On integers with a bias.
@@ -92,7 +93,8 @@ impl<const W: bool> Fit for SearchAffine<W> {
         let top = self.rtn.levels.top();
         let from = if self.rtn.zero == Zero::MiddleBias { self.rtn.levels.middle() } else { 0.0 };
         let best = self.best();
-        let (mut scales, mut zeros) = ([[0f32; LANES]; PAIR], [[0f32; LANES]; PAIR]);
+        let plain = self.rtn.plain(&self.tile.low, &self.tile.high);
+        let (mut scales, mut zeros) = ([plain.scale; PAIR], [plain.zero; PAIR]);
         for l in 0..LANES {
             scales[1][l] = best.scale[l] * self.tile.back[l];
         }
@@ -103,10 +105,6 @@ impl<const W: bool> Fit for SearchAffine<W> {
             zeros[1][l] = middle - scales[1][l] * (top * 0.5 - from);
         }
         self.rtn.scale.store(&mut zeros[1]);
-        for l in 0..LANES {
-            let (plain, _) = self.rtn.line(self.tile.low[l], self.tile.high[l]);
-            (scales[0][l], zeros[0][l]) = (plain.scale, plain.zero);
-        }
         let (mut scale, mut bias) = (scales, zeros);
         for c in 0..PAIR {
             for l in 0..LANES {
@@ -124,6 +122,6 @@ impl<const W: bool> Fit for SearchAffine<W> {
 
     #[inline(always)]
     fn code(&self, line: Line, numbers: &[f32], codes: &mut [u8]) {
-        line.code(numbers, codes);
+        line.code(self.rtn.level, numbers, codes);
     }
 }

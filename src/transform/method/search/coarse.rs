@@ -1,4 +1,4 @@
-//! Thirty-two candidates for one group at a time, in whole numbers of sixteen bits.
+//! Sixteen or thirty-two candidates for one group at a time, in whole numbers of sixteen bits.
 //!
 //! To rank candidates, a group's numbers need few digits: as whole numbers up to 16,383 they are a four-bit grid's step to one
 //! part in two thousand, and what is lost is the same for every candidate. In sixteen bits a vector holds twice as many of
@@ -58,20 +58,20 @@ fn twice(x: f32) -> u32 {
 
 /// Rounds what is within a few thousands.
 #[inline(always)]
-fn whole(x: f32) -> i32 {
+pub(super) fn whole(x: f32) -> i32 {
     // As in `levels::TO_INTEGER`, with the sign kept.
     (x + 12_582_912.0).to_bits().wrapping_sub(0x4b40_0000) as i32
 }
 
 impl Candidates {
-    /// Candidates with these steps (in the units of the numbers; not zero), the code of the number zero before rounding, and
-    /// bounds of codes.
+    /// Candidates with these inverses of their steps (in the units of the numbers), the code of the number zero before rounding,
+    /// and bounds of codes.
     #[inline(always)]
-    pub(super) fn new(step: &Row, zero: &Row, least: &Row, most: &Row) -> Candidates {
+    pub(super) fn new(inverse: &Row, zero: &Row, least: &Row, most: &Row) -> Candidates {
         let mut all =
             Candidates { inverse: [0; WIDTH], offset: [0; WIDTH], least: [0; WIDTH], most: [0; WIDTH] };
         for c in 0..WIDTH {
-            all.inverse[c] = twice(below(above(ONE / step[c], -32_767.0), 32_767.0));
+            all.inverse[c] = twice(below(above(ONE * inverse[c], -32_767.0), 32_767.0));
             // Half a step, so that rounding down rounds to nearest.
             let half = (1u32 << (FRACTION_BITS - 1)) as f32;
             let offset = zero[c] * (1u32 << FRACTION_BITS) as f32 + half;
@@ -123,19 +123,21 @@ pub(super) fn sums<const Q: bool>(level: Level, pairs: &[[i16; 2]], of: &Candida
 pub(super) struct Best {
     /// What its scale takes off the sum of squares; zero where none is any good.
     pub merit: f32,
-    /// The scale that fits its codes best.
-    pub scale: f32,
+    /// The sums, over the group, of numbers times codes and of squares of codes: the scale that fits the codes best is their
+    /// quotient.
+    pub xq: f32,
+    pub qq: f32,
     /// Which one it is: the first of equals.
     pub place: usize,
 }
 
-/// Ranks candidates, sixteen times `P` of them (one or two), with these steps and bounds of codes. A scale of the other sign than
-/// its candidate's step is none.
+/// Ranks candidates, sixteen times `P` of them (one or two), with these inverses of steps and bounds of codes. A scale of the
+/// other sign than its candidate's step is none.
 #[inline(always)]
 pub(super) fn best<const P: usize>(
     level: Level,
     pairs: &[[i16; 2]],
-    step: &[Lanes; P],
+    inverse: &[Lanes; P],
     least: &[Lanes; P],
     most: &[Lanes; P],
 ) -> Best {
@@ -143,17 +145,15 @@ pub(super) fn best<const P: usize>(
         #[cfg(target_arch = "x86_64")]
         // SAFETY: whoever hands in a level has asked the machine for it, and here for one feature more.
         Level::Avx512 if pairs.len() <= PAIRS_MAX && std::arch::is_x86_feature_detected!("avx512vnni") => unsafe {
-            x86::best_avx512_vnni(pairs, step, least, most)
+            x86::best_avx512_vnni(pairs, inverse, least, most)
         },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        Level::Avx512 if pairs.len() <= PAIRS_MAX => unsafe { x86::best_avx512(pairs, step, least, most) },
+        Level::Avx512 if pairs.len() <= PAIRS_MAX => unsafe { x86::best_avx512(pairs, inverse, least, most) },
         _ => {
-            let [step, least, most] = [step, least, most].map(row);
-            best_of(
-                &sums::<false>(level, pairs, &Candidates::new(&step, &[0.0; WIDTH], &least, &most)),
-                &step,
-            )
+            let [inverse, least, most] = [inverse, least, most].map(row);
+            let of = Candidates::new(&inverse, &[0.0; WIDTH], &least, &most);
+            best_of(&sums::<false>(level, pairs, &of), &inverse)
         }
     }
 }
@@ -169,16 +169,16 @@ fn row<const P: usize>(lanes: &[Lanes; P]) -> Row {
 }
 
 #[inline(always)]
-fn best_of(of: &Sums, step: &Row) -> Best {
+fn best_of(of: &Sums, inverse: &Row) -> Best {
     let mut merit = [0f32; WIDTH];
     for c in 0..WIDTH {
         let is_one = of.qq[c] > 0.0;
         merit[c] = of.xq[c] * of.xq[c] / (if is_one { of.qq[c] } else { 1.0 });
-        let fits = is_one & (of.xq[c] * step[c] > 0.0);
+        let fits = is_one & (of.xq[c] * inverse[c] > 0.0);
         merit[c] = if fits { merit[c] } else { 0.0 };
     }
     let place = first_of_largest(&merit);
-    Best { merit: merit[place], scale: of.xq[place] / of.qq[place], place }
+    Best { merit: merit[place], xq: of.xq[place], qq: of.qq[place], place }
 }
 
 /// The first of the largest.
@@ -292,7 +292,7 @@ mod x86 {
             #[target_feature(enable = $features)]
             pub(super) fn $name<const P: usize>(
                 pairs: &[[i16; 2]],
-                step: &[Lanes; P],
+                inverse: &[Lanes; P],
                 least: &[Lanes; P],
                 most: &[Lanes; P],
             ) -> Best {
@@ -303,9 +303,9 @@ mod x86 {
                     let whole = _mm512_and_si512(sum, _mm512_set1_epi32(0xffff));
                     _mm512_or_si512(whole, _mm512_slli_epi32::<16>(whole))
                 };
-                let step = step.each_ref().map(load);
-                let inverse = step.map(|step| {
-                    let inverse = _mm512_div_ps(_mm512_set1_ps(ONE), step);
+                let signs = inverse.each_ref().map(load);
+                let inverse = signs.map(|inverse| {
+                    let inverse = _mm512_mul_ps(_mm512_set1_ps(ONE), inverse);
                     let inverse = _mm512_max_ps(inverse, _mm512_set1_ps(-32_767.0));
                     twice(_mm512_min_ps(inverse, _mm512_set1_ps(32_767.0)))
                 });
@@ -342,7 +342,7 @@ mod x86 {
                         _mm512_cvtepi32_ps(both)
                     });
                     let is_one = _mm512_cmp_ps_mask::<_CMP_GT_OQ>(qq, none);
-                    let sign = _mm512_mul_ps(xq, step[part]);
+                    let sign = _mm512_mul_ps(xq, signs[part]);
                     let fits = _mm512_mask_cmp_ps_mask::<_CMP_GT_OQ>(is_one, sign, none);
                     let divisor = _mm512_mask_mov_ps(one, is_one, qq);
                     merits[part] = _mm512_maskz_div_ps(fits, _mm512_mul_ps(xq, xq), divisor);
@@ -361,7 +361,7 @@ mod x86 {
                 }
                 let place = (places.trailing_zeros() as usize).min(LANES * P - 1);
                 let [xq, qq] = lanes.map(|lanes| lanes[place / LANES][place % LANES]);
-                Best { merit, scale: xq / qq, place }
+                Best { merit, xq, qq, place }
             }
         };
     }
@@ -400,41 +400,5 @@ mod x86 {
             }
         }
         out
-    }
-}
-
-/// A group on its way through a search.
-#[derive(Debug, Default)]
-pub(super) struct Group {
-    /// Its numbers as whole ones, two by two; a zero behind them where they are odd in number.
-    pub pairs: Vec<[i16; 2]>,
-    /// How many.
-    pub count: usize,
-    /// A power of two that brings the largest magnitude between one and two, so that no square vanishes or overflows.
-    pub to: f32,
-    /// What a whole number is multiplied by to get back.
-    pub back: f32,
-}
-
-impl Group {
-    /// Takes a group in, all finite: `numbers` less `middle`, whose largest magnitude is `largest`. `false` where that is zero.
-    #[inline(always)]
-    pub(super) fn take(&mut self, numbers: &[f32], middle: f32, largest: f32) -> bool {
-        let exponent = (largest.to_bits() >> 23).clamp(1, 253);
-        let to = f32::from_bits((254 - exponent) << 23);
-        self.to = to;
-        self.back = largest * (1.0 / LARGEST);
-        self.count = numbers.len();
-        self.pairs.resize(numbers.len().div_ceil(2), [0; 2]);
-        let by = LARGEST / above(largest * to, f32::MIN_POSITIVE);
-        let places = self.pairs.as_flattened_mut();
-        for (place, &x) in places.iter_mut().zip(numbers) {
-            *place = whole((x - middle) * to * by) as i16;
-        }
-        if let Some(behind) = places.get_mut(numbers.len()) {
-            *behind = 0;
-        }
-        // What hardly any whole number is worth is not worth a search either.
-        self.back >= f32::MIN_POSITIVE
     }
 }

@@ -13,11 +13,11 @@ use super::super::groups::{LANES, Lanes};
 pub(super) struct Likely {
     /// Coefficients of log2(share): the constant, log2(spread), log2(count / 128), and their product.
     of: [f32; 4],
-    /// Candidates as multiples of the guess; zero where they are fixed.
-    multiples: Lanes,
-    /// Shares that are tried whatever is guessed: numbers that are on a grid already, of whose steps all are in use, or all but
-    /// one or two. Zero where there is none.
-    fixed: Lanes,
+    /// One over the candidates as multiples of the guess; zero where they are fixed.
+    by_multiples: Lanes,
+    /// One over the shares that are tried whatever is guessed: numbers that are on a grid already, of whose steps all are in use,
+    /// or all but one or two. Zero where there is none.
+    by_fixed: Lanes,
     /// By how much the zero point of each is moved.
     pub zero_steps: Lanes,
 }
@@ -25,41 +25,52 @@ pub(super) struct Likely {
 /// Spread: the largest magnitude over the root of the mean square.
 pub(super) const SYMMETRIC: Likely = Likely {
     of: [0.1296, -0.1872, 0.0557, -0.0638],
-    multiples: [
+    by_multiples: inverses([
         0.787, 0.869, 0.905, 0.923, 0.942, 0.961, 0.98, 1.0, 1.02, 1.041, 1.062, 1.105, 1.15, 1.271, 0.0, 0.0,
-    ],
-    fixed: [0., 0., 0., 0., 0., 0., 0., 0., 0., 0., 0., 0., 0., 0., 0.945, 1.06],
+    ]),
+    by_fixed: inverses([0., 0., 0., 0., 0., 0., 0., 0., 0., 0., 0., 0., 0., 0., 0.945, 1.06]),
     zero_steps: [0.0; LANES],
 };
 
 /// Spread: the largest less the least number, and zero if it is beyond them, over the root of the mean square.
 pub(super) const ASYMMETRIC: Likely = Likely {
     of: [0.1863, -0.1187, 0.1148, -0.0639],
-    multiples: [
+    by_multiples: inverses([
         0.887, 0.923, 0.9465, 0.97, 0.99, 1.01, 1.03, 1.0565, 1.094, 0.951, 1.0, 0.951, 1.0, 0.0, 0.0, 0.0,
-    ],
-    fixed: [0., 0., 0., 0., 0., 0., 0., 0., 0., 0., 0., 0., 0., 1.0, 1.0714, 1.1538],
+    ]),
+    by_fixed: inverses([0., 0., 0., 0., 0., 0., 0., 0., 0., 0., 0., 0., 0., 1.0, 1.0714, 1.1538]),
     zero_steps: [0., 0., 0., 0., 0., 0., 0., 0., 0., -1., -1., 1., 1., 0., 0., 0.],
 };
 
 impl Likely {
-    /// The likely share for a group of so many numbers with this spread.
+    /// One over the likely share for a group of so many numbers with this spread.
     #[inline(always)]
-    pub(super) fn share(&self, spread: f32, count: usize) -> f32 {
+    pub(super) fn by_share(&self, spread: f32, count: usize) -> f32 {
         let [constant, by_spread, by_size, by_both] = self.of;
         let (spread, size) = (log2(spread), log2(count as f32) - 7.0);
-        exp2(constant + by_spread * spread + by_size * size + by_both * spread * size)
+        exp2(-(constant + by_spread * spread + by_size * size + by_both * spread * size))
+    }
+
+    /// One over each of the candidates around a likely share.
+    #[inline(always)]
+    pub(super) fn around(&self, by_share: f32) -> Lanes {
+        let mut all = self.by_fixed;
+        for l in 0..LANES {
+            all[l] += self.by_multiples[l] * by_share;
+        }
+        all
     }
 }
 
-/// The candidates around a likely share.
-#[inline(always)]
-pub(super) fn around(share: f32, of: &Likely) -> Lanes {
-    let mut shares = of.fixed;
-    for l in 0..LANES {
-        shares[l] += of.multiples[l] * share;
+/// One over each number; zero stays.
+pub(super) const fn inverses<const N: usize>(numbers: [f32; N]) -> [f32; N] {
+    let mut all = [0.0; N];
+    let mut n = 0;
+    while n < N {
+        all[n] = if numbers[n] == 0.0 { 0.0 } else { 1.0 / numbers[n] };
+        n += 1;
     }
-    shares
+    all
 }
 
 /// To a hundredth, and the same on every machine, as a library's would not be. Of what is positive and finite.

@@ -1,79 +1,103 @@
-//! The search where codes have four bits or fewer and all numbers count the same: what most models are quantised with.
+//! The search where codes have four bits or fewer, are integers about zero, and all numbers count the same: what most models are
+//! quantised with.
 //!
-//! One round of [`coarse`] candidates over all that a group may want; with a bias, which is one more dimension, a second one around
-//! the best of them. What comes out is tried as it will be stored, on the numbers themselves, against what round-to-nearest
-//! would store.
+//! One round of [`coarse`] candidates over all that a group may want. What comes out is tried as it will be stored, on the
+//! numbers themselves, against what round-to-nearest would store.
+//!
+//! A group is short and each step waits for the one before; so each is taken for all groups of a batch before the next.
 
-use super::super::extremes::Extremes;
 use super::super::groups::{Batch, Fit, Fitted, LANES, Lanes};
-use super::super::levels::{above, below, clamp};
-use super::super::rtn::{Line, RtnIntegers, Zero};
-use super::coarse::{self, Candidates, Group, Row, WIDTH, first_of_largest, sums};
-use super::likely;
+use super::super::levels::{TO_INTEGER, above, below, clamp};
+use super::super::line::Line;
+use super::super::rtn::{RtnIntegers, Zero};
+use super::coarse::{self, LARGEST};
+use super::likely::{self, Likely};
 use super::trial::{Trial, errors};
-use super::{ASYMMETRIC, Level, SYMMETRIC, ZERO_STEPS};
+use super::whole::{Origin, Wholes};
+use super::{ASYMMETRIC, CANDIDATES, SYMMETRIC, ZERO_STEPS};
 
 /// On integers of four bits or fewer, with or without a zero point that is a code.
 pub(in super::super) struct SearchNarrow {
     pub rtn: RtnIntegers,
     /// Whether scales may be negative.
     pub signed: bool,
-    pub memory: Memory,
-}
-
-/// On integers of four bits or fewer with a bias.
-pub(in super::super) struct SearchNarrowAffine {
-    pub rtn: RtnIntegers,
-    pub memory: Memory,
-}
-
-/// What a group needs on its way.
-#[derive(Debug, Default)]
-pub(in super::super) struct Memory {
-    group: Group,
-    /// Its numbers, where they are not neighbours, or not all finite.
-    copied: Vec<f32>,
+    pub wholes: Wholes,
 }
 
 /// The best candidate yet, in the units of the group's whole numbers.
 #[derive(Debug, Clone, Copy)]
 struct Found {
     merit: f32,
-    scale: f32,
+    /// Their quotient is the scale.
+    xq: f32,
+    qq: f32,
     /// Zero point, or the middle of the codes.
     zero: f32,
 }
 
-impl Memory {
-    /// A group's numbers side by side, what is not finite as zero, and the least and the largest of them.
-    #[inline(always)]
-    fn numbers<'a>(
-        copied: &'a mut Vec<f32>,
-        batch: &Batch<'a>,
-        lane: usize,
-        level: Level,
-    ) -> (&'a [f32], Extremes) {
-        if let Some(run) = batch.run(lane) {
-            let found = Extremes::NONE.and(level, run);
-            if found.is_finite() {
-                return (run, found);
-            }
-        }
-        copied.clear();
-        for run in batch.runs(lane) {
-            for &x in run {
-                copied.push(if x.abs() < f32::INFINITY { x } else { 0.0 });
-            }
-        }
-        let found = Extremes::NONE.and(level, copied);
-        (copied, found)
-    }
+/// Where the candidates of each group are, in the units of its whole numbers.
+#[derive(Debug, Clone, Copy)]
+struct Reach {
+    /// The step with which the codes reach the extremes, and one over it.
+    unit: Lanes,
+    by_unit: Lanes,
+    /// The zero point with that step, not rounded.
+    zero: Lanes,
+    /// One over the share of that step that is likely to be best.
+    by_share: Lanes,
 }
 
+/// One over [`SYMMETRIC`] and [`ASYMMETRIC`].
+const BY_SYMMETRIC: [f32; CANDIDATES] = likely::inverses(SYMMETRIC);
+const BY_ASYMMETRIC: [f32; CANDIDATES] = likely::inverses(ASYMMETRIC);
+
 impl SearchNarrow {
+    fn is_symmetric(&self) -> bool {
+        self.rtn.zero == Zero::Middle
+    }
+
+    /// Of four bits it is known where the best is likely to be, and half as many candidates do.
+    #[inline(always)]
+    fn likely(&self) -> Option<&'static Likely> {
+        let of = if self.is_symmetric() { &likely::SYMMETRIC } else { &likely::ASYMMETRIC };
+        (self.rtn.levels.bits == 4).then_some(of)
+    }
+
+    #[inline(always)]
+    fn reach(&self) -> Reach {
+        let (wholes, top, is_symmetric) = (&self.wholes, self.rtn.levels.top(), self.is_symmetric());
+        let none = [0f32; LANES];
+        let mut all = Reach { unit: none, by_unit: none, zero: none, by_share: [1.0; LANES] };
+        for l in 0..LANES {
+            // Where nothing is worth a search what is found is not used, but must not be a quotient by zero.
+            let back = if wholes.is_worth[l] { wholes.back[l] } else { 1.0 };
+            let by_back = 1.0 / back;
+            let (low, high) = (below(wholes.low[l], 0.0) * by_back, above(wholes.high[l], 0.0) * by_back);
+            let range = if is_symmetric { 2.0 * LARGEST } else { above(high - low, 1.0) };
+            all.unit[l] = range / top;
+            all.by_unit[l] = top / range;
+            all.zero[l] = -low * all.by_unit[l];
+        }
+        if let Some(likely) = self.likely() {
+            let (per_number, reach) = (1.0 / wholes.count as f32, if is_symmetric { 0.5 } else { 1.0 });
+            for l in 0..LANES {
+                let squares = above(wholes.squares[l] * per_number, 1.0);
+                let spread = all.unit[l] * (top * reach) / squares.sqrt();
+                all.by_share[l] = likely.by_share(spread, wholes.count);
+            }
+        }
+        all
+    }
+
     /// Tries candidates.
     #[inline(always)]
-    fn offer<const P: usize>(&self, group: &Group, best: &mut Found, step: &[Lanes; P], zero: &[Lanes; P]) {
+    fn offer<const P: usize>(
+        &self,
+        pairs: &[[i16; 2]],
+        best: &mut Found,
+        inverse: &[Lanes; P],
+        zero: &[Lanes; P],
+    ) {
         let top = self.rtn.levels.top();
         let (mut least, mut most) = (*zero, *zero);
         for p in 0..P {
@@ -82,121 +106,57 @@ impl SearchNarrow {
                 most[p][l] = top - zero[p][l];
             }
         }
-        let found = coarse::best(self.rtn.level, &group.pairs, step, &least, &most);
-        if found.merit > best.merit {
-            let zero = zero[found.place / LANES][found.place % LANES];
-            *best = Found { merit: found.merit, scale: found.scale, zero };
+        let coarse::Best { merit, xq, qq, place } =
+            coarse::best(self.rtn.level, pairs, inverse, &least, &most);
+        if merit > best.merit {
+            *best = Found { merit, xq, qq, zero: zero[place / LANES][place % LANES] };
         }
     }
 
-    /// Steps that are these shares of `unit`.
+    /// Tries steps that are these shares, one over each, of the one that reaches the extremes; the zero point is so many codes
+    /// beside its place.
     #[inline(always)]
-    fn symmetric<const P: usize>(&self, group: &Group, unit: f32, shares: &[Lanes; P]) -> Found {
-        let middle = self.rtn.levels.middle();
-        let zero = [[middle; LANES]; P];
-        let mut best = Found { merit: 0.0, scale: unit, zero: middle };
-        self.offer(group, &mut best, &scaled(shares, unit), &zero);
-        if self.signed {
-            self.offer(group, &mut best, &scaled(shares, -unit), &zero);
-        }
-        best
-    }
-
-    /// Steps that are these shares of the one that reaches from `low` to `high`, the zero point so many codes beside its place.
-    #[inline(always)]
-    fn asymmetric<const P: usize>(
+    fn shares<const P: usize>(
         &self,
-        group: &Group,
-        (low, unit): (f32, f32),
-        shares: &[Lanes; P],
+        lane: usize,
+        reach: &Reach,
+        by_shares: &[Lanes; P],
         zero_steps: &[Lanes; P],
     ) -> Found {
         let (top, middle) = (self.rtn.levels.top(), self.rtn.levels.middle());
-        let (mut step, mut zero) = (*shares, *zero_steps);
+        let (pairs, by_unit) = (self.wholes.pairs(lane), reach.by_unit[lane]);
+        let (mut inverse, mut zero) = (*by_shares, [[middle; LANES]; P]);
         for p in 0..P {
             for l in 0..LANES {
-                // A longer step needs another zero point to reach both ends, a shorter one cuts both off.
-                let reach = unit * above(step[p][l], 1.0);
-                zero[p][l] = clamp(rounded(-low / reach) + zero[p][l], 0.0, top);
-                step[p][l] *= unit;
+                if !self.is_symmetric() {
+                    // A longer step needs another zero point to reach both ends, a shorter one cuts both off.
+                    let at = reach.zero[lane] * below(inverse[p][l], 1.0);
+                    zero[p][l] = clamp(rounded(at) + zero_steps[p][l], 0.0, top);
+                }
+                inverse[p][l] *= by_unit;
             }
         }
-        let mut best = Found { merit: 0.0, scale: unit, zero: middle };
-        self.offer(group, &mut best, &step, &zero);
+        let mut best = Found { merit: 0.0, xq: reach.unit[lane], qq: 1.0, zero: middle };
+        self.offer(pairs, &mut best, &inverse, &zero);
+        if self.signed {
+            self.offer(pairs, &mut best, &inverse.map(|lanes| lanes.map(|inverse| -inverse)), &zero);
+        }
         best
     }
 
     #[inline(always)]
-    fn search(&self, group: &Group, numbers: &[f32], low: f32, high: f32) -> Found {
-        let top = self.rtn.levels.top();
-        // Of four bits it is known where the best is likely to be, and half as many candidates do.
-        let is_known = self.rtn.levels.bits == 4;
-        let spread = |range: f32| {
-            let [squares] = errors(self.rtn.level, numbers, group.to, &[Trial::NONE]);
-            range * group.to / (squares / numbers.len() as f32).sqrt()
-        };
-        if self.rtn.zero == Zero::Middle {
-            let largest = above(-low, high);
-            let unit = largest / group.back / (top * 0.5);
-            return match is_known {
-                true => {
-                    let likely = likely::SYMMETRIC.share(spread(largest), numbers.len());
-                    self.symmetric(group, unit, &[likely::around(likely, &likely::SYMMETRIC)])
-                }
-                false => self.symmetric::<2>(group, unit, bytemuck::cast_ref(&SYMMETRIC)),
-            };
+    fn search(&self, lane: usize, reach: &Reach) -> Found {
+        if let Some(likely) = self.likely() {
+            return self.shares(lane, reach, &[likely.around(reach.by_share[lane])], &[likely.zero_steps]);
         }
-        let (low, high) = (below(low, 0.0), above(high, 0.0));
-        let range = high / group.back - low / group.back;
-        let line = (low / group.back, range / top);
-        match is_known {
-            true => {
-                let likely = likely::ASYMMETRIC.share(spread(high - low), numbers.len());
-                let shares = likely::around(likely, &likely::ASYMMETRIC);
-                self.asymmetric(group, line, &[shares], &[likely::ASYMMETRIC.zero_steps])
-            }
-            false => {
-                let (shares, steps) = (bytemuck::cast_ref(&ASYMMETRIC), bytemuck::cast_ref(&ZERO_STEPS));
-                self.asymmetric::<2>(group, line, shares, steps)
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn one(&self, memory: &mut Memory, batch: &Batch<'_>, lane: usize) -> (Fitted, Line) {
-        let (numbers, Extremes { low, high, .. }) =
-            Memory::numbers(&mut memory.copied, batch, lane, self.rtn.level);
-        let top = self.rtn.levels.top();
-        let (plain, line) = self.rtn.line(low, high);
-        if !memory.group.take(numbers, 0.0, above(-low, high)) {
-            return (plain, Line::around(plain.zero, plain.scale, line.most - line.least));
-        }
-        let found = self.search(&memory.group, numbers, low, high);
-        let stored = self.rtn.scale.stored(found.scale * memory.group.back);
-        let to = memory.group.to;
-        let lines = [(plain.scale, plain.zero), (stored, found.zero)];
-        let lines =
-            lines.map(|(scale, zero)| Trial { scale: scale * to, bias: 0.0, least: -zero, most: top - zero });
-        let error = errors(self.rtn.level, numbers, to, &lines);
-        let fitted = if error[1] < error[0] { Fitted { scale: stored, zero: found.zero } } else { plain };
-        (fitted, Line::around(fitted.zero, fitted.scale, top))
+        let by_shares = if self.is_symmetric() { &BY_SYMMETRIC } else { &BY_ASYMMETRIC };
+        self.shares::<2>(lane, reach, bytemuck::cast_ref(by_shares), bytemuck::cast_ref(&ZERO_STEPS))
     }
 }
 
 #[inline(always)]
 fn rounded(x: f32) -> f32 {
-    (x + 12_582_912.0) - 12_582_912.0
-}
-
-#[inline(always)]
-fn scaled<const P: usize>(shares: &[Lanes; P], unit: f32) -> [Lanes; P] {
-    let mut scaled = *shares;
-    for lanes in &mut scaled {
-        for share in lanes {
-            *share *= unit;
-        }
-    }
-    scaled
+    (x + TO_INTEGER) - TO_INTEGER
 }
 
 impl Fit for SearchNarrow {
@@ -204,149 +164,47 @@ impl Fit for SearchNarrow {
 
     #[inline(always)]
     fn fit(&mut self, batch: &Batch<'_>) -> [(Fitted, Line); LANES] {
-        let mut memory = std::mem::take(&mut self.memory);
-        let mut lines = [(Fitted::default(), Line::above(0.0, 1.0, 0.0)); LANES];
-        for (lane, line) in lines.iter_mut().enumerate().take(batch.count) {
-            *line = self.one(&mut memory, batch, lane);
+        let (level, top) = (self.rtn.level, self.rtn.levels.top());
+        self.wholes.take(level, batch, Origin::Zero);
+        let reach = self.reach();
+        let (mut scale, mut qq, mut zero) = ([1f32; LANES], [1f32; LANES], [0f32; LANES]);
+        for lane in 0..batch.count {
+            let found = self.search(lane, &reach);
+            (scale[lane], qq[lane], zero[lane]) = (found.xq, found.qq, found.zero);
         }
-        self.memory = memory;
+        let Wholes { low, high, back, to, is_worth, .. } = &self.wholes;
+        for l in 0..LANES {
+            scale[l] = scale[l] / qq[l] * back[l];
+        }
+        self.rtn.scale.store(&mut scale);
+        let plain = self.rtn.plain(low, high);
+        // Round-to-nearest's, and the best.
+        let (scales, zeros) = ([plain.scale, scale], [plain.zero, zero]);
+        let mut inverses = scales;
+        for inverse in &mut inverses {
+            for l in 0..LANES {
+                inverse[l] = 1.0 / (inverse[l] * to[l]);
+            }
+        }
+        let mut lines = [(Fitted::default(), Line::above(0.0, 1.0, 0.0)); LANES];
+        for lane in 0..batch.count {
+            let trials = [0, 1].map(|c| Trial {
+                scale: scales[c][lane] * to[lane],
+                inverse: inverses[c][lane],
+                bias: 0.0,
+                least: -zeros[c][lane],
+                most: top - zeros[c][lane],
+            });
+            let error = errors(level, self.wholes.numbers(batch, lane), to[lane], &trials);
+            let c = usize::from(is_worth[lane] & (error[1] < error[0]));
+            let fitted = Fitted { scale: scales[c][lane], zero: zeros[c][lane] };
+            lines[lane] = (fitted, Line::around(fitted.zero, fitted.scale, top));
+        }
         lines
     }
 
     #[inline(always)]
     fn code(&self, line: Line, numbers: &[f32], codes: &mut [u8]) {
-        line.code(numbers, codes);
-    }
-}
-
-/// How far from the middle of a group towards its least and its largest number the codes reach: each of one row with each of the
-/// other.
-const REACH: ([f32; 8], [f32; 4]) =
-    ([0.52, 0.60, 0.68, 0.76, 0.83, 0.90, 0.96, 1.02], [0.62, 0.75, 0.87, 0.98]);
-/// Around the best line yet: shares of its step, and how far its middle is moved, in steps.
-const AROUND: ([f32; 8], [f32; 4]) =
-    ([0.955, 0.97, 0.983, 0.994, 1.006, 1.017, 1.03, 1.045], [-0.3, -0.1, 0.1, 0.3]);
-
-/// The best scale and two beside it, as far as bf16's steps are apart.
-const BESIDE: [f32; 3] = [1.0, 0.9955, 1.0045];
-
-impl SearchNarrowAffine {
-    /// Tries a row of lines; `middle` is the number in the middle of the codes.
-    #[inline(always)]
-    fn offer(&self, group: &Group, best: &mut Found, sum: f32, step: &Row, middle: &Row) {
-        let top = self.rtn.levels.top();
-        let mut zero = [0f32; WIDTH];
-        for c in 0..WIDTH {
-            zero[c] = top * 0.5 - middle[c] / step[c];
-        }
-        let of = Candidates::new(step, &zero, &[0.0; WIDTH], &[top; WIDTH]);
-        let mut s = sums::<true>(self.rtn.level, &group.pairs, &of);
-        if group.count % 2 == 1 {
-            // The zero behind the last number.
-            let codes = of.codes_of_zero();
-            for c in 0..WIDTH {
-                s.q[c] -= codes[c];
-                s.qq[c] -= codes[c] * codes[c];
-            }
-        }
-        let count = group.count as f32;
-        let (mut merit, mut scale, mut centre) = ([0f32; WIDTH], [0f32; WIDTH], [0f32; WIDTH]);
-        for c in 0..WIDTH {
-            centre[c] = s.q[c] / count;
-            let spread = s.qq[c] - s.q[c] * centre[c];
-            let together = s.xq[c] - sum * centre[c];
-            let is_line = (spread > 0.0) & (together > 0.0);
-            scale[c] = together / (if is_line { spread } else { 1.0 });
-            merit[c] = if is_line { together * scale[c] } else { 0.0 };
-        }
-        let c = first_of_largest(&merit);
-        if merit[c] > best.merit {
-            let zero = sum / count + scale[c] * (top * 0.5 - centre[c]);
-            *best = Found { merit: merit[c], scale: scale[c], zero };
-        }
-    }
-
-    #[inline(always)]
-    fn search(&self, group: &Group, half: f32) -> Found {
-        let top = self.rtn.levels.top();
-        let half = half / group.back;
-        let mut sum = 0i64;
-        for pairs in group.pairs.chunks(1024) {
-            let mut part = 0i32;
-            for pair in pairs {
-                part += i32::from(pair[0]) + i32::from(pair[1]);
-            }
-            sum += i64::from(part);
-        }
-        let sum = sum as f32;
-        let mut best = Found { merit: 0.0, scale: 2.0 * half / top, zero: 0.0 };
-        let (mut step, mut middle) = ([0f32; WIDTH], [0f32; WIDTH]);
-        for c in 0..WIDTH {
-            let (near, far) = (REACH.0[c % 8] * half, REACH.1[c / 8] * half);
-            step[c] = (near + far) / top;
-            middle[c] = (far - near) * 0.5;
-        }
-        self.offer(group, &mut best, sum, &step, &middle);
-        for c in 0..WIDTH {
-            step[c] = best.scale * AROUND.0[c % 8];
-            middle[c] = best.zero + best.scale * AROUND.1[c / 8];
-        }
-        self.offer(group, &mut best, sum, &step, &middle);
-        best
-    }
-
-    #[inline(always)]
-    fn one(&self, memory: &mut Memory, batch: &Batch<'_>, lane: usize) -> (Fitted, Line) {
-        let (numbers, Extremes { low, high, .. }) =
-            Memory::numbers(&mut memory.copied, batch, lane, self.rtn.level);
-        let top = self.rtn.levels.top();
-        let from = if self.rtn.zero == Zero::MiddleBias { self.rtn.levels.middle() } else { 0.0 };
-        let (plain, _) = self.rtn.line(low, high);
-        let line = |of: Fitted| (of, Line::above(of.zero - of.scale * from, of.scale, top));
-        // Halves first: the difference of the largest numbers is beyond a float's range.
-        let (middle, half) = (high * 0.5 + low * 0.5, high * 0.5 - low * 0.5);
-        if !memory.group.take(numbers, middle, half) {
-            return line(plain);
-        }
-        let (back, to) = (memory.group.back, memory.group.to);
-        let found = self.search(&memory.group, half);
-        // A bias is many steps, and its rounding moves all codes: neighbours of the scale have others, one of which may fit.
-        let mut lines = [plain; 4];
-        for (line, share) in lines[1..].iter_mut().zip(BESIDE) {
-            let scale = self.rtn.scale.stored(found.scale * back * share);
-            // The middle of the codes stays where it was.
-            let zero = self.rtn.scale.stored(middle + found.zero * back - scale * (top * 0.5 - from));
-            *line = Fitted { scale, zero };
-        }
-        let trials = lines.map(|of| {
-            let bias = (of.zero - of.scale * from) * to;
-            Trial { scale: of.scale * to, bias, least: 0.0, most: top }
-        });
-        let error = errors(self.rtn.level, numbers, to, &trials);
-        let mut best = 0;
-        for c in 1..4 {
-            best = if error[c] < error[best] { c } else { best };
-        }
-        line(lines[best])
-    }
-}
-
-impl Fit for SearchNarrowAffine {
-    type Line = Line;
-
-    #[inline(always)]
-    fn fit(&mut self, batch: &Batch<'_>) -> [(Fitted, Line); LANES] {
-        let mut memory = std::mem::take(&mut self.memory);
-        let mut lines = [(Fitted::default(), Line::above(0.0, 1.0, 0.0)); LANES];
-        for (lane, line) in lines.iter_mut().enumerate().take(batch.count) {
-            *line = self.one(&mut memory, batch, lane);
-        }
-        self.memory = memory;
-        lines
-    }
-
-    #[inline(always)]
-    fn code(&self, line: Line, numbers: &[f32], codes: &mut [u8]) {
-        line.code(numbers, codes);
+        line.code(self.rtn.level, numbers, codes);
     }
 }

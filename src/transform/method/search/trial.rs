@@ -16,14 +16,11 @@ const STRETCH: usize = 256;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Trial {
     pub scale: f32,
+    /// One over the scale.
+    pub inverse: f32,
     pub bias: f32,
     pub least: f32,
     pub most: f32,
-}
-
-impl Trial {
-    /// Where all that is left is the numbers themselves.
-    pub(super) const NONE: Trial = Trial { scale: 1.0, bias: 0.0, least: 0.0, most: 0.0 };
 }
 
 /// `Σ (x − (code·scale + bias))²` of each line, `x` being a number multiplied by `to`. `level` is one that the machine has.
@@ -40,7 +37,6 @@ pub(super) fn errors<const C: usize>(level: Level, numbers: &[f32], to: f32, lin
 /// What the others do, for every machine.
 #[inline(always)]
 fn plain<const C: usize>(numbers: &[f32], to: f32, lines: &[Trial; C]) -> [f32; C] {
-    let inverse = lines.map(|line| 1.0 / line.scale);
     let mut all = [0f32; C];
     for stretch in numbers.chunks(STRETCH) {
         let mut sum = [[0f32; LANES]; C];
@@ -48,14 +44,14 @@ fn plain<const C: usize>(numbers: &[f32], to: f32, lines: &[Trial; C]) -> [f32; 
         for chunk in chunks {
             for c in 0..C {
                 for l in 0..LANES {
-                    let d = lines[c].difference(chunk[l] * to, inverse[c]);
+                    let d = lines[c].difference(chunk[l] * to);
                     sum[c][l] += d * d;
                 }
             }
         }
         for c in 0..C {
             for (l, &x) in rest.iter().enumerate() {
-                let d = lines[c].difference(x * to, inverse[c]);
+                let d = lines[c].difference(x * to);
                 sum[c][l] += d * d;
             }
             for half in [8, 4, 2, 1] {
@@ -71,9 +67,9 @@ fn plain<const C: usize>(numbers: &[f32], to: f32, lines: &[Trial; C]) -> [f32; 
 
 impl Trial {
     #[inline(always)]
-    fn difference(&self, x: f32, inverse: f32) -> f32 {
+    fn difference(&self, x: f32) -> f32 {
         let x = x - self.bias;
-        let code = (clamp(x * inverse, self.least, self.most) + TO_INTEGER) - TO_INTEGER;
+        let code = (clamp(x * self.inverse, self.least, self.most) + TO_INTEGER) - TO_INTEGER;
         x - code * self.scale
     }
 }
@@ -92,7 +88,7 @@ mod x86 {
             lines.map(|line| _mm512_set1_ps(line.least)),
             lines.map(|line| _mm512_set1_ps(line.most)),
         ];
-        let inverse = lines.map(|line| _mm512_set1_ps(1.0 / line.scale));
+        let inverse = lines.map(|line| _mm512_set1_ps(line.inverse));
         let (to, to_integer) = (_mm512_set1_ps(to), _mm512_set1_ps(TO_INTEGER));
         let square = |x: __m512, c: usize| {
             let x = _mm512_sub_ps(_mm512_mul_ps(x, to), bias[c]);

@@ -5,6 +5,7 @@
 
 use super::super::{Along, Axes, Face, Held, Packing};
 use crate::error::{Error, Result};
+use crate::transform::simd::{Kernel, Level, run};
 
 /// Columns of a tile: a cache line of codes.
 const TILE: usize = 64;
@@ -179,25 +180,11 @@ fn repack(bits: u32, upper_first: bool, flip: u8, codes: &[u8], out: &mut [u8]) 
     let mut used = 0;
     match bits {
         4 => {
-            // Eight codes are four bytes.
-            let flips = u64::from_le_bytes([flip; 8]);
-            let (eights, rest) = codes.as_chunks::<8>();
-            let (words, tail) = out.as_chunks_mut::<4>();
-            let order = |word: u32| match upper_first {
-                true => (word & 0x0f0f_0f0f) << 4 | (word >> 4) & 0x0f0f_0f0f,
-                false => word,
+            let level = Level::best();
+            used = match upper_first {
+                true => run(level, Nibbles::<true> { flip, codes, out }),
+                false => run(level, Nibbles::<false> { flip, codes, out }),
             };
-            for (word, eight) in words.iter_mut().zip(eights) {
-                *word = order(gathered(u64::from_le_bytes(*eight) ^ flips)).to_le_bytes();
-            }
-            used = 4 * words.len().min(eights.len());
-            let mut last = [flip; 8];
-            last[..rest.len()].copy_from_slice(rest);
-            let last = order(gathered(u64::from_le_bytes(last) ^ flips)).to_le_bytes();
-            let place = if words.len() > eights.len() { &mut words[eights.len()][..] } else { tail };
-            let size = rest.len().div_ceil(2).min(place.len());
-            place[..size].copy_from_slice(&last[..size]);
-            used += size;
         }
         8 => {
             out.iter_mut().zip(codes).for_each(|(byte, &code)| *byte = code ^ flip);
@@ -212,6 +199,43 @@ fn repack(bits: u32, upper_first: bool, flip: u8, codes: &[u8], out: &mut [u8]) 
     if let Some(rest) = out.get_mut(used..) {
         rest.fill(0);
     }
+}
+
+/// Codes of four bits, two to a byte; with `U` the first of them above the second. Gives how many bytes it wrote.
+struct Nibbles<'a, const U: bool> {
+    flip: u8,
+    codes: &'a [u8],
+    out: &'a mut [u8],
+}
+
+impl<const U: bool> Kernel for Nibbles<'_, U> {
+    type Out = usize;
+
+    #[inline(always)]
+    fn run(self) -> usize {
+        let Nibbles { flip, codes, out } = self;
+        // Eight codes are four bytes.
+        let (eights, rest) = codes.as_chunks::<8>();
+        let (words, tail) = out.as_chunks_mut::<4>();
+        for (word, eight) in words.iter_mut().zip(eights) {
+            *word = word_of::<U>(*eight, flip);
+        }
+        let mut last = [flip; 8];
+        last[..rest.len()].copy_from_slice(rest);
+        let last = word_of::<U>(last, flip);
+        let used = 4 * words.len().min(eights.len());
+        let place = if words.len() > eights.len() { &mut words[eights.len()][..] } else { tail };
+        let size = rest.len().div_ceil(2).min(place.len());
+        place[..size].copy_from_slice(&last[..size]);
+        used + size
+    }
+}
+
+#[inline(always)]
+fn word_of<const U: bool>(eight: [u8; 8], flip: u8) -> [u8; 4] {
+    let word = gathered(u64::from_le_bytes(eight) ^ u64::from_le_bytes([flip; 8]));
+    let word = if U { (word & 0x0f0f_0f0f) << 4 | (word >> 4) & 0x0f0f_0f0f } else { word };
+    word.to_le_bytes()
 }
 
 /// The eight nibbles of a word, lowest first, as bytes, lowest first.

@@ -1,6 +1,7 @@
 //! What a band stands for.
 
 use super::super::{Band, Formula, NESTED_BLOCK, Packing};
+use super::lookup::lookup;
 use crate::dtype::DType;
 use crate::transform::cast::{self, f16_to_f32, f32_to_f16, round_bf16};
 use crate::transform::simd::{Kernel, Level, run};
@@ -12,45 +13,44 @@ impl Packing {
     /// The numbers that a band stands for, `[rows, columns]`: in f32, not yet rounded to [`Packing::dtype`]. One rounding to it
     /// gives what the layout's own reader gives. A band that lacks a part of what its codes need leaves `out` as it is.
     pub fn numbers(&self, band: &Band, out: &mut [f32]) {
-        run(Level::best(), Numbers { packing: self, band, out });
+        let level = Level::best();
+        run(level, Numbers { maker: Maker::new(self, level), band, out });
     }
 
+    /// How many groups a band has; `None` where it lacks a part of what its codes need.
     #[inline(always)]
-    fn numbers_of(&self, band: &Band, out: &mut [f32]) {
+    fn whole_groups(&self, band: &Band) -> Option<usize> {
         let count = band.rows * band.columns;
         let (scale_rows, width) = self.scale_grid(band.rows);
         let groups = scale_rows * width;
-        let has_zeros = !band.zeros.is_empty();
-        if band.columns as u64 != self.columns
-            || count == 0
-            || band.codes.len() < count
-            || out.len() < count
-            || band.scales.len() < groups
-            || has_zeros && band.zeros.len() < groups
-        {
-            return;
-        }
-        let scales = self.scales(band, groups);
-        let scales = scales.as_deref().unwrap_or(&band.scales);
-        if let Some(of) = &band.groups {
-            return self.scattered(band, of, scales, out);
-        }
-        let bytes = bytes_table(self.layout.formula);
-        let group = self.group_columns.max(1) as usize;
-        let (rows, block) = if self.layout.flat {
+        let is_whole = band.columns as u64 == self.columns
+            && count > 0
+            && band.codes.len() >= count
+            && band.scales.len() >= groups
+            && (band.zeros.is_empty() || band.zeros.len() >= groups);
+        is_whole.then_some(groups)
+    }
+
+    #[inline(always)]
+    fn pieces<'a>(&self, band: &'a Band, scales: &'a [f32]) -> Pieces<'a> {
+        let count = band.rows * band.columns;
+        let (line, block) = if self.layout.flat {
             (count, 1)
         } else {
             (band.columns, self.group_rows.clamp(1, self.rows.max(1)) as usize)
         };
-        let codes = band.codes[..count].chunks_exact(rows).zip(out[..count].chunks_exact_mut(rows));
-        for (row, (codes, out)) in codes.enumerate() {
-            let first = row / block * width;
-            let pieces = codes.chunks(group).zip(out.chunks_mut(group));
-            for (n, (codes, out)) in pieces.enumerate() {
-                let scale = scales[first + n];
-                let zero = has_zeros.then(|| band.zeros[first + n]);
-                self.piece(codes, scale, zero, &bytes, out);
-            }
+        Pieces {
+            codes: &band.codes[..count],
+            scales,
+            zeros: &band.zeros,
+            line,
+            group: self.group_columns.max(1) as usize,
+            block,
+            width: self.scale_grid(band.rows).1,
+            row: 0,
+            column: 0,
+            first: 0,
+            at: 0,
         }
     }
 
@@ -69,37 +69,6 @@ impl Packing {
     /// The zero point where there is no face for it: the middle of the codes.
     fn middle(&self) -> f32 {
         (1u32 << (self.bits.clamp(1, 8) - 1)) as f32
-    }
-
-    /// Numbers of one group.
-    #[inline(always)]
-    fn piece(&self, codes: &[u8], scale: f32, zero: Option<f32>, bytes: &[f32; 256], out: &mut [f32]) {
-        let pairs = out.iter_mut().zip(codes);
-        match self.layout.formula {
-            Formula::Integer => {
-                let zero = zero.unwrap_or(self.middle());
-                pairs.for_each(|(x, &code)| *x = (f32::from(code) - zero) * scale);
-            }
-            Formula::Affine => {
-                let bias = zero.unwrap_or(0.0);
-                pairs.for_each(|(x, &code)| *x = f32::from(code) * scale);
-                rounded(self.dtype, out);
-                out.iter_mut().for_each(|x| *x += bias);
-            }
-            Formula::Centred => {
-                let (middle, bias) = (self.middle(), zero.unwrap_or(0.0));
-                pairs.for_each(|(x, &code)| *x = (f32::from(code) - middle) * scale + bias);
-            }
-            Formula::Table(table) => {
-                let scaled = table.map(|x| x * scale);
-                pairs.for_each(|(x, &code)| *x = scaled[usize::from(code & 15)]);
-            }
-            Formula::Float(_) => pairs.for_each(|(x, &code)| *x = bytes[usize::from(code)] * scale),
-            Formula::Extreme => {
-                let middle = self.middle();
-                pairs.for_each(|(x, &code)| *x = (f32::from(code) - middle) * scale * BNB_SHARE);
-            }
-        }
     }
 
     /// Numbers of columns whose groups are anywhere. Only integers have such.
@@ -122,9 +91,166 @@ impl Packing {
     }
 }
 
+/// The codes of a group in a row.
+#[derive(Debug, Clone, Copy, Default)]
+struct Piece<'a> {
+    codes: &'a [u8],
+    scale: f32,
+    zero: Option<f32>,
+}
+
+/// Those of a band, in order.
+struct Pieces<'a> {
+    codes: &'a [u8],
+    scales: &'a [f32],
+    zeros: &'a [f32],
+    /// Numbers of a row, and of a group in it.
+    line: usize,
+    group: usize,
+    /// Rows that have their scales in common, and how many scales.
+    block: usize,
+    width: usize,
+    row: usize,
+    column: usize,
+    /// The row's first group, and the next.
+    first: usize,
+    at: usize,
+}
+
+impl<'a> Iterator for Pieces<'a> {
+    type Item = Piece<'a>;
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<Piece<'a>> {
+        if self.codes.is_empty() {
+            return None;
+        }
+        let (codes, behind) = self.codes.split_at(self.group.min(self.line - self.column));
+        let piece =
+            Piece { codes, scale: *self.scales.get(self.at)?, zero: self.zeros.get(self.at).copied() };
+        (self.codes, self.column, self.at) = (behind, self.column + codes.len(), self.at + 1);
+        if self.column == self.line {
+            self.row += 1;
+            self.first += if self.row.is_multiple_of(self.block) { self.width } else { 0 };
+            (self.column, self.at) = (0, self.first);
+        }
+        Some(piece)
+    }
+}
+
+/// What the numbers of groups are made with.
+struct Maker<'a> {
+    packing: &'a Packing,
+    /// One that the machine has.
+    level: Level,
+    /// The floats whose bits a byte is.
+    bytes: [f32; 256],
+    /// The codes of four bits.
+    all: Vec<u8>,
+}
+
+impl<'a> Maker<'a> {
+    fn new(packing: &'a Packing, level: Level) -> Maker<'a> {
+        let bytes = bytes_table(packing.layout.formula);
+        // How many is not to be known: sixteen tempt compilers to take vectors apart.
+        let all = (0..std::hint::black_box(16)).collect();
+        Maker { packing, level, bytes, all }
+    }
+
+    /// Numbers of one group; with `R` rounded to the packing's type.
+    #[inline(always)]
+    fn piece<const R: bool>(&self, Piece { codes, scale, zero }: Piece<'_>, out: &mut [f32]) {
+        /// As many as it takes to make up for the table.
+        const LONG: usize = 32;
+        if self.packing.bits <= 4 && codes.len() >= LONG {
+            let mut table = [0f32; 16];
+            let place = &mut table[..self.all.len()];
+            self.formula(&self.all, scale, zero, place);
+            if R {
+                rounded(self.packing.dtype, place);
+            }
+            return lookup(self.level, &table, codes, out);
+        }
+        self.formula(codes, scale, zero, out);
+        if R {
+            rounded(self.packing.dtype, out);
+        }
+    }
+
+    /// Numbers of codes, by their formula.
+    #[inline(always)]
+    fn formula(&self, codes: &[u8], scale: f32, zero: Option<f32>, out: &mut [f32]) {
+        let pairs = out.iter_mut().zip(codes);
+        match self.packing.layout.formula {
+            Formula::Integer => {
+                let zero = zero.unwrap_or(self.packing.middle());
+                pairs.for_each(|(x, &code)| *x = (f32::from(code) - zero) * scale);
+            }
+            Formula::Affine => {
+                let bias = zero.unwrap_or(0.0);
+                pairs.for_each(|(x, &code)| *x = f32::from(code) * scale);
+                rounded(self.packing.dtype, out);
+                out.iter_mut().for_each(|x| *x += bias);
+            }
+            Formula::Centred => {
+                let (middle, bias) = (self.packing.middle(), zero.unwrap_or(0.0));
+                pairs.for_each(|(x, &code)| *x = (f32::from(code) - middle) * scale + bias);
+            }
+            Formula::Table(table) => {
+                let scaled = table.map(|x| x * scale);
+                pairs.for_each(|(x, &code)| *x = scaled[usize::from(code & 15)]);
+            }
+            Formula::Float(_) => pairs.for_each(|(x, &code)| *x = self.bytes[usize::from(code)] * scale),
+            Formula::Extreme => {
+                let middle = self.packing.middle();
+                pairs.for_each(|(x, &code)| *x = (f32::from(code) - middle) * scale * BNB_SHARE);
+            }
+        }
+    }
+}
+
+/// The numbers that a reader finds for a band, in order and some at a time: what is looked at once need not be kept.
+pub(in crate::transform) struct Stretches<'a> {
+    maker: Maker<'a>,
+    pieces: Pieces<'a>,
+    piece: Piece<'a>,
+}
+
+impl Stretches<'_> {
+    /// Those of a band; `None` where it lacks a part of what its codes need, or scales are codes themselves, or columns have
+    /// groups of their own. `level` is one that the machine has.
+    #[inline(always)]
+    pub(in crate::transform) fn of<'a>(
+        packing: &'a Packing,
+        level: Level,
+        band: &'a Band,
+    ) -> Option<Stretches<'a>> {
+        packing.whole_groups(band).filter(|_| band.groups.is_none() && band.nested.is_none())?;
+        let pieces = packing.pieces(band, &band.scales);
+        Some(Stretches { maker: Maker::new(packing, level), pieces, piece: Piece::default() })
+    }
+
+    /// Fills `out` with the next ones, rounded to [`Packing::dtype`]. How many there were: fewer only at the end.
+    #[inline(always)]
+    pub(in crate::transform) fn fill(&mut self, out: &mut [f32]) -> usize {
+        let mut filled = 0;
+        while filled < out.len() {
+            if self.piece.codes.is_empty() {
+                let Some(piece) = self.pieces.next() else { break };
+                self.piece = piece;
+            }
+            let (codes, behind) = self.piece.codes.split_at(self.piece.codes.len().min(out.len() - filled));
+            let place = &mut out[filled..filled + codes.len()];
+            self.maker.piece::<true>(Piece { codes, ..self.piece }, place);
+            (self.piece.codes, filled) = (behind, filled + codes.len());
+        }
+        filled
+    }
+}
+
 /// What a band stands for, with the instructions of a level.
 struct Numbers<'a> {
-    packing: &'a Packing,
+    maker: Maker<'a>,
     band: &'a Band,
     out: &'a mut [f32],
 }
@@ -134,7 +260,20 @@ impl Kernel for Numbers<'_> {
 
     #[inline(always)]
     fn run(self) {
-        self.packing.numbers_of(self.band, self.out);
+        let Numbers { maker, band, mut out } = self;
+        let packing = maker.packing;
+        let groups = packing.whole_groups(band).filter(|_| out.len() >= band.rows * band.columns);
+        let Some(groups) = groups else { return };
+        let scales = packing.scales(band, groups);
+        let scales = scales.as_deref().unwrap_or(&band.scales);
+        if let Some(of) = &band.groups {
+            return packing.scattered(band, of, scales, out);
+        }
+        for piece in packing.pieces(band, scales) {
+            let (place, behind) = std::mem::take(&mut out).split_at_mut(piece.codes.len());
+            maker.piece::<false>(piece, place);
+            out = behind;
+        }
     }
 }
 
