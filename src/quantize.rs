@@ -27,6 +27,7 @@ use crate::error::{Error, Result};
 use crate::open::{self, Model};
 use crate::plan::weave::Limits;
 use crate::run::job::Job;
+use crate::run::parallel;
 use crate::transform::arch::{self, Group};
 use crate::transform::importance::Importance;
 use crate::transform::method;
@@ -36,7 +37,7 @@ use crate::transform::scheme::{self, Asked, Named};
 use sample::Sample;
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// What to quantise into, and how.
 #[derive(Debug, Clone)]
@@ -409,7 +410,27 @@ pub fn carry_out(model: Model, plan: Plan) -> Job<Summary> {
 fn carry(model: &Model, plan: Plan, control: &crate::run::job::Control) -> Result<Summary> {
     let tensors = plan.tensors();
     let Plan { conversion, decided, kept, ends, options, sample } = plan;
-    let mut written = convert::carry(model, &options, conversion, control)?;
+    let (conversion, mut written, mut floor) =
+        (Mutex::new(Some(conversion)), OnceLock::new(), OnceLock::new());
+    // The sample is small, and workers wait for disks: beside them it costs hardly any time.
+    let lanes = if options.threads == Some(1) { 1 } else { 2 };
+    parallel("quantize", lanes, control, |lane| {
+        if lane > 0 {
+            if let Ok(sample) = &sample {
+                let _ = floor.set(sample.measure(model, control));
+            }
+        } else if let Some(conversion) = conversion.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            let _ = written.set(convert::carry(model, &options, conversion, control)?);
+        }
+        Ok(())
+    })?;
+    let mut written = written.take().ok_or_else(|| Error::bug("a run that ended without its summary"))?;
+    // The model is there: what cannot be looked at again is no reason to lose it.
+    let floor = sample.and_then(|sample| floor.take().unwrap_or_else(|| sample.measure(model, control)));
+    let floor = floor.unwrap_or_else(|e| {
+        written.notes.push(format!("the error was not set against the floor of the grid: {e}"));
+        None
+    });
     let errors = std::mem::take(&mut written.errors);
     let error = errors.iter().fold(method::Error::default(), |sum, (_, one)| sum.and(*one));
     let by_name: HashMap<&str, method::Error> = errors.iter().map(|(n, e)| (n.as_str(), *e)).collect();
@@ -419,11 +440,5 @@ fn carry(model: &Model, plan: Plan, control: &crate::run::job::Control) -> Resul
         method: decided.method(),
     };
     let matrices = decided.quantised.iter().map(measured).collect();
-    // The model is there: what cannot be looked at again is no reason to lose it.
-    let floor =
-        sample.and_then(|sample| sample.measure(model, written.threads, control)).unwrap_or_else(|e| {
-            written.notes.push(format!("the error was not set against the floor of the grid: {e}"));
-            None
-        });
     Ok(Summary { written, decided, error, errors, matrices, kept, ends, floor, tensors })
 }

@@ -34,6 +34,8 @@ pub struct Limits {
     pub chunk_bytes: u64,
     /// Numbers that are quantised together, as a rule.
     pub band_numbers: u64,
+    /// Numbers whose codes are written together, as a rule; one band where that is more.
+    pub stretch_numbers: u64,
     /// Bytes of one range copy.
     pub copy_bytes: u64,
     /// Bytes that a task may hold where it must have a whole matrix at hand.
@@ -46,7 +48,10 @@ impl Limits {
         let chunk_bytes = (memory_bytes / 256).clamp(64 << 10, 1 << 20);
         // A band is gone over half a dozen times: 64 Ki numbers with all that is made of them stay in a core's second cache.
         let band_numbers = chunk_bytes / 16;
-        Limits { chunk_bytes, band_numbers, copy_bytes: 16 << 20, matrix_bytes: memory_bytes / 4 }
+        // Each write costs its way into the system, and those of scales would be no longer than a line of text.
+        let stretch_numbers = chunk_bytes / 2;
+        let (copy_bytes, matrix_bytes) = (16 << 20, memory_bytes / 4);
+        Limits { chunk_bytes, band_numbers, stretch_numbers, copy_bytes, matrix_bytes }
     }
 
     /// What suits a model too: where each read crosses a network, fewer and larger ones.

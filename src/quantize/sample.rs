@@ -10,12 +10,9 @@ use crate::open::Model;
 use crate::plan::weave::{Limits, Make, Pack};
 use crate::run::job::Control;
 use crate::run::make::Hands;
-use crate::run::parallel;
 use crate::transform::method::floor::{self, Against};
 use crate::transform::method::{Kind, Quantiser, ScaleType};
 use crate::transform::recipe::{Packed, Recipe};
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 /// Groups, at most.
@@ -119,25 +116,15 @@ impl Sample {
     ///
     /// # Errors
     /// What reading gives.
-    pub(super) fn measure(&self, model: &Model, threads: usize, control: &Control) -> Result<Option<Floor>> {
+    pub(super) fn measure(&self, model: &Model, control: &Control) -> Result<Option<Floor>> {
         let started = Instant::now();
-        let next = AtomicUsize::new(0);
-        let found: Vec<OnceLock<Result<Against>>> = self.points.iter().map(|_| OnceLock::new()).collect();
-        parallel("floor", threads.min(self.points.len()), control, |_| {
-            let mut hands = Hands::default();
-            while !control.is_stopped() {
-                let index = next.fetch_add(1, Ordering::Relaxed);
-                let (Some(point), Some(place)) = (self.points.get(index), found.get(index)) else { break };
-                // Each has its place, so nobody has set it before.
-                let _ = place.set(point.against(&mut hands, model));
-            }
-            Ok(())
-        })?;
+        let mut hands = Hands::default();
         let (mut all, mut count) = (Against::default(), 0u64);
-        // In order: sums of floats hang on it.
-        for (point, one) in self.points.iter().zip(found) {
-            let Some(one) = one.into_inner() else { return Ok(None) };
-            all = all.and(one?);
+        for point in &self.points {
+            if control.is_stopped() {
+                return Ok(None);
+            }
+            all = all.and(point.against(&mut hands, model)?);
             count += (point.starts.len() * point.size) as u64;
         }
         let seconds = started.elapsed().as_secs_f64();
@@ -214,7 +201,7 @@ fn points(
         let (Some(&low), Some(&high)) = (elements.first(), elements.last()) else { continue };
         let from = low / columns;
         let pack_rows = from..(high + size).div_ceil(columns);
-        let pack = Pack { packed, rows: pack_rows.clone() };
+        let pack = Pack { packed, rows: pack_rows.clone(), band_rows: pack_rows.end - pack_rows.start };
         let makes = pack.makes(&model.table, recipe, limits).map_err(|e| e.tensor(&of.matrix.name))?;
         // A sample is not to take more memory than the run did.
         let memory_bytes = makes.iter().map(Make::memory_bytes).max().unwrap_or(0);

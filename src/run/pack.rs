@@ -33,7 +33,7 @@ pub(super) struct Bands<'a> {
     pub(super) zero_odd: bool,
 }
 
-/// The bytes of a band in one of the tensors that hold its matrix.
+/// The bytes of some bands in one of the tensors that hold their matrix.
 pub(super) struct Stripe<'a> {
     /// The tensor, by its place in the recipe's outputs.
     pub(super) output: usize,
@@ -46,7 +46,7 @@ pub(super) struct Stripe<'a> {
 }
 
 impl Bands<'_> {
-    /// Makes one band, from the source to the bytes of each tensor that holds some of it, and hands those to `put`.
+    /// Makes some bands, from the source to the bytes of each tensor that holds some of them, and hands those to `put`.
     ///
     /// # Errors
     /// Of reading, with file, tensor and byte. `BadInput`: NaN or infinity. Those of `put`.
@@ -61,36 +61,54 @@ impl Bands<'_> {
         let Bands { model, recipe, limits, budget, zero_odd } = *self;
         let of = recipe.packed.get(pack.packed).ok_or_else(|| Error::bug("a band of no matrix"))?;
         let packing = &of.packing;
-        let makes = pack.makes(&model.table, recipe, limits).map_err(|e| e.tensor(&of.matrix.name))?;
-        let held = budget.take(pack.memory_bytes(packing, &makes), control)?;
-        let quantised = hands.quantise(&makes, &model.files, &of.quantiser, packing, zero_odd);
-        let (band, error) = quantised.map_err(|e| {
-            let source = makes.first().and_then(|m| m.reads.first());
-            let source = source.and_then(|r| model.table.files.get(r.file.index()));
-            let e = e.tensor(&of.matrix.name);
-            match source {
-                Some(from) if e.file_name().is_none() => e.file(&from.name),
-                _ => e,
-            }
-        })?;
+        let makes = pack.bands().map(|band| band.makes(&model.table, recipe, limits));
+        let makes = makes.collect::<Result<Vec<_>>>().map_err(|e| e.tensor(&of.matrix.name))?;
+        let held = budget.take(pack.memory_bytes(packing, makes.iter().flatten()), control)?;
+        // A place for each tensor, whose strip fills while bands are made.
+        let mut strips = Vec::new();
+        let mut end = 0;
         for (face, output) in of.outputs.iter().enumerate() {
             let Some(output) = output.filter(|_| writes(packing, face, &pack.rows)) else { continue };
             let strip = packing.strip(face, pack.rows.clone());
-            let size = strip.size_bytes() as usize;
-            if buffer.len() < size {
-                buffer.resize(size, 0);
+            let start = end;
+            end += strip.size_bytes() as usize;
+            strips.push((face, output, strip, start..end));
+        }
+        if buffer.len() < end {
+            buffer.resize(end, 0);
+        }
+        for (rows, makes) in pack.bands().map(|band| band.rows).zip(&makes) {
+            let quantised = hands.quantise(makes, &model.files, &of.quantiser, packing, zero_odd);
+            let (band, error) = quantised.map_err(|e| {
+                let source = makes.first().and_then(|m| m.reads.first());
+                let source = source.and_then(|r| model.table.files.get(r.file.index()));
+                let e = e.tensor(&of.matrix.name);
+                match source {
+                    Some(from) if e.file_name().is_none() => e.file(&from.name),
+                    _ => e,
+                }
+            })?;
+            for (face, _, whole, place) in &strips {
+                if !writes(packing, *face, &rows) {
+                    continue;
+                }
+                let strip = packing.strip(*face, rows.clone());
+                let start = place.start + (strip.offset_bytes - whole.offset_bytes) as usize;
+                let bytes = buffer.get_mut(start..start + strip.size_bytes() as usize);
+                let bytes = bytes.ok_or_else(|| Error::bug("a band lies outside of its stretch"))?;
+                bytes.fill(0);
+                packing.write(*face, band, rows.clone(), bytes);
             }
-            let bytes = buffer.get_mut(..size).unwrap_or_default();
-            bytes.fill(0);
-            packing.write(face, band, pack.rows.clone(), bytes);
-            put(Stripe { output, face, strip, bytes })?;
+            errors.note(pack.packed, rows.start, error, packing.rows.saturating_mul(packing.columns));
+        }
+        for (face, output, strip, place) in strips {
+            put(Stripe { output, face, strip, bytes: buffer.get(place).unwrap_or_default() })?;
         }
         if buffer.len() > KEPT_BYTES {
             *buffer = Vec::new();
         }
         hands.forget();
         drop(held);
-        errors.note(pack.packed, pack.rows.start, error, packing.rows.saturating_mul(packing.columns));
         Ok(())
     }
 }

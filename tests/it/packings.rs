@@ -101,8 +101,13 @@ fn every_layout_is_read_as_its_client_reads_it() {
             // Where memory is short, bands are narrow and turned faces are read in runs.
             let wide = 1 << 20;
             for (chunk_bytes, matrix_bytes) in [(64, wide), (64, 20_000), (700, wide), (1 << 20, wide)] {
-                let limits =
-                    Limits { chunk_bytes, band_numbers: chunk_bytes / 4, copy_bytes: 1 << 20, matrix_bytes };
+                let limits = Limits {
+                    chunk_bytes,
+                    band_numbers: chunk_bytes / 4,
+                    stretch_numbers: chunk_bytes,
+                    copy_bytes: 1 << 20,
+                    matrix_bytes,
+                };
                 for (dtype, turned) in [(value.dtype, false), (DType::F32, false), (DType::F32, true)] {
                     if turned && matrix_bytes < wide {
                         continue;

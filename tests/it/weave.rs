@@ -209,6 +209,7 @@ fn seeded_views_and_types_agree_with_the_definition() {
         let limits = Limits {
             chunk_bytes,
             band_numbers: chunk_bytes / 4,
+            stretch_numbers: chunk_bytes,
             copy_bytes: 100,
             matrix_bytes: [1 << 10, 1 << 20][random.below(2) as usize],
         };
@@ -267,7 +268,13 @@ fn parts_follow_each_other_and_made_values_stand_among_them() {
     ];
     let output = Output { shape: vec![8, 8], parts, ..output("o", DType::F32) };
     let recipe = Recipe { values, outputs: vec![output], ..Recipe::default() };
-    let limits = Limits { chunk_bytes: 64, band_numbers: 16, copy_bytes: 64, matrix_bytes: 1 << 20 };
+    let limits = Limits {
+        chunk_bytes: 64,
+        band_numbers: 16,
+        stretch_numbers: 32,
+        copy_bytes: 64,
+        matrix_bytes: 1 << 20,
+    };
     let made = carried_out(&table, bytes, &recipe, &limits).unwrap();
     let expected: Vec<f32> =
         all[32..].iter().copied().chain([0.0; 16]).chain(all[..32].iter().copied()).collect();
@@ -353,8 +360,13 @@ fn joined_tensors_take_turns() {
                 };
                 let recipe =
                     Recipe { values: vec![value.clone()], outputs: vec![output], ..Recipe::default() };
-                let limits =
-                    Limits { chunk_bytes, band_numbers: chunk_bytes / 4, copy_bytes: 100, matrix_bytes };
+                let limits = Limits {
+                    chunk_bytes,
+                    band_numbers: chunk_bytes / 4,
+                    stretch_numbers: chunk_bytes,
+                    copy_bytes: 100,
+                    matrix_bytes,
+                };
                 let made = carried_out(&table, Bytes(bytes.0.clone()), &recipe, &limits).unwrap();
                 let expected: Vec<u8> = elements(&view)
                     .iter()

@@ -3,6 +3,9 @@
 //! A band is made as any output is, of strands that end in f32, and quantised as a whole: groups never cross a row, and what
 //! shares an element or a scale across rows is in one band ([`Packing::rows_together`]). So the codes do not depend on the
 //! cut. Bands are large where the source or the layout has rows across: there a band's width is the length of a run.
+//!
+//! A band is as small as the caches ask for, a write as large as the system asks for: a task is a stretch of several bands
+//! where what they make of each tensor adjoins.
 
 use super::{Limits, Make, Task, Work, strand, width};
 use crate::checkpoint::Checkpoint;
@@ -13,16 +16,29 @@ use crate::transform::packing::{Axes, Packing};
 use crate::transform::recipe::{Form, Packed, Part, Recipe};
 use std::ops::Range;
 
-/// Some rows of a matrix that become codes.
+/// Some rows of a matrix that become codes: one band, or several one after the other.
 #[derive(Debug, Clone)]
 pub struct Pack {
     /// Which matrix, by its place in the recipe.
     pub packed: usize,
     /// Which rows.
     pub rows: Range<u64>,
+    /// Rows of a band; the last may have fewer.
+    pub band_rows: u64,
 }
 
 impl Pack {
+    /// Each of its bands.
+    pub fn bands(&self) -> impl Iterator<Item = Pack> {
+        let Pack { packed, rows, band_rows } = self.clone();
+        let band_rows = band_rows.max(1);
+        let starts = (0..).map(move |n: u64| rows.start.saturating_add(n.saturating_mul(band_rows)));
+        starts.take_while(move |&start| start < rows.end).map(move |start| {
+            let rows = start..start.saturating_add(band_rows).min(rows.end);
+            Pack { packed, rows, band_rows }
+        })
+    }
+
     /// How the numbers of these rows are made in f32, one piece after the other.
     ///
     /// # Errors
@@ -60,15 +76,17 @@ impl Pack {
         Ok(makes)
     }
 
-    /// Memory it needs while it is worked on, at most: the numbers with what they are made of, the codes and what there is
-    /// for each group, the numbers that these stand for, and a strip of the largest tensor.
-    pub fn memory_bytes(&self, packing: &Packing, makes: &[Make]) -> u64 {
-        let making = makes.iter().map(Make::memory_bytes).max().unwrap_or(0);
-        let count = (self.rows.end - self.rows.start).saturating_mul(packing.columns);
+    /// Memory it needs while it is worked on, at most: the numbers of a band with what they are made of, the codes and what
+    /// there is for each group, the numbers that these stand for; and a strip of each tensor, of all bands. `makes`: of any
+    /// of the bands.
+    pub fn memory_bytes<'a>(&self, packing: &Packing, makes: impl IntoIterator<Item = &'a Make>) -> u64 {
+        let making = makes.into_iter().map(Make::memory_bytes).max().unwrap_or(0);
+        let rows = (self.rows.end - self.rows.start).min(self.band_rows);
+        let count = rows.saturating_mul(packing.columns);
         let groups = count / packing.group_columns.max(1) + 1;
-        let strips =
-            (0..packing.layout.faces.len()).map(|f| packing.strip(f, self.rows.clone()).size_bytes());
-        making + 9 * count + 8 * groups + strips.max().unwrap_or(0)
+        let strips: u64 =
+            (0..packing.layout.faces.len()).map(|f| packing.strip(f, self.rows.clone()).size_bytes()).sum();
+        making + 9 * count + 8 * groups + strips
     }
 }
 
@@ -81,7 +99,8 @@ const RUN_BYTES: u64 = 1 << 10;
 pub(super) struct Packs<'a> {
     packed: usize,
     of: &'a Packed,
-    /// Rows of a band.
+    /// Rows of a band, and of a task.
+    band_rows: u64,
     step: u64,
     next: u64,
 }
@@ -128,14 +147,19 @@ impl<'a> Packs<'a> {
             }
         }
         let wide = wide.min(limits.matrix_bytes / row_bytes.max(1));
-        let step = (limits.band_numbers / columns).max(wide).max(1).next_multiple_of(together);
+        let band_rows = (limits.band_numbers / columns).max(wide).max(1).next_multiple_of(together);
         // What cannot be made is refused now.
-        let first = Pack { packed, rows: 0..step.min(packing.rows) };
+        let first = Pack { packed, rows: 0..band_rows.min(packing.rows), band_rows };
         first.makes(table, recipe, limits).map_err(in_matrix)?;
-        Ok(Packs { packed, of, step, next: 0 })
+        let faces = 0..packing.layout.faces.len();
+        let adjoins = faces.into_iter().all(|f| packing.strip(f, first.rows.clone()).run_count <= 1);
+        let bands =
+            if adjoins { limits.stretch_numbers / band_rows.saturating_mul(columns).max(1) } else { 1 };
+        let step = band_rows.saturating_mul(bands.max(1));
+        Ok(Packs { packed, of, band_rows, step, next: 0 })
     }
 
-    /// Bytes that a band writes, in all tensors that are there.
+    /// Bytes that these rows become, in all tensors that are there.
     fn size_bytes(&self, rows: &Range<u64>) -> u64 {
         let faces = self.of.outputs.iter().enumerate().filter(|(_, output)| output.is_some());
         faces
@@ -145,7 +169,7 @@ impl<'a> Packs<'a> {
     }
 }
 
-/// Whether a band writes into a face: what does not depend on rows is written with the first.
+/// Whether these rows write into a face: what does not depend on rows is written with the first.
 pub fn writes(packing: &Packing, face: usize, rows: &Range<u64>) -> bool {
     let axes = packing.layout.faces.get(face).map(|f| f.axes);
     rows.start == 0 || !matches!(axes, Some(Axes::Columns | Axes::Fixed(_)))
@@ -162,6 +186,10 @@ impl Iterator for Packs<'_> {
         let rows = self.next..self.next.saturating_add(self.step).min(count);
         self.next = rows.end;
         let size_bytes = self.size_bytes(&rows);
-        Some(Task { offset_bytes: 0, size_bytes, work: Work::Pack(Pack { packed: self.packed, rows }) })
+        Some(Task {
+            offset_bytes: 0,
+            size_bytes,
+            work: Work::Pack(Pack { packed: self.packed, rows, band_rows: self.band_rows }),
+        })
     }
 }
