@@ -102,37 +102,52 @@ mod x86 {
     // Least and largest give their second operand where the first is a NaN, as `clamp` does.
 
     #[inline]
-    #[target_feature(enable = "avx512f,avx512dq")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq")]
     pub(super) fn avx512<const ADD: bool>(line: Line, numbers: &[f32], codes: &mut [u8]) {
         let inverse = 1.0 / line.divisor;
-        let always = if inverse.is_finite() { 0 } else { 0xffff };
+        let is_always = !inverse.is_finite();
         let [before, divisor, after] = [line.before, line.divisor, line.after].map(|x| _mm512_set1_ps(x));
         let (least, most) = (_mm512_set1_ps(line.least), _mm512_set1_ps(line.most));
         let shift = _mm512_set1_epi32((line.shift as u32).cast_signed());
         let (inverse, far) = (_mm512_set1_ps(inverse), _mm512_set1_ps(0.5 - NEAR));
         let (to_integer, to_code) = (_mm512_set1_ps(TO_INTEGER), _mm512_set1_ps(TO_INTEGER + line.shift));
         let between = |y| _mm512_min_ps(_mm512_max_ps(y, least), most);
-        let code = |x: __m512| {
-            let y = if ADD { _mm512_add_ps(x, before) } else { x };
-            let y = _mm512_mul_ps(y, inverse);
-            let y = between(if ADD { _mm512_add_ps(y, after) } else { y });
-            let sum = _mm512_add_ps(y, to_code);
-            let off = _mm512_abs_ps(_mm512_sub_ps(y, _mm512_sub_ps(sum, to_code)));
-            if always | _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(off, far) == 0 {
-                return _mm512_castps_si512(sum);
-            }
-            let y = _mm512_add_ps(_mm512_div_ps(_mm512_add_ps(x, before), divisor), after);
-            let sum = _mm512_castps_si512(_mm512_add_ps(between(y), to_integer));
-            _mm512_add_epi32(sum, shift)
+        let multiplied = |x| {
+            let y = _mm512_mul_ps(if ADD { _mm512_add_ps(x, before) } else { x }, inverse);
+            between(if ADD { _mm512_add_ps(y, after) } else { y })
         };
-        let (runs, rest) = numbers.as_chunks::<16>();
-        let (code_runs, code_rest) = codes.split_at_mut(runs.len() * 16);
-        for (run, codes) in runs.iter().zip(code_runs.as_chunks_mut::<16>().0) {
-            // SAFETY: a run is as wide as a vector, and its codes as wide as a quarter of one.
-            unsafe {
-                let codes_of = _mm512_cvtepi32_epi8(code(_mm512_loadu_ps(run.as_ptr())));
-                _mm_storeu_si128(codes.as_mut_ptr().cast(), codes_of);
+        let divided = |x| {
+            let y = between(_mm512_add_ps(_mm512_div_ps(_mm512_add_ps(x, before), divisor), after));
+            _mm512_add_epi32(_mm512_castps_si512(_mm512_add_ps(y, to_integer)), shift)
+        };
+        // The lower half of each number of two vectors; bytes of four in the order of what they are of.
+        let even: [i16; 32] = std::array::from_fn(|n| 2 * n as i16);
+        // SAFETY: an array is as wide as a vector.
+        let low_words = unsafe { _mm512_loadu_si512(even.as_ptr().cast()) };
+        let in_order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
+        let (runs, rest) = numbers.as_chunks::<64>();
+        let (code_runs, code_rest) = codes.split_at_mut(runs.len() * 64);
+        for (run, codes) in runs.iter().zip(code_runs.as_chunks_mut::<64>().0) {
+            let mut whole = [_mm512_setzero_si512(); 4];
+            let mut off = _mm512_setzero_ps();
+            // SAFETY: a run is as wide as four vectors.
+            let numbers = [0, 16, 32, 48].map(|at| unsafe { _mm512_loadu_ps(run.as_ptr().add(at)) });
+            for v in 0..4 {
+                let y = multiplied(numbers[v]);
+                let sum = _mm512_add_ps(y, to_code);
+                // The larger magnitude of both.
+                off = _mm512_range_ps::<0b1011>(off, _mm512_sub_ps(y, _mm512_sub_ps(sum, to_code)));
+                whole[v] = _mm512_castps_si512(sum);
             }
+            if is_always || _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(off, far) != 0 {
+                whole = numbers.map(divided);
+            }
+            let words = |a, b| _mm512_permutex2var_epi16(a, low_words, b);
+            let bytes = _mm512_packus_epi16(words(whole[0], whole[1]), words(whole[2], whole[3]));
+            // SAFETY: the codes of a run are as wide as a vector.
+            unsafe {
+                _mm512_storeu_si512(codes.as_mut_ptr().cast(), _mm512_permutexvar_epi64(in_order, bytes))
+            };
         }
         line.divided(rest, code_rest);
     }

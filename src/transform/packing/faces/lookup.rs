@@ -1,11 +1,26 @@
 //! Numbers of codes that have four bits at most: sixteen numbers are all there are in a group, and each code picks one.
 //!
-//! Compilers make loads of that, one number each, where a vector holds them all: the instructions are named here, which makes
-//! this one of the files with unsafe code.
+//! Compilers make loads of that, one number each, where a vector holds them all; and they make the sixteen one by one, so
+//! that the vector has to wait for stores to be done. The instructions are named here, which makes this one of the files with
+//! unsafe code.
 
 #![allow(unsafe_code)]
 
+use crate::dtype::DType;
 use crate::transform::simd::Level;
+
+/// `(code − zero) · scale` for all codes of four bits, rounded to a type: the same as number by number, which is left to the
+/// caller for types and machines that are not known here. `level` is one that the machine has.
+#[inline(always)]
+pub(super) fn integers(level: Level, dtype: DType, zero: f32, scale: f32) -> Option<[f32; 16]> {
+    #[cfg(target_arch = "x86_64")]
+    if level == Level::Avx512 && matches!(dtype, DType::F32 | DType::BF16 | DType::F16) {
+        // SAFETY: whoever hands in a level has asked the machine for it.
+        return Some(unsafe { x86::integers(dtype, zero, scale) });
+    }
+    let _ = (level, dtype, zero, scale);
+    None
+}
 
 /// `table[code & 15]` for each code. `level` is one that the machine has.
 #[inline(always)]
@@ -31,8 +46,36 @@ fn plain(table: &[f32; 16], codes: &[u8], out: &mut [f32]) {
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::plain;
+    use super::{DType, plain};
     use std::arch::x86_64::*;
+
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    pub(super) fn integers(dtype: DType, zero: f32, scale: f32) -> [f32; 16] {
+        let codes = _mm512_setr_ps(0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15.);
+        let exact = _mm512_mul_ps(_mm512_sub_ps(codes, _mm512_set1_ps(zero)), _mm512_set1_ps(scale));
+        let nearest = match dtype {
+            DType::BF16 => round_bf16(exact),
+            DType::F16 => _mm512_cvtph_ps(_mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(exact)),
+            _ => exact,
+        };
+        let mut numbers = [0f32; 16];
+        // SAFETY: an array is as wide as a vector.
+        unsafe { _mm512_storeu_ps(numbers.as_mut_ptr(), nearest) };
+        numbers
+    }
+
+    /// As `cast`'s, ties to even and NaN to a quiet one.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn round_bf16(x: __m512) -> __m512 {
+        let bits = _mm512_castps_si512(x);
+        let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+        let nearest = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+        let is_nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(x, x);
+        let whole = _mm512_mask_or_epi32(nearest, is_nan, bits, _mm512_set1_epi32(0x0040_0000));
+        _mm512_castsi512_ps(_mm512_and_si512(whole, _mm512_set1_epi32(!0xffff)))
+    }
 
     #[inline]
     #[target_feature(enable = "avx512f")]
@@ -74,7 +117,28 @@ mod x86 {
 
 #[cfg(test)]
 mod tests {
+    use super::super::round_to;
     use super::*;
+
+    #[test]
+    fn integers_are_the_formulas() {
+        let odd = [0.0, -0.0, f32::NAN, f32::INFINITY, f32::MAX, 1.0e-45, 65520.0, 0.1, -0.37, 3.0e-6];
+        for (zero, scale, dtype) in odd.iter().flat_map(|&scale| {
+            [0.0, 8.0, 7.5]
+                .into_iter()
+                .flat_map(move |zero| [DType::F32, DType::BF16, DType::F16].map(|dtype| (zero, scale, dtype)))
+        }) {
+            let mut expected: [f32; 16] = std::array::from_fn(|code| (code as f32 - zero) * scale);
+            round_to(dtype, &mut expected);
+            for &level in Level::ALL.iter().filter(|level| level.is_here()) {
+                let Some(found) = integers(level, dtype, zero, scale) else { continue };
+                for (a, b) in found.iter().zip(expected) {
+                    let is_same = a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan();
+                    assert!(is_same, "{level:?} {dtype} {zero} {scale}: {a}, {b}");
+                }
+            }
+        }
+    }
 
     #[test]
     fn levels_agree() {

@@ -1,7 +1,7 @@
 //! What a band stands for.
 
 use super::super::{Band, Formula, NESTED_BLOCK, Packing};
-use super::lookup::lookup;
+use super::lookup::{integers, lookup};
 use crate::dtype::DType;
 use crate::transform::cast::{self, f16_to_f32, f32_to_f16, round_bf16};
 use crate::transform::simd::{Kernel, Level, run};
@@ -163,6 +163,13 @@ impl<'a> Maker<'a> {
         /// As many as it takes to make up for the table.
         const LONG: usize = 32;
         if self.packing.bits <= 4 && codes.len() >= LONG {
+            if self.packing.layout.formula == Formula::Integer {
+                let dtype = if R { self.packing.dtype } else { DType::F32 };
+                let zero = zero.unwrap_or(self.packing.middle());
+                if let Some(table) = integers(self.level, dtype, zero, scale) {
+                    return lookup(self.level, &table, codes, out);
+                }
+            }
             let mut table = [0f32; 16];
             let place = &mut table[..self.all.len()];
             self.formula(&self.all, scale, zero, place);
