@@ -34,6 +34,7 @@ has() { [[ $sections == *" $1 "* ]]; }
 build() { (cd "$root" && cargo build --release --quiet "$@"); }
 target=${CARGO_TARGET_DIR:-$root/target}/release
 needs_hoist() { [[ -n ${HOIST:-} ]] || { build --bin hoist; HOIST=$target/hoist; }; }
+needs_choose_codes() { [[ -n ${CHOOSE_CODES:-} ]] || { build --example choose_codes; CHOOSE_CODES=$target/examples/choose_codes; }; }
 needs_plain_read() { [[ -n ${PLAIN_READ:-} ]] || { build --example plain_read; PLAIN_READ=$target/examples/plain_read; }; }
 
 # hot FILE…: brings them into the page cache, and ends where they do not stay there.

@@ -6,8 +6,10 @@
 #
 #   copy      `int4` by rtn, against `cat` of the source, `cp` of as many bytes as it writes, and `sync`: at most 1.25 times
 #             as long. `search` and `fp8` beside it, without a limit
-#   methods   `search` in CPU seconds, reading, packing and writing included, against hqq's optimiser (at least 100 times as
-#             fast) and llm-compressor's MSE observer (80 times), of which only the choice of codes is timed; same matrices
+#   methods   `search` in CPU seconds of one thread, the choice of scales, zero points and codes on both sides, same matrices:
+#             against hqq's optimiser (at least 100 times as fast) and llm-compressor's MSE observer (80 times). Beside it,
+#             without a limit, the whole of `hoist quantize` (start, reading, packing, writing, measuring) against its own
+#             choice of codes
 #   ggml      q4_0 (at least 3 times as fast), q4_k_m (8 times), and others without a limit, straight from safetensors,
 #             against llama-quantize with as many threads from a ready f16 GGUF
 #   memory    peak of the process for a model several times larger than the limit of 600 MiB
@@ -16,7 +18,7 @@
 # alternate (A B, B A, …). Ratios are of medians, above 1 where hoist is faster; CPU seconds stand beside wall seconds.
 #
 # environment:
-#   HOIST, PLAIN_READ   built binaries (default: built here with cargo, in release)
+#   HOIST, PLAIN_READ, CHOOSE_CODES   built binaries (default: built here with cargo, in release)
 #   INT4_PYTHON         a Python with hqq, and one with llmcompressor and compressed-tensors (PYTHONPATH may add to it);
 #                       without it the section `methods` is left out, aloud
 #   LLAMA_QUANTIZE      llama-quantize; without it the section `ggml` is left out, aloud
@@ -42,7 +44,8 @@ cat_cp() { timed bash -c 'cat "$1"/*.safetensors > /dev/null; cp "$2"/* "$3"' - 
 hoist_gguf() { timed "$HOIST" quantize "$model" -o "$to/model.gguf" --scheme "$type" --threads "$threads"; }
 llama_quantize() { timed "$LLAMA_QUANTIZE" "$work/f16.gguf" "$to/model.gguf" "$type" "$threads"; }
 # One thread each, so that CPU seconds hold no waiting for each other.
-hoist_method() { timed "$HOIST" quantize "$work/small" -o "$to/model" $arguments --threads 1; }
+hoist_codes() { "$CHOOSE_CODES" "$work/small" $arguments; }
+hoist_whole() { timed "$HOIST" quantize "$work/small" -o "$to/model" $whole --threads 1; }
 package() { "$INT4_PYTHON" "$here/rivals/quantize.py" "$package" "$work"/small/*.safetensors 2> "$work/log" | tail -1; }
 
 if has copy || has ggml; then
@@ -67,14 +70,19 @@ if has methods; then
     make_model "$work/small" "${METHOD_SIZE:-100MB}" 1
     hot "$work/small"/*.safetensors
     saved=$pairs pairs=3
-    arguments='--scheme int4 --asymmetric' package=hqq
-    compare search-asymmetric.hqq 100 hoist_method package --field cpu_seconds
-    package=llmcompressor-mse
-    compare search-asymmetric.mse 80 hoist_method package --field cpu_seconds
-    arguments='--scheme int4 --symmetric' package=llmcompressor-mse-symmetric
-    compare search-symmetric.mse 80 hoist_method package --field cpu_seconds
-    arguments='--scheme mlx --group-size 128' package=hqq
-    compare search-affine.hqq 0 hoist_method package --field cpu_seconds
+    needs_choose_codes
+    for line in "hqq 100 asymmetric int4" "llmcompressor-mse 80 asymmetric int4" \
+      "llmcompressor-mse-symmetric 80 symmetric int4"; do
+      read -r package least kind scheme <<< "$line"
+      arguments="$scheme --$kind"
+      compare "search-$kind.$package" "$least" hoist_codes package --field cpu_seconds
+      arguments="--scheme $scheme --$kind"
+    done
+    for kind in asymmetric symmetric; do
+      arguments="int4 --$kind"
+      whole="--scheme int4 --$kind"
+      compare "search-$kind.whole" 0 hoist_whole hoist_codes --field cpu_seconds
+    done
     pairs=$saved
     rm -rf "$work/small"
   fi
