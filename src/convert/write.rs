@@ -11,7 +11,7 @@ use crate::run::job::Control;
 use crate::run::make::{Losses, Odd};
 use crate::run::weave::{self, Files, Target, Weave};
 use crate::sink::file::FileSink;
-use crate::sink::output::hash::{block_hash, combine};
+use crate::sink::output::hash::{FileHash, Hash, combine};
 use crate::sink::output::{Begin, DirectoryOut, Identity, Out, Stamp, begin};
 use crate::source::ReadAt;
 use crate::transform::recipe::{Form, Recipe};
@@ -19,8 +19,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-/// What a companion is read in: a block of its hash.
-const BLOCK_BYTES: u64 = crate::sink::output::hash::BLOCK_BYTES;
+/// What a companion is read in.
+const PIECE_BYTES: u64 = 1 << 20;
 
 /// What a run makes, and of what: the weights, and the files that are copied.
 pub(super) fn identity(model: &Model, hash: &str, companions: &[Companion]) -> Result<Identity> {
@@ -109,7 +109,7 @@ impl Files for Writing<'_> {
         Ok(())
     }
 
-    fn close(&self, target: usize, sink: FileSink, hashes: &[u64]) -> Result<()> {
+    fn close(&self, target: usize, sink: FileSink, hash: Option<Hash>) -> Result<()> {
         let file = &self.plan.files[target];
         match self.out {
             // A single file gets its name when the source is known to have stood still.
@@ -119,7 +119,8 @@ impl Files for Writing<'_> {
             }
             Out::Directory(out) => {
                 sink.finish()?;
-                out.record(&file.name, file.laid.file_size_bytes, combine(hashes))
+                let hash = hash.unwrap_or_else(|| combine(&[]));
+                out.record(&file.name, file.laid.file_size_bytes, hash)
             }
         }
     }
@@ -317,19 +318,19 @@ fn place(
         return Ok(());
     }
     let sink = out.create(name, *size_bytes)?;
-    let mut hashes = Vec::new();
-    let mut buffer = vec![0; BLOCK_BYTES as usize];
+    let hash = FileHash::new(*size_bytes);
+    let mut buffer = vec![0; PIECE_BYTES as usize];
     let mut at = 0;
     while at < *size_bytes {
         if control.is_stopped() {
             return Err(Error::new(crate::ErrorKind::Signal(2), "cancelled"));
         }
-        let piece = &mut buffer[..(*size_bytes - at).min(BLOCK_BYTES) as usize];
+        let piece = &mut buffer[..(*size_bytes - at).min(PIECE_BYTES) as usize];
         source.read_exact_at(piece, at).map_err(in_file)?;
         sink.write_all_at(piece, at)?;
-        hashes.push(block_hash(piece));
+        hash.note(piece, at);
         at += piece.len() as u64;
     }
     sink.finish()?;
-    out.record(name, *size_bytes, combine(&hashes))
+    out.record(name, *size_bytes, hash.finish()?)
 }

@@ -3,9 +3,9 @@
 //! A worker does one task from reading to writing; with a few of them reads, arithmetic and writes overlap, and what is in
 //! flight is bounded by [`Weave::memory_bytes`]. Each keeps to a file of its own while there are enough of them, because
 //! systems let one thread at a time write to a file; when there are not, it helps with another's. A file's tasks are given
-//! out from front to back, and what is written is hashed behind the front, while the caches still hold it; the rest of
-//! that (all of it, where bytes at the front follow from those behind) is given out before new tasks, so that a file is
-//! complete as early as it can be.
+//! out from front to back. What is written is hashed while it is at hand; the rest of that (blocks at the edges of writes;
+//! all of it, where bytes at the front follow from those behind) is read back, which is given out before new tasks, so that
+//! a file is complete as early as it can be.
 
 use super::budget::Budget;
 use super::job::Control;
@@ -15,20 +15,19 @@ use crate::error::{Error, Result};
 use crate::open::Model;
 use crate::plan::weave::{Limits, Pack, Task, Work, tasks};
 use crate::sink::file::FileSink;
-use crate::sink::output::hash::{BLOCK_BYTES as HASH_BLOCK_BYTES, BlockHash};
+use crate::sink::output::hash::{FileHash, Hash};
 use crate::transform::method;
 use crate::transform::recipe::{Form, Recipe};
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 /// Files that are written at the same time. More would leave more unfinished where a run is cut off.
 const FILES_MAX: usize = 4;
-/// What is read back at once for a hash: it stays in a core's own cache.
-const HASH_PIECE_BYTES: u64 = 256 << 10;
-/// Bytes that one piece of hashing reads.
-const HASH_CHORE_BYTES: u64 = 8 * HASH_BLOCK_BYTES;
+/// Bytes that one piece of hashing looks after.
+const HASH_CHORE_BYTES: u64 = 32 << 20;
 /// The disk is told to begin when so much has been written.
 const WRITEBACK_BYTES: u64 = 8 << 20;
 /// What a copy through user space reads at once, and where each read is a request to a server.
@@ -75,7 +74,7 @@ pub struct Target {
     pub size_bytes: u64,
     /// Whether the CRC-32 of each tensor is wanted.
     pub checksums: bool,
-    /// Whether the hashes of the file's blocks are wanted.
+    /// Whether the file's hash is wanted.
     pub hashes: bool,
 }
 
@@ -87,8 +86,8 @@ pub trait Files: Sync {
     /// Writes what follows from the data: CRC-32s of its tensors, in their order.
     fn seal(&self, target: usize, sink: &FileSink, checksums: &[u32]) -> Result<()>;
 
-    /// Everything has been written; the hashes of the blocks where they are wanted.
-    fn close(&self, target: usize, sink: FileSink, hashes: &[u64]) -> Result<()>;
+    /// Everything has been written; the file's hash where it is wanted.
+    fn close(&self, target: usize, sink: FileSink, hash: Option<Hash>) -> Result<()>;
 }
 
 /// A file on its way.
@@ -100,16 +99,16 @@ struct File {
     open_count: AtomicUsize,
     /// CRC-32 of each task: the tensor's place in the target, its offset there, its size.
     checksums: Mutex<Vec<(usize, u64, u64, u32)>>,
-    hashes: Mutex<Vec<u64>>,
-    front: Mutex<Front>,
-    stream: Mutex<Stream>,
+    hash: Option<FileHash>,
+    /// Bytes may be changed after they were written: nothing is hashed before the end.
+    is_sealed: bool,
     hash_count: AtomicUsize,
     flushed_bytes: AtomicU64,
 }
 
 /// Something to do.
 enum Chore {
-    Make { file: Arc<File>, place: usize, task: Task, number: u64 },
+    Make { file: Arc<File>, place: usize, task: Task },
     Hash { file: Arc<File>, first: u64 },
 }
 
@@ -186,8 +185,8 @@ pub fn weave(weave: &Weave<'_>, targets: &[Target], files: &dyn Files, control: 
         while !control.is_stopped() {
             let Some(chore) = shared.next(&mut own)? else { break };
             match chore {
-                Chore::Make { file, place, task, number } => {
-                    shared.carry_out(index, &mut hands, &mut buffer, &file, place, &task, number)?;
+                Chore::Make { file, place, task } => {
+                    shared.carry_out(index, &mut hands, &mut buffer, &file, place, &task)?;
                     shared.done(file)?;
                 }
                 Chore::Hash { file, first } => shared.hash(index, &mut buffer, file, first)?,
@@ -235,9 +234,7 @@ impl<'a> Shared<'a> {
             if let Some(tasks) = waiting {
                 if let Some(task) = next_of(tasks, self.weave.limits.copy_bytes) {
                     file.open_count.fetch_add(1, Ordering::Relaxed);
-                    let start = target.offsets_bytes[*place] + task.offset_bytes;
-                    let number = lock(&file.front).give_out(start, task.size_bytes);
-                    return Ok(Some(Chore::Make { file: file.clone(), place: *place, task, number }));
+                    return Ok(Some(Chore::Make { file: file.clone(), place: *place, task }));
                 }
                 *waiting = None;
                 *place += 1;
@@ -280,39 +277,6 @@ impl<'a> Shared<'a> {
         Ok(())
     }
 
-    /// A task's bytes are written: hashes what is complete behind the front. The task's own bytes are taken from `made`
-    /// where they follow what is hashed already; others are read back, as long as the caches hold them.
-    fn follow(&self, buffer: &mut Vec<u8>, file: &File, number: u64, start: u64, made: &[u8]) -> Result<()> {
-        let ready = lock(&file.front).written(number);
-        let target = &self.targets[file.target];
-        // Checksums are written among the data when all of it is known; bands of a matrix write into several places at once.
-        if target.checksums || !target.hashes || !self.faces[file.target].is_empty() {
-            return Ok(());
-        }
-        // Who finds somebody at it leaves the rest to them.
-        let Ok(mut stream) = file.stream.try_lock() else { return Ok(()) };
-        if !made.is_empty() && stream.at <= start && start + made.len() as u64 <= ready {
-            self.read_back(buffer, file, &mut stream, start)?;
-            stream.feed(made, &file.hashes);
-        }
-        // Not all of what the kernel copied meanwhile: between two looks at whether to stop.
-        let ready = ready.min(stream.at + HASH_CHORE_BYTES);
-        if ready >= stream.at + HASH_PIECE_BYTES {
-            self.read_back(buffer, file, &mut stream, ready)?;
-        }
-        Ok(())
-    }
-
-    /// Feeds a stream what the file holds up to `end`.
-    fn read_back(&self, buffer: &mut Vec<u8>, file: &File, stream: &mut Stream, end: u64) -> Result<()> {
-        while stream.at < end {
-            let piece = sized(buffer, (end - stream.at).min(HASH_PIECE_BYTES) as usize);
-            file.with(|sink| sink.read_exact_at(piece, stream.at))?;
-            stream.feed(piece, &file.hashes);
-        }
-        Ok(())
-    }
-
     /// One task of a file is done, or the last was given out; after both the file is finished.
     fn done(&self, file: Arc<File>) -> Result<()> {
         if file.open_count.fetch_sub(1, Ordering::AcqRel) != 1 {
@@ -321,42 +285,34 @@ impl<'a> Shared<'a> {
         let target = &self.targets[file.target];
         let checksums = file.checksums(target.outputs.len());
         file.with(|sink| self.files.seal(file.target, sink, &checksums))?;
-        if !target.hashes || target.size_bytes == 0 {
-            return self.close(&file);
-        }
-        let hashed = lock(&file.stream).close(target.size_bytes, &file.hashes);
-        let count = (target.size_bytes - hashed).div_ceil(HASH_CHORE_BYTES);
+        let count = if file.hash.is_some() { target.size_bytes.div_ceil(HASH_CHORE_BYTES) } else { 0 };
         if count == 0 {
             return self.close(&file);
         }
         file.hash_count.store(count as usize, Ordering::Release);
         let mut queue = lock(&self.queue);
         for number in 0..count {
-            let first = hashed + number * HASH_CHORE_BYTES;
-            queue.urgent.push_back(Chore::Hash { file: file.clone(), first });
+            queue.urgent.push_back(Chore::Hash { file: file.clone(), first: number * HASH_CHORE_BYTES });
         }
         self.changed.notify_all();
         Ok(())
     }
 
     fn close(&self, file: &File) -> Result<()> {
-        let hashes = std::mem::take(&mut *lock(&file.hashes));
+        let hash = file.hash.as_ref().map(FileHash::finish).transpose()?;
         let sink = file.sink.write().unwrap_or_else(PoisonError::into_inner).take();
         let sink = sink.ok_or_else(|| Error::bug("a file is closed twice"))?;
-        self.files.close(file.target, sink, &hashes)?;
+        self.files.close(file.target, sink, hash)?;
         lock(&self.queue).closed_count += 1;
         self.changed.notify_all();
         Ok(())
     }
 
-    /// Hashes some blocks of a file that is otherwise complete.
+    /// Hashes what nobody has of a part of a file that is otherwise complete.
     fn hash(&self, worker: usize, buffer: &mut Vec<u8>, file: Arc<File>, first: u64) -> Result<()> {
         let started = Instant::now();
-        let size_bytes = self.targets[file.target].size_bytes;
-        let end = (first + HASH_CHORE_BYTES).min(size_bytes);
-        let mut stream = Stream { at: first, hash: BlockHash::default() };
-        self.read_back(buffer, &file, &mut stream, end)?;
-        stream.close(size_bytes, &file.hashes);
+        let end = (first + HASH_CHORE_BYTES).min(self.targets[file.target].size_bytes);
+        file.read_back(buffer, first..end)?;
         self.control.span(worker, "hash", file.target as u32, first, end - first, started);
         if file.hash_count.fetch_sub(1, Ordering::AcqRel) == 1 {
             return self.close(&file);
@@ -365,7 +321,6 @@ impl<'a> Shared<'a> {
     }
 
     /// One task, from reading to writing.
-    #[allow(clippy::too_many_arguments)]
     fn carry_out(
         &self,
         worker: usize,
@@ -374,7 +329,6 @@ impl<'a> Shared<'a> {
         file: &File,
         place: usize,
         task: &Task,
-        number: u64,
     ) -> Result<()> {
         let target = &self.targets[file.target];
         let output = target.outputs[place];
@@ -390,7 +344,6 @@ impl<'a> Shared<'a> {
                         _ => e.tensor(name),
                     }
                 })?;
-                self.follow(buffer, file, number, at, &[])?;
                 self.control.span(worker, "copy", source.0, *offset_bytes, task.size_bytes, started);
             }
             Work::Make(make) => {
@@ -413,7 +366,6 @@ impl<'a> Shared<'a> {
                 if target.checksums {
                     file.note_checksum(place, task.offset_bytes, bytes);
                 }
-                self.follow(buffer, file, number, at, bytes)?;
                 if losses != Losses::default() {
                     let mut sum = lock(&self.losses[output]);
                     *sum = sum.and(losses);
@@ -424,7 +376,6 @@ impl<'a> Shared<'a> {
             }
             Work::Pack(pack) => {
                 self.pack(hands, buffer, file, pack)?;
-                self.follow(buffer, file, number, at, &[])?;
                 self.control.span(worker, "pack", file.target as u32, at, task.size_bytes, started);
             }
         }
@@ -442,9 +393,9 @@ impl<'a> Shared<'a> {
             for (n, run) in bytes.chunks_exact((strip.run_bytes as usize).max(1)).enumerate() {
                 let place = at + strip.offset_bytes + n as u64 * strip.pitch_bytes;
                 // The disk may begin with codes, which come from front to back; the rest lies anywhere.
-                match (face, strip.run_count) {
-                    (0, 1) => file.write(run, place)?,
-                    _ => file.with(|sink| sink.write_all_at(run, place))?,
+                file.put(run, place)?;
+                if face == 0 && strip.run_count == 1 {
+                    file.flush(place + run.len() as u64);
                 }
             }
             Ok(())
@@ -470,16 +421,18 @@ impl<'a> Shared<'a> {
             true => FAR_COPY_BUFFER_BYTES,
             false => COPY_BUFFER_BYTES,
         };
-        let buffer = sized(buffer, buffer_bytes);
+        let own = sized(buffer, buffer_bytes);
         if !checksums {
-            file.with(|sink| sink.copy_range(&**source, offset_bytes, at, task.size_bytes, buffer))?;
-            file.flush(at + task.size_bytes);
-            return Ok(());
+            let end = at + task.size_bytes;
+            file.with(|sink| sink.copy_range(&**source, offset_bytes, at, task.size_bytes, own))?;
+            file.flush(end);
+            // As long as the caches hold it.
+            return file.read_back(buffer, at..end);
         }
         let mut done = 0;
         while done < task.size_bytes {
-            let size = (task.size_bytes - done).min(buffer.len() as u64) as usize;
-            let piece = &mut buffer[..size];
+            let size = (task.size_bytes - done).min(own.len() as u64) as usize;
+            let piece = &mut own[..size];
             source.read_exact_at(piece, offset_bytes + done)?;
             file.write(piece, at + done)?;
             file.note_checksum(place, task.offset_bytes + done, piece);
@@ -495,74 +448,6 @@ fn sized(memory: &mut Vec<u8>, count: usize) -> &mut [u8] {
         memory.resize(count, 0);
     }
     &mut memory[..count]
-}
-
-/// How far a file is written without a gap.
-#[derive(Debug, Default)]
-struct Front {
-    /// Where the tasks begin that are given out and not done, by their number.
-    open: BTreeMap<u64, u64>,
-    given_count: u64,
-    /// Where the last task given out ends.
-    end_bytes: u64,
-}
-
-/// A hash that follows the front.
-#[derive(Default)]
-struct Stream {
-    /// Up to here the file is hashed, the block that this is in not yet to its end.
-    at: u64,
-    hash: BlockHash,
-}
-
-impl Stream {
-    /// The file's next bytes.
-    fn feed(&mut self, mut bytes: &[u8], hashes: &Mutex<Vec<u64>>) {
-        while !bytes.is_empty() {
-            let room = HASH_BLOCK_BYTES - self.at % HASH_BLOCK_BYTES;
-            let (piece, rest) = bytes.split_at(bytes.len().min(usize::try_from(room).unwrap_or(usize::MAX)));
-            self.hash.update(piece);
-            self.at += piece.len() as u64;
-            bytes = rest;
-            if self.at.is_multiple_of(HASH_BLOCK_BYTES) {
-                self.finish_block(self.at - HASH_BLOCK_BYTES, hashes);
-            }
-        }
-    }
-
-    /// No more bytes come: up to where everything is hashed. A block that is not whole is only where the file ends in it.
-    fn close(&mut self, size_bytes: u64, hashes: &Mutex<Vec<u64>>) -> u64 {
-        let begun = self.at - self.at % HASH_BLOCK_BYTES;
-        if self.at < size_bytes || begun == self.at {
-            return begun;
-        }
-        self.finish_block(begun, hashes);
-        size_bytes
-    }
-
-    fn finish_block(&mut self, start: u64, hashes: &Mutex<Vec<u64>>) {
-        let hash = std::mem::take(&mut self.hash).finish();
-        if let Some(place) = lock(hashes).get_mut((start / HASH_BLOCK_BYTES) as usize) {
-            *place = hash;
-        }
-    }
-}
-
-impl Front {
-    /// A task's number. Tasks are given out from front to back.
-    fn give_out(&mut self, start_bytes: u64, size_bytes: u64) -> u64 {
-        let number = self.given_count;
-        self.given_count += 1;
-        self.open.insert(number, start_bytes);
-        self.end_bytes = start_bytes + size_bytes;
-        number
-    }
-
-    /// A task is done: up to where the file is what it will be.
-    fn written(&mut self, number: u64) -> u64 {
-        self.open.remove(&number);
-        self.open.first_key_value().map_or(self.end_bytes, |(_, &start)| start)
-    }
 }
 
 /// The next task of an output, joined to those that go on where it ends: parts of a stack that lie side by side in both
@@ -593,16 +478,8 @@ impl File {
             sink: RwLock::new(Some(sink)),
             open_count: AtomicUsize::new(1),
             checksums,
-            hashes: Mutex::new(vec![
-                0;
-                if of.hashes {
-                    of.size_bytes.div_ceil(HASH_BLOCK_BYTES) as usize
-                } else {
-                    0
-                }
-            ]),
-            front: Mutex::default(),
-            stream: Mutex::default(),
+            hash: (of.hashes && of.size_bytes > 0).then(|| FileHash::new(of.size_bytes)),
+            is_sealed: of.checksums,
             hash_count: AtomicUsize::new(0),
             flushed_bytes: AtomicU64::new(0),
         }
@@ -613,10 +490,25 @@ impl File {
         work(sink.as_ref().ok_or_else(|| Error::bug("a file is used after it was closed"))?)
     }
 
-    fn write(&self, bytes: &[u8], at: u64) -> Result<()> {
+    /// Writes bytes that are written once.
+    fn put(&self, bytes: &[u8], at: u64) -> Result<()> {
         self.with(|sink| sink.write_all_at(bytes, at))?;
+        if let (Some(hash), false) = (&self.hash, self.is_sealed) {
+            hash.note(bytes, at);
+        }
+        Ok(())
+    }
+
+    fn write(&self, bytes: &[u8], at: u64) -> Result<()> {
+        self.put(bytes, at)?;
         self.flush(at + bytes.len() as u64);
         Ok(())
+    }
+
+    /// Hashes what the file holds of a range, where nobody has.
+    fn read_back(&self, buffer: &mut Vec<u8>, range: Range<u64>) -> Result<()> {
+        let Some(hash) = &self.hash else { return Ok(()) };
+        hash.read_back(range, buffer, &mut |piece, at| self.with(|sink| sink.read_exact_at(piece, at)))
     }
 
     /// Lets the disk begin with what was written up to `end`, as files are written from front to back; waiting for it is

@@ -1,6 +1,7 @@
-//! The hash that the journal keeps of a file: xxh3 (64 bits) of each 4 MiB block, and xxh3 over the sequence of these,
+//! The hash that the journal keeps of a file: xxh3 (64 bits) of each 16 KiB block, and xxh3 over the sequence of these,
 //! each as 8 little-endian bytes. A hash of blocks can be taken by many threads, in any order and while the file is being
-//! written; the block's size is a part of the format and does not change.
+//! written. Blocks are small, so that nearly all of what is written contains whole ones and is hashed while it is at hand;
+//! their size is a part of the format.
 //!
 //! It finds what a crash or a bad disk did to a file. It is not for telling friend from foe.
 
@@ -10,11 +11,14 @@ use crate::text::grouped;
 use std::fmt;
 use std::fs::File;
 use std::ops::Range;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 /// Bytes of a block; the last of a file has what is left.
-pub const BLOCK_BYTES: u64 = 4 << 20;
+pub const BLOCK_BYTES: u64 = 16 << 10;
+
+/// What is read back at once: it stays in a core's own cache between the read and the hash.
+const PIECE_BYTES: u64 = 256 << 10;
 
 /// A file's hash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -34,25 +38,9 @@ impl Hash {
     }
 }
 
-/// The hash of one block's bytes.
+/// The hash of one block's bytes; one where it would be zero, which stands for none.
 pub fn block_hash(bytes: &[u8]) -> u64 {
-    xxh3_64(bytes)
-}
-
-/// The hash of one block that comes in pieces.
-#[derive(Default)]
-pub struct BlockHash(Xxh3);
-
-impl BlockHash {
-    /// The next bytes.
-    pub fn update(&mut self, bytes: &[u8]) {
-        self.0.update(bytes);
-    }
-
-    /// The same as [`block_hash`] of all of them.
-    pub fn finish(self) -> u64 {
-        self.0.digest()
-    }
+    xxh3_64(bytes).max(1)
 }
 
 /// The file's hash from those of its blocks, in order.
@@ -62,99 +50,114 @@ pub fn combine(blocks: &[u64]) -> Hash {
     Hash(whole.digest())
 }
 
-/// How many blocks a file of so many bytes has.
-pub fn block_count(size_bytes: u64) -> u64 {
-    size_bytes.div_ceil(BLOCK_BYTES)
-}
-
-/// The bytes of a block of a file of so many bytes; empty behind the last block.
-pub fn block_range(size_bytes: u64, index: u64) -> Range<u64> {
-    let start = index.saturating_mul(BLOCK_BYTES).min(size_bytes);
-    start..start.saturating_add(BLOCK_BYTES).min(size_bytes)
-}
-
-/// The hash of one block, read from a file that has (at least) `size_bytes`; `buffer` may have any size but none.
+/// The hash of a whole file on this thread.
 ///
 /// # Errors
 /// What reading gives; a file that is shorter.
-pub fn hash_block(file: &File, size_bytes: u64, index: u64, buffer: &mut [u8]) -> Result<u64> {
-    let range = block_range(size_bytes, index);
-    let mut hash = Xxh3::new();
-    let mut at = range.start;
-    while at < range.end {
-        let n = buffer.len().min(usize::try_from(range.end - at).unwrap_or(usize::MAX));
-        let Some(piece) = buffer.get_mut(..n).filter(|piece| !piece.is_empty()) else {
-            return Err(Error::bug("a hash was given no buffer"));
-        };
-        read_exact_at(file, piece, at).map_err(|e| Error::io("cannot be read back", e).at(at))?;
-        hash.update(piece);
-        at += n as u64;
-    }
-    Ok(hash.digest())
-}
-
-/// The hash of a whole file on this thread. Where there are threads, [`FileHash`] takes what each finds with
-/// [`hash_block`].
-///
-/// # Errors
-/// As [`hash_block`].
 pub fn hash_file(file: &File, size_bytes: u64) -> Result<Hash> {
-    /// Stays in a core's own cache between the read and the hash.
-    const PIECE_BYTES: usize = 256 << 10;
-    let mut buffer = vec![0; PIECE_BYTES.min(usize::try_from(size_bytes).unwrap_or(PIECE_BYTES))];
-    let mut whole = Xxh3::new();
-    for index in 0..block_count(size_bytes) {
-        whole.update(&hash_block(file, size_bytes, index, &mut buffer)?.to_le_bytes());
-    }
-    Ok(Hash(whole.digest()))
+    let whole = FileHash::new(size_bytes);
+    whole.read_back(0..size_bytes, &mut Vec::new(), &mut |piece, at| {
+        read_exact_at(file, piece, at).map_err(|e| Error::io("cannot be read back", e).at(at))
+    })?;
+    whole.finish()
 }
 
-/// A file's hash being put together from blocks that come in any order, from any thread.
+/// A file's hash being put together from what is written, in any order and by any thread.
 #[derive(Debug)]
 pub struct FileHash {
     size_bytes: u64,
-    blocks: Mutex<Vec<Option<u64>>>,
+    /// Zero where none is known.
+    blocks: Mutex<Vec<u64>>,
 }
 
 impl FileHash {
     /// For a file of so many bytes.
     pub fn new(size_bytes: u64) -> FileHash {
-        let count = usize::try_from(block_count(size_bytes)).unwrap_or(usize::MAX);
-        FileHash { size_bytes, blocks: Mutex::new(vec![None; count]) }
+        let count = usize::try_from(size_bytes.div_ceil(BLOCK_BYTES)).unwrap_or(usize::MAX);
+        FileHash { size_bytes, blocks: Mutex::new(vec![0; count]) }
     }
 
-    /// The bytes of a block.
-    pub fn range(&self, index: u64) -> Range<u64> {
-        block_range(self.size_bytes, index)
+    fn lock(&self) -> MutexGuard<'_, Vec<u64>> {
+        self.blocks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many blocks there are.
-    pub fn block_count(&self) -> u64 {
-        block_count(self.size_bytes)
+    /// Blocks that lie whole in a range of the file's bytes.
+    fn whole(&self, bytes: Range<u64>) -> Range<u64> {
+        let is_end = bytes.end >= self.size_bytes;
+        let end = if is_end { self.size_bytes.div_ceil(BLOCK_BYTES) } else { bytes.end / BLOCK_BYTES };
+        bytes.start.div_ceil(BLOCK_BYTES)..end
     }
 
-    /// Notes a block's hash.
-    pub fn set(&self, index: u64, hash: u64) {
-        let mut blocks = self.blocks.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(block) = usize::try_from(index).ok().and_then(|index| blocks.get_mut(index)) {
-            *block = Some(hash);
+    /// Hashes the blocks that lie whole in bytes that were, or will be, written to this place and are not to change any more.
+    pub fn note(&self, bytes: &[u8], offset_bytes: u64) {
+        let end = offset_bytes.saturating_add(bytes.len() as u64);
+        let blocks = self.whole(offset_bytes..end);
+        let skip = usize::try_from(blocks.start * BLOCK_BYTES - offset_bytes).unwrap_or(usize::MAX);
+        let Some(bytes) = bytes.get(skip..).filter(|_| !blocks.is_empty()) else { return };
+        let hashes: Vec<u64> = bytes
+            .chunks(BLOCK_BYTES as usize)
+            .take((blocks.end - blocks.start) as usize)
+            .map(block_hash)
+            .collect();
+        if let Some(place) = self.lock().get_mut(blocks.start as usize..blocks.end as usize) {
+            place.copy_from_slice(&hashes);
         }
+    }
+
+    /// Runs of bytes of this range whose blocks nobody has hashed.
+    fn missing(&self, bytes: Range<u64>) -> Vec<Range<u64>> {
+        let of = self.whole(bytes);
+        let known = self.lock();
+        let mut runs: Vec<Range<u64>> = Vec::new();
+        for block in of.filter(|&block| known.get(block as usize) == Some(&0)) {
+            let (start, end) = (block * BLOCK_BYTES, ((block + 1) * BLOCK_BYTES).min(self.size_bytes));
+            match runs.last_mut() {
+                Some(last) if last.end == start => last.end = end,
+                _ => runs.push(start..end),
+            }
+        }
+        runs
+    }
+
+    /// Reads what nobody has hashed of a range, of whose blocks only whole ones are looked at, and hashes it. `read` fills
+    /// its piece from a place.
+    ///
+    /// # Errors
+    /// Those of `read`.
+    pub fn read_back(
+        &self,
+        bytes: Range<u64>,
+        buffer: &mut Vec<u8>,
+        read: &mut dyn FnMut(&mut [u8], u64) -> Result<()>,
+    ) -> Result<()> {
+        for mut run in self.missing(bytes) {
+            while !run.is_empty() {
+                let size = (run.end - run.start).min(PIECE_BYTES) as usize;
+                if buffer.len() < size {
+                    buffer.resize(size, 0);
+                }
+                let piece = buffer.get_mut(..size).unwrap_or_default();
+                read(piece, run.start)?;
+                self.note(piece, run.start);
+                run.start += size as u64;
+            }
+        }
+        Ok(())
     }
 
     /// The file's hash.
     ///
     /// # Errors
-    /// A block that nobody noted: a bug of hoist.
-    pub fn finish(self) -> Result<Hash> {
-        let blocks = self.blocks.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let known: Vec<u64> = blocks.iter().map_while(|block| *block).collect();
-        if known.len() < blocks.len() {
-            return Err(Error::bug(format!(
+    /// A block that nobody hashed: a bug of hoist.
+    pub fn finish(&self) -> Result<Hash> {
+        let blocks = std::mem::take(&mut *self.lock());
+        match blocks.iter().position(|&block| block == 0) {
+            Some(place) => Err(Error::bug(format!(
                 "block {} of {} was never hashed",
-                grouped(known.len() as u64),
+                grouped(place as u64),
                 grouped(blocks.len() as u64)
-            )));
+            ))),
+            None => Ok(combine(&blocks)),
         }
-        Ok(combine(&known))
     }
 }

@@ -101,6 +101,18 @@ mod x86 {
 
     // Least and largest give their second operand where the first is a NaN, as `clamp` does.
 
+    /// The lower half of each number of two vectors.
+    const LOW_WORDS: [i16; 32] = {
+        let mut places = [0; 32];
+        let mut n = 0;
+        while n < 32 {
+            places[n] = 2 * n as i16;
+            n += 1;
+        }
+        places
+    };
+
+    /// Four vectors at a time: one look whether some number is near the middle, and one write.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq")]
     pub(super) fn avx512<const ADD: bool>(line: Line, numbers: &[f32], codes: &mut [u8]) {
@@ -120,34 +132,48 @@ mod x86 {
             let y = between(_mm512_add_ps(_mm512_div_ps(_mm512_add_ps(x, before), divisor), after));
             _mm512_add_epi32(_mm512_castps_si512(_mm512_add_ps(y, to_integer)), shift)
         };
-        // The lower half of each number of two vectors; bytes of four in the order of what they are of.
-        let even: [i16; 32] = std::array::from_fn(|n| 2 * n as i16);
+        // The code of each number in its low byte, with how far numbers were from whole ones.
+        let codes_of = |x, off| {
+            let y = multiplied(x);
+            let sum = _mm512_add_ps(y, to_code);
+            // The larger magnitude of both.
+            let off = _mm512_range_ps::<0b1011>(off, _mm512_sub_ps(y, _mm512_sub_ps(sum, to_code)));
+            (_mm512_castps_si512(sum), off)
+        };
+        let is_near = |off| is_always || _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(off, far) != 0;
         // SAFETY: an array is as wide as a vector.
-        let low_words = unsafe { _mm512_loadu_si512(even.as_ptr().cast()) };
+        let low_words = unsafe { _mm512_loadu_si512(LOW_WORDS.as_ptr().cast()) };
         let in_order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7);
         let (runs, rest) = numbers.as_chunks::<64>();
         let (code_runs, code_rest) = codes.split_at_mut(runs.len() * 64);
         for (run, codes) in runs.iter().zip(code_runs.as_chunks_mut::<64>().0) {
-            let mut whole = [_mm512_setzero_si512(); 4];
-            let mut off = _mm512_setzero_ps();
             // SAFETY: a run is as wide as four vectors.
             let numbers = [0, 16, 32, 48].map(|at| unsafe { _mm512_loadu_ps(run.as_ptr().add(at)) });
+            let mut whole = [_mm512_setzero_si512(); 4];
+            let mut off = _mm512_setzero_ps();
             for v in 0..4 {
-                let y = multiplied(numbers[v]);
-                let sum = _mm512_add_ps(y, to_code);
-                // The larger magnitude of both.
-                off = _mm512_range_ps::<0b1011>(off, _mm512_sub_ps(y, _mm512_sub_ps(sum, to_code)));
-                whole[v] = _mm512_castps_si512(sum);
+                (whole[v], off) = codes_of(numbers[v], off);
             }
-            if is_always || _mm512_cmp_ps_mask::<_CMP_NLT_UQ>(off, far) != 0 {
+            if is_near(off) {
                 whole = numbers.map(divided);
             }
             let words = |a, b| _mm512_permutex2var_epi16(a, low_words, b);
             let bytes = _mm512_packus_epi16(words(whole[0], whole[1]), words(whole[2], whole[3]));
+            let bytes = _mm512_permutexvar_epi64(in_order, bytes);
             // SAFETY: the codes of a run are as wide as a vector.
+            unsafe { _mm512_storeu_si512(codes.as_mut_ptr().cast(), bytes) };
+        }
+        // Groups may be shorter.
+        let (runs, rest) = rest.as_chunks::<16>();
+        let (code_runs, code_rest) = code_rest.split_at_mut(runs.len() * 16);
+        for (run, codes) in runs.iter().zip(code_runs.as_chunks_mut::<16>().0) {
+            // SAFETY: a run is as wide as a vector, and its codes as wide as a quarter of one.
             unsafe {
-                _mm512_storeu_si512(codes.as_mut_ptr().cast(), _mm512_permutexvar_epi64(in_order, bytes))
-            };
+                let x = _mm512_loadu_ps(run.as_ptr());
+                let (whole, off) = codes_of(x, _mm512_setzero_ps());
+                let whole = if is_near(off) { divided(x) } else { whole };
+                _mm_storeu_si128(codes.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(whole));
+            }
         }
         line.divided(rest, code_rest);
     }
