@@ -490,10 +490,11 @@ pub struct Summary {
     pub notes: Vec<String>,
 }
 
-/// Workers that pay off: one or two more than cores hides what waits for the disk, and more than eight wait for each
-/// other in the file system.
-pub fn default_threads(model: &Model) -> usize {
-    if model.crosses_network() { BLOCKING_READERS } else { (machine::core_count() + 1).clamp(2, 8) }
+/// Workers that pay off: one more than cores hides what waits for the disk. Where bytes are copied and cast, more than eight
+/// wait for each other in the file system; where they are quantised each core has its work, however many there are.
+pub fn default_threads(model: &Model, quantises: bool) -> usize {
+    let workers = (machine::core_count() + 1).min(if quantises { usize::MAX } else { 8 });
+    if model.crosses_network() { workers.max(BLOCKING_READERS) } else { workers }
 }
 
 /// Plans and converts.

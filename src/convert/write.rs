@@ -167,7 +167,8 @@ pub(super) fn write(model: &Model, options: &Options, mut plan: Plan, control: &
     // Each worker keeps a few megabytes beside the tasks that are counted.
     let threads_max =
         usize::try_from(options.work_memory_bytes() / WORKER_BYTES).unwrap_or(256).clamp(1, 256);
-    let threads = options.threads.unwrap_or_else(|| default_threads(model)).clamp(1, threads_max);
+    let quantises = options.quantize.is_some();
+    let threads = options.threads.unwrap_or_else(|| default_threads(model, quantises)).clamp(1, threads_max);
     let globals = globals::find(&how(model, options, &plan.recipe, threads), &looks, control)?;
     looks.iter().zip(globals).for_each(|(&set, global)| plan.recipe.set_global(set, global));
     let run = how(model, options, &plan.recipe, threads);
