@@ -412,8 +412,9 @@ fn carry(model: &Model, plan: Plan, control: &crate::run::job::Control) -> Resul
     let Plan { conversion, decided, kept, ends, options, sample } = plan;
     let (conversion, mut written, mut floor) =
         (Mutex::new(Some(conversion)), OnceLock::new(), OnceLock::new());
-    // The sample is small, and workers wait for disks: beside them it costs hardly any time.
-    let lanes = if options.threads == Some(1) { 1 } else { 2 };
+    // Workers wait for disks: beside them a sample costs hardly any time.
+    let beside = options.threads != Some(1) && sample.as_ref().is_ok_and(Sample::is_small);
+    let lanes = if beside { 2 } else { 1 };
     parallel("quantize", lanes, control, |lane| {
         if lane > 0 {
             if let Ok(sample) = &sample {
@@ -425,7 +426,7 @@ fn carry(model: &Model, plan: Plan, control: &crate::run::job::Control) -> Resul
         Ok(())
     })?;
     let mut written = written.take().ok_or_else(|| Error::bug("a run that ended without its summary"))?;
-    // The model is there: what cannot be looked at again is no reason to lose it.
+    // The model is there: what cannot be looked at is no reason to lose it.
     let floor = sample.and_then(|sample| floor.take().unwrap_or_else(|| sample.measure(model, control)));
     let floor = floor.unwrap_or_else(|e| {
         written.notes.push(format!("the error was not set against the floor of the grid: {e}"));

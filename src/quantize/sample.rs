@@ -3,7 +3,7 @@
 //!
 //! Rows are taken evenly over all matrices and a few groups evenly from each; nothing is random, so that the figure is the same
 //! in every run. Which rows is decided before the run, from the plan: what will be read is a few bytes of each. They are read
-//! and quantised again after it.
+//! and quantised again, beside the run or after it.
 
 use crate::error::{Error, Result};
 use crate::open::Model;
@@ -25,6 +25,8 @@ const BIAS_COST: u64 = 4;
 const ROWS_MAX: u64 = GROUPS_MAX / 2;
 /// What may be read for them; where a row costs much, there are fewer of them.
 const READ_BYTES_MAX: u64 = 128 << 20;
+/// A sample that takes no more memory than this is looked at while the run goes on.
+const BESIDE_BYTES_MAX: u64 = 16 << 20;
 /// What a read costs however short it is, in bytes.
 const READ_COST_BYTES: u64 = 4096;
 
@@ -52,6 +54,8 @@ struct Point {
     quantiser: Quantiser,
     /// The column of each group, where its error is weighed.
     columns: Vec<usize>,
+    /// Memory that looking at it takes.
+    memory_bytes: u64,
 }
 
 /// What is to be looked at.
@@ -110,6 +114,11 @@ impl Sample {
                 None => row_count = (row_count / 2).max(1),
             }
         }
+    }
+
+    /// Whether it takes so little memory that it goes beside the run.
+    pub(super) fn is_small(&self) -> bool {
+        self.points.iter().all(|point| point.memory_bytes <= BESIDE_BYTES_MAX)
     }
 
     /// Reads and measures; `None` where there is nothing to say.
@@ -205,7 +214,8 @@ fn points(
         let makes = pack.makes(&model.table, recipe, limits).map_err(|e| e.tensor(&of.matrix.name))?;
         // A sample is not to take more memory than the run did.
         let memory_bytes = makes.iter().map(Make::memory_bytes).max().unwrap_or(0);
-        if memory_bytes.max((pack_rows.end - pack_rows.start) * columns * 4) > limits.matrix_bytes {
+        let memory_bytes = memory_bytes.max((pack_rows.end - pack_rows.start) * columns * 4);
+        if memory_bytes > limits.matrix_bytes {
             continue;
         }
         let reads = makes.iter().flat_map(|m| &m.reads);
@@ -221,6 +231,7 @@ fn points(
             size: usize::try_from(size).unwrap_or(usize::MAX),
             quantiser: of.quantiser.clone(),
             columns: elements.iter().map(|e| (e % columns) as usize).collect(),
+            memory_bytes,
         });
     }
     Ok(Some(points))
