@@ -171,9 +171,23 @@ fn weigh(output: &Output, offset_bytes: u64) -> Option<Weigh<'_>> {
     Some(Weigh { weights, columns, matrix: rows.saturating_mul(columns), first })
 }
 
-/// How far matrices are from what they were. Bands of one come in any order, and sums of floats hang on it: they are kept by
-/// their first row until all are there.
-pub(super) struct Errors(Vec<Mutex<BTreeMap<u64, method::Error>>>);
+/// How far matrices are from what they were.
+pub(super) struct Errors(Vec<Mutex<Parts>>);
+
+/// How far parts of a matrix are. They come in any order, and sums of floats hang on it: they are kept by their first row until
+/// all are there.
+#[derive(Default)]
+struct Parts {
+    by_start: BTreeMap<u64, method::Error>,
+    /// Numbers of all of them.
+    count: u64,
+}
+
+impl Parts {
+    fn sum(&self) -> method::Error {
+        self.by_start.values().fold(method::Error::default(), |sum, &one| sum.and(one))
+    }
+}
 
 impl Errors {
     /// Of this many matrices.
@@ -181,24 +195,20 @@ impl Errors {
         Errors((0..count).map(|_| Mutex::default()).collect())
     }
 
-    /// A band that begins at `at`, of a matrix of `count` numbers.
+    /// A part that begins at `at`, of a matrix of `count` numbers.
     fn note(&self, matrix: usize, at: u64, error: method::Error, count: u64) {
-        let Some(bands) = self.0.get(matrix) else { return };
-        let mut bands = bands.lock().unwrap_or_else(PoisonError::into_inner);
-        bands.insert(at, error);
+        let Some(parts) = self.0.get(matrix) else { return };
+        let mut parts = parts.lock().unwrap_or_else(PoisonError::into_inner);
+        parts.count += error.count;
+        parts.by_start.insert(at, error);
         // All are there: only their sum is kept.
-        if bands.values().map(|e| e.count).sum::<u64>() >= count {
-            let sum = sum(&bands);
-            *bands = BTreeMap::from([(0, sum)]);
+        if parts.count >= count {
+            parts.by_start = BTreeMap::from([(0, parts.sum())]);
         }
     }
 
     /// The sum of each matrix.
     pub(super) fn sums(&self) -> Vec<method::Error> {
-        self.0.iter().map(|bands| sum(&bands.lock().unwrap_or_else(PoisonError::into_inner))).collect()
+        self.0.iter().map(|parts| parts.lock().unwrap_or_else(PoisonError::into_inner).sum()).collect()
     }
-}
-
-fn sum(bands: &BTreeMap<u64, method::Error>) -> method::Error {
-    bands.values().fold(method::Error::default(), |sum, &one| sum.and(one))
 }

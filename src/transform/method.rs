@@ -19,6 +19,7 @@ mod measure;
 mod passes;
 mod rtn;
 mod search;
+mod sums;
 
 pub use measure::{Error, amax, band_error, error, nvfp4_global, odd};
 

@@ -82,6 +82,7 @@ const WORDS: &[(&[&str], &[&str], &str)] = &[
             "transform/method/search/coarse",
             "transform/method/search/trial",
             "transform/method/search/whole",
+            "transform/method/sums",
         ],
         "unsafe code has named rooms",
     ),

@@ -66,7 +66,7 @@ mod x86 {
     // Least and largest give their second operand where the first is a NaN, as `below` and `above` do.
 
     #[inline]
-    #[target_feature(enable = "avx512f")]
+    #[target_feature(enable = "avx512f,avx512dq")]
     pub(super) fn avx512(numbers: &[f32], seen: Extremes) -> Extremes {
         let (chunks, rest) = numbers.as_chunks::<16>();
         let (mut low, mut high) = (_mm512_set1_ps(seen.low), _mm512_set1_ps(seen.high));
@@ -78,7 +78,18 @@ mod x86 {
             high = _mm512_max_ps(x, high);
             nan |= _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(x, x);
         }
-        let (low, high) = (_mm512_reduce_min_ps(low), _mm512_reduce_max_ps(high));
+        // Both at once, the least turned into a largest: halves of either beside each other, then quarters.
+        let low = _mm512_xor_ps(low, _mm512_set1_ps(-0.0));
+        let halves = [
+            _mm512_shuffle_f32x4::<0b01_00_01_00>(low, high),
+            _mm512_shuffle_f32x4::<0b11_10_11_10>(low, high),
+        ];
+        let most = _mm512_max_ps(halves[0], halves[1]);
+        let most = _mm512_max_ps(most, _mm512_shuffle_f32x4::<0b10_11_00_01>(most, most));
+        let most = _mm512_max_ps(most, _mm512_permute_ps::<0b01_00_11_10>(most));
+        let most = _mm512_max_ps(most, _mm512_permute_ps::<0b10_11_00_01>(most));
+        let low = -_mm512_cvtss_f32(most);
+        let high = _mm_cvtss_f32(_mm512_extractf32x4_ps::<2>(most));
         plain(rest, Extremes { low, high, has_nan: seen.has_nan | (nan != 0) })
     }
 

@@ -2,6 +2,7 @@
 
 use super::levels::above;
 use crate::transform::simd::Kernel;
+use std::ops::Range;
 
 /// Groups that are fitted together.
 pub(super) const LANES: usize = 16;
@@ -24,8 +25,26 @@ pub(super) trait Fit {
     type Line: Copy;
     /// Chooses scale and zero point of each group of a batch, [`Batch::count`] of them.
     fn fit(&mut self, batch: &Batch<'_>) -> [(Fitted, Self::Line); LANES];
-    /// The codes of a group's numbers, as many of one as of the other.
-    fn code(&self, line: Self::Line, numbers: &[f32], codes: &mut [u8]);
+    /// The codes of runs of numbers, each by its line; they lie in `codes` where the numbers lie in `runs.numbers`.
+    fn code(&self, lines: &[Self::Line], runs: Runs<'_>, codes: &mut [u8]);
+}
+
+/// Runs of one width.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Runs<'a> {
+    pub numbers: &'a [f32],
+    /// Where each begins.
+    pub starts: &'a [usize],
+    /// Numbers of a run.
+    pub width: usize,
+}
+
+impl Runs<'_> {
+    /// Where each lies.
+    #[inline(always)]
+    pub(super) fn places(&self) -> impl Iterator<Item = Range<usize>> {
+        self.starts.iter().map(|&start| start..start + self.width)
+    }
 }
 
 /// Groups of one shape, of which each is some neighbours in each of some rows.
@@ -129,17 +148,20 @@ impl<F: Fit> Walk<'_, F> {
     #[inline(always)]
     fn flush(&mut self, batch: &Batch<'_>, first: usize) {
         let fitted = self.fit.fit(batch);
-        for (lane, (fitted, line)) in fitted.into_iter().enumerate().take(batch.count) {
+        for (lane, (fitted, _)) in fitted.iter().enumerate().take(batch.count) {
             if let Some(scale) = self.scales.get_mut(first + lane) {
                 *scale = fitted.scale;
             }
             if let Some(zero) = self.zeros.get_mut(first + lane) {
                 *zero = fitted.zero;
             }
-            let start = batch.starts[lane];
-            for (row, run) in batch.runs(lane).enumerate() {
-                self.fit.code(line, run, &mut self.codes[start + row * batch.columns..][..batch.width]);
-            }
+        }
+        let lines = fitted.map(|(_, line)| line);
+        for row in 0..batch.height {
+            let starts = batch.starts.map(|start| start + row * batch.columns);
+            let (lines, starts) = (&lines[..batch.count], &starts[..batch.count]);
+            let runs = Runs { numbers: batch.numbers, starts, width: batch.width };
+            self.fit.code(lines, runs, self.codes);
         }
     }
 }

@@ -6,7 +6,7 @@
 //! error of the whole tensor no longer falls, so that its result depends on how a tensor is cut. Here each group makes the
 //! same number of turns and keeps the zero point with its least mean error.
 
-use super::groups::{Batch, Fit, Fitted, LANES, Lanes};
+use super::groups::{Batch, Fit, Fitted, LANES, Lanes, Runs};
 use super::levels::{TO_INTEGER, clamp};
 use super::line::Line;
 use super::passes::Tile;
@@ -116,7 +116,7 @@ impl Fit for Hqq {
     }
 
     #[inline(always)]
-    fn code(&self, line: Line, numbers: &[f32], codes: &mut [u8]) {
-        line.code(self.rtn.level, numbers, codes);
+    fn code(&self, lines: &[Line], runs: Runs<'_>, codes: &mut [u8]) {
+        Line::code(self.rtn.level, lines, runs, codes);
     }
 }

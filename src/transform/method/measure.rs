@@ -1,8 +1,8 @@
 //! What was lost, and what a matrix's numbers are like.
 
 use super::groups::largest_finite;
-use super::levels::above;
-use crate::transform::packing::faces::{Stretches, round_to};
+use super::sums::{STRETCH, Sums};
+use crate::transform::packing::faces::{Found, Reader, Sixteen, round_to};
 use crate::transform::packing::{Band, Packing};
 use crate::transform::simd::{Kernel, Level, run};
 
@@ -39,49 +39,22 @@ impl Error {
     }
 }
 
-/// Lanes of the sums.
-const LANES: usize = 16;
-/// Numbers whose squares are summed in f32, in as many sums as there are lanes, before they are summed in f64: what is lost by
-/// that is below one part in a million.
-const STRETCH: usize = LANES * 64;
 /// Sums of squares in f32 are trusted between these; other stretches are summed in f64.
 const TRUSTED: std::ops::Range<f32> = 1e-25..1e30;
 
 impl Error {
-    /// Adds a stretch, or what is left of one, without its count.
+    /// Adds a stretch, without its count; whether it could.
     #[inline(always)]
-    fn add(&mut self, xs: &[f32], ys: &[f32]) {
-        let (mut squares, mut total, mut largest) = ([0f32; LANES], [0f32; LANES], [0f32; LANES]);
-        let ((x_chunks, x_rest), (y_chunks, y_rest)) = (xs.as_chunks::<LANES>(), ys.as_chunks::<LANES>());
-        let mut add = |l: usize, x: f32, y: f32| {
-            let d = x - y;
-            squares[l] += d * d;
-            total[l] += x * x;
-            largest[l] = above(d.abs(), largest[l]);
-        };
-        for (x, y) in x_chunks.iter().zip(y_chunks) {
-            for l in 0..LANES {
-                add(l, x[l], y[l]);
-            }
-        }
-        for (l, (&x, &y)) in x_rest.iter().zip(y_rest).enumerate() {
-            add(l, x, y);
-        }
-        let (mut squares_sum, mut total_sum, mut most) = (0f32, 0f32, 0f32);
-        for l in 0..LANES {
-            squares_sum += squares[l];
-            total_sum += total[l];
-            most = above(largest[l], most);
-        }
+    fn add(&mut self, sums: &Sums) -> bool {
+        let [squares, total, largest] = sums.all();
         // NaN is in neither range.
-        let is_trusted = |sum: f32| TRUSTED.contains(&sum);
-        if is_trusted(total_sum) && (is_trusted(squares_sum) || most == 0.0) {
-            self.squares += f64::from(squares_sum);
-            self.total += f64::from(total_sum);
-            self.largest = self.largest.max(f64::from(most));
-        } else {
-            *self = self.and(careful(xs, ys));
+        let is_trusted = TRUSTED.contains(&total) && (TRUSTED.contains(&squares) || largest == 0.0);
+        if is_trusted {
+            self.squares += f64::from(squares);
+            self.total += f64::from(total);
+            self.largest = self.largest.max(f64::from(largest));
         }
+        is_trusted
     }
 }
 
@@ -95,7 +68,11 @@ impl Kernel for Compare<'_> {
         let count = self.0.len().min(self.1.len());
         let mut all = Error { count: count as u64, ..Error::default() };
         for (xs, ys) in self.0[..count].chunks(STRETCH).zip(self.1[..count].chunks(STRETCH)) {
-            all.add(xs, ys);
+            let mut sums = Sums::NONE;
+            sums.add(xs, ys);
+            if !all.add(&sums) {
+                all = all.and(careful(xs, ys));
+            }
         }
         all
     }
@@ -123,34 +100,51 @@ pub fn error(numbers: &[f32], dequantised: &[f32]) -> Error {
     run(Level::best(), Compare(numbers, dequantised))
 }
 
-struct CompareBand<'a>(&'a [f32], Stretches<'a>);
+struct CompareBand<'a> {
+    numbers: &'a [f32],
+    reader: Reader<'a>,
+    /// One that the machine has.
+    level: Level,
+}
 
 impl Kernel for CompareBand<'_> {
     type Out = Error;
 
     #[inline(always)]
     fn run(self) -> Error {
-        let CompareBand(mut numbers, mut stretches) = self;
-        let mut all = Error { count: numbers.len() as u64, ..Error::default() };
-        let mut stretch = [0f32; STRETCH];
-        while !numbers.is_empty() {
-            let count = numbers.len().min(stretches.fill(&mut stretch));
-            if count == 0 {
-                break;
+        let CompareBand { numbers, reader, level } = self;
+        let mut all = Error::default();
+        let mut place = reader.start();
+        let (mut table, mut made) = (Sixteen::default(), [0f32; STRETCH]);
+        for stretch in numbers.chunks(STRETCH) {
+            let (mut sums, mut start, mut xs) = (Sums::NONE, place.clone(), stretch);
+            while !xs.is_empty() {
+                let found = reader.next(&mut place, &mut table.0, &mut made[..xs.len()]);
+                let (of, behind) = xs.split_at(found.count());
+                match found {
+                    Found::Nothing => break,
+                    Found::Picked(codes) => sums.add_picked(level, of, &table.0, codes),
+                    Found::Made(count) => sums.add(of, &made[..count]),
+                }
+                xs = behind;
             }
-            let (xs, behind) = numbers.split_at(count);
-            all.add(xs, &stretch[..count]);
-            numbers = behind;
+            let stretch = &stretch[..stretch.len() - xs.len()];
+            all.count += stretch.len() as u64;
+            if !all.add(&sums) {
+                let made = &mut made[..stretch.len()];
+                reader.fill(&mut start, made);
+                all = all.and(careful(stretch, made));
+            }
         }
-        Error { count: all.count - numbers.len() as u64, ..all }
+        all
     }
 }
 
 /// How far what a reader finds for a band is from the numbers that it was made of.
 pub fn band_error(numbers: &[f32], packing: &Packing, band: &Band) -> Error {
     let level = Level::best();
-    if let Some(stretches) = Stretches::of(packing, level, band) {
-        return run(level, CompareBand(numbers, stretches));
+    if let Some(reader) = Reader::of(packing, level, band) {
+        return run(level, CompareBand { numbers, reader, level });
     }
     let mut read = vec![0f32; band.rows * band.columns];
     packing.numbers(band, &mut read);

@@ -5,7 +5,7 @@
 //! a group is a handful of numbers ([`Line`]), and one loop serves all.
 
 use super::extremes::Extremes;
-use super::groups::{Batch, Fit, Fitted, LANES, Lanes, largest_finite};
+use super::groups::{Batch, Fit, Fitted, LANES, Lanes, Runs, largest_finite};
 use super::levels::{E4M3, Integers, Levels, Table, above, below, clamp, power};
 use super::line::Line;
 use super::{Level, Rule, ScaleType};
@@ -221,8 +221,8 @@ impl Fit for RtnIntegers {
     }
 
     #[inline(always)]
-    fn code(&self, line: Line, numbers: &[f32], codes: &mut [u8]) {
-        line.code(self.level, numbers, codes);
+    fn code(&self, lines: &[Line], runs: Runs<'_>, codes: &mut [u8]) {
+        Line::code(self.level, lines, runs, codes);
     }
 }
 
@@ -279,9 +279,11 @@ impl<L: Levels> Fit for RtnLevels<L> {
     }
 
     #[inline(always)]
-    fn code(&self, scale: f32, numbers: &[f32], codes: &mut [u8]) {
-        for (code, &x) in codes.iter_mut().zip(numbers) {
-            *code = self.levels.code(x / scale);
+    fn code(&self, scales: &[f32], runs: Runs<'_>, codes: &mut [u8]) {
+        for (scale, place) in scales.iter().zip(runs.places()) {
+            for (code, x) in codes[place.clone()].iter_mut().zip(&runs.numbers[place]) {
+                *code = self.levels.code(x / scale);
+            }
         }
     }
 }
@@ -313,9 +315,11 @@ impl Fit for RtnTable {
     }
 
     #[inline(always)]
-    fn code(&self, (by, divisor): (f32, f32), numbers: &[f32], codes: &mut [u8]) {
-        for (code, &x) in codes.iter_mut().zip(numbers) {
-            *code = self.levels.code(clamp(x * by / divisor, -1.0, 1.0));
+    fn code(&self, lines: &[(f32, f32)], runs: Runs<'_>, codes: &mut [u8]) {
+        for ((by, divisor), place) in lines.iter().zip(runs.places()) {
+            for (code, x) in codes[place.clone()].iter_mut().zip(&runs.numbers[place]) {
+                *code = self.levels.code(clamp(x * by / divisor, -1.0, 1.0));
+            }
         }
     }
 }

@@ -23,7 +23,7 @@ pub(super) use narrow_affine::SearchNarrowAffine;
 pub(super) use whole::Wholes;
 
 use super::Level;
-use super::groups::{Batch, Fit, Fitted, LANES, Lanes};
+use super::groups::{Batch, Fit, Fitted, LANES, Lanes, Runs};
 use super::levels::{Levels, TO_INTEGER, clamp};
 use super::line::Line;
 use super::passes::{Tile, reciprocal};
@@ -197,7 +197,7 @@ impl<const W: bool> Fit for SearchIntegers<W> {
     }
 
     #[inline(always)]
-    fn code(&self, line: Line, numbers: &[f32], codes: &mut [u8]) {
-        line.code(self.rtn.level, numbers, codes);
+    fn code(&self, lines: &[Line], runs: Runs<'_>, codes: &mut [u8]) {
+        Line::code(self.rtn.level, lines, runs, codes);
     }
 }

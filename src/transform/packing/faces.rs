@@ -12,8 +12,9 @@ mod lookup;
 mod numbers;
 mod state;
 
-pub(in crate::transform) use numbers::Stretches;
+pub(in crate::transform) use lookup::{Sixteen, lookup};
 pub use numbers::round_to;
+pub(in crate::transform) use numbers::{Found, Reader};
 pub use state::State;
 
 use super::{Along, Axes, Band, Content, Face, Layout, NESTED_BLOCK, Packing, Stored};

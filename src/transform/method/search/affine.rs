@@ -3,7 +3,7 @@
 //! For chosen codes the best line through them is the ordinary least squares one. From a few ranges within the group's own,
 //! codes and lines take turns: each line asks for codes, and those for a line that fits them better.
 
-use super::super::groups::{Batch, Fit, Fitted, LANES, Lanes};
+use super::super::groups::{Batch, Fit, Fitted, LANES, Lanes, Runs};
 use super::super::line::Line;
 use super::super::passes::Tile;
 use super::super::rtn::{RtnIntegers, Zero};
@@ -121,7 +121,7 @@ impl<const W: bool> Fit for SearchAffine<W> {
     }
 
     #[inline(always)]
-    fn code(&self, line: Line, numbers: &[f32], codes: &mut [u8]) {
-        line.code(self.rtn.level, numbers, codes);
+    fn code(&self, lines: &[Line], runs: Runs<'_>, codes: &mut [u8]) {
+        Line::code(self.rtn.level, lines, runs, codes);
     }
 }

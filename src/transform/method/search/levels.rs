@@ -1,7 +1,7 @@
 //! The search on floats of few bits and on tables.
 
 use super::super::ScaleType;
-use super::super::groups::{Batch, Fit, Fitted, LANES, Lanes};
+use super::super::groups::{Batch, Fit, Fitted, LANES, Lanes, Runs};
 use super::super::levels::{E4M3, Levels, power};
 use super::super::passes::{Tile, reciprocal};
 use super::super::rtn::RtnLevels;
@@ -108,9 +108,7 @@ impl<L: Levels, const W: bool> Fit for SearchLevels<L, W> {
     }
 
     #[inline(always)]
-    fn code(&self, scale: f32, numbers: &[f32], codes: &mut [u8]) {
-        for (code, &x) in codes.iter_mut().zip(numbers) {
-            *code = self.rtn.levels.code(x / scale);
-        }
+    fn code(&self, scales: &[f32], runs: Runs<'_>, codes: &mut [u8]) {
+        self.rtn.code(scales, runs, codes);
     }
 }

@@ -6,7 +6,7 @@
 //!
 //! A group is short and each step waits for the one before; so each is taken for all groups of a batch before the next.
 
-use super::super::groups::{Batch, Fit, Fitted, LANES, Lanes};
+use super::super::groups::{Batch, Fit, Fitted, LANES, Lanes, Runs};
 use super::super::levels::{TO_INTEGER, above, below, clamp};
 use super::super::line::Line;
 use super::super::rtn::{RtnIntegers, Zero};
@@ -204,7 +204,7 @@ impl Fit for SearchNarrow {
     }
 
     #[inline(always)]
-    fn code(&self, line: Line, numbers: &[f32], codes: &mut [u8]) {
-        line.code(self.rtn.level, numbers, codes);
+    fn code(&self, lines: &[Line], runs: Runs<'_>, codes: &mut [u8]) {
+        Line::code(self.rtn.level, lines, runs, codes);
     }
 }

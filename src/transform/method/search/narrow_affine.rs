@@ -2,7 +2,7 @@
 //!
 //! As in [`super::narrow`]; a bias is one more dimension, so a second round is tried around the best of the first.
 
-use super::super::groups::{Batch, Fit, Fitted, LANES};
+use super::super::groups::{Batch, Fit, Fitted, LANES, Runs};
 use super::super::line::Line;
 use super::super::rtn::{RtnIntegers, Zero};
 use super::coarse::{Candidates, LARGEST, Row, WIDTH, first_of_largest, sums};
@@ -149,7 +149,7 @@ impl Fit for SearchNarrowAffine {
     }
 
     #[inline(always)]
-    fn code(&self, line: Line, numbers: &[f32], codes: &mut [u8]) {
-        line.code(self.rtn.level, numbers, codes);
+    fn code(&self, lines: &[Line], runs: Runs<'_>, codes: &mut [u8]) {
+        Line::code(self.rtn.level, lines, runs, codes);
     }
 }

@@ -9,22 +9,31 @@
 use crate::dtype::DType;
 use crate::transform::simd::Level;
 
+/// The numbers of all codes of four bits, in one line of the cache: they are loaded as soon as they are stored, and what crosses
+/// lines takes longer to get from one to the other.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(align(64))]
+pub(in crate::transform) struct Sixteen(pub [f32; 16]);
+
 /// `(code − zero) · scale` for all codes of four bits, rounded to a type: the same as number by number, which is left to the
-/// caller for types and machines that are not known here. `level` is one that the machine has.
+/// caller for types and machines that are not known here. Whether they are. `level` is one that the machine has.
+///
+/// Into a place, and not returned: what is moved is moved in parts, which a vector has to wait for too.
 #[inline(always)]
-pub(super) fn integers(level: Level, dtype: DType, zero: f32, scale: f32) -> Option<[f32; 16]> {
+pub(super) fn integers(level: Level, dtype: DType, zero: f32, scale: f32, out: &mut [f32; 16]) -> bool {
     #[cfg(target_arch = "x86_64")]
     if level == Level::Avx512 && matches!(dtype, DType::F32 | DType::BF16 | DType::F16) {
         // SAFETY: whoever hands in a level has asked the machine for it.
-        return Some(unsafe { x86::integers(dtype, zero, scale) });
+        unsafe { x86::integers(dtype, zero, scale, out) };
+        return true;
     }
-    let _ = (level, dtype, zero, scale);
-    None
+    let _ = (level, dtype, zero, scale, out);
+    false
 }
 
 /// `table[code & 15]` for each code. `level` is one that the machine has.
 #[inline(always)]
-pub(super) fn lookup(level: Level, table: &[f32; 16], codes: &[u8], out: &mut [f32]) {
+pub(in crate::transform) fn lookup(level: Level, table: &[f32; 16], codes: &[u8], out: &mut [f32]) {
     match level {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: whoever hands in a level has asked the machine for it.
@@ -51,7 +60,7 @@ mod x86 {
 
     #[inline]
     #[target_feature(enable = "avx512f")]
-    pub(super) fn integers(dtype: DType, zero: f32, scale: f32) -> [f32; 16] {
+    pub(super) fn integers(dtype: DType, zero: f32, scale: f32, out: &mut [f32; 16]) {
         let codes = _mm512_setr_ps(0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15.);
         let exact = _mm512_mul_ps(_mm512_sub_ps(codes, _mm512_set1_ps(zero)), _mm512_set1_ps(scale));
         let nearest = match dtype {
@@ -59,10 +68,8 @@ mod x86 {
             DType::F16 => _mm512_cvtph_ps(_mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(exact)),
             _ => exact,
         };
-        let mut numbers = [0f32; 16];
         // SAFETY: an array is as wide as a vector.
-        unsafe { _mm512_storeu_ps(numbers.as_mut_ptr(), nearest) };
-        numbers
+        unsafe { _mm512_storeu_ps(out.as_mut_ptr(), nearest) };
     }
 
     /// As `cast`'s, ties to even and NaN to a quiet one.
@@ -131,7 +138,10 @@ mod tests {
             let mut expected: [f32; 16] = std::array::from_fn(|code| (code as f32 - zero) * scale);
             round_to(dtype, &mut expected);
             for &level in Level::ALL.iter().filter(|level| level.is_here()) {
-                let Some(found) = integers(level, dtype, zero, scale) else { continue };
+                let mut found = [0f32; 16];
+                if !integers(level, dtype, zero, scale, &mut found) {
+                    continue;
+                }
                 for (a, b) in found.iter().zip(expected) {
                     let is_same = a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan();
                     assert!(is_same, "{level:?} {dtype} {zero} {scale}: {a}, {b}");

@@ -1,7 +1,7 @@
 //! What a band stands for.
 
 use super::super::{Band, Formula, NESTED_BLOCK, Packing};
-use super::lookup::{integers, lookup};
+use super::lookup::{Sixteen, integers, lookup};
 use crate::dtype::DType;
 use crate::transform::cast::{self, f16_to_f32, f32_to_f16, round_bf16};
 use crate::transform::simd::{Kernel, Level, run};
@@ -100,6 +100,7 @@ struct Piece<'a> {
 }
 
 /// Those of a band, in order.
+#[derive(Clone)]
 struct Pieces<'a> {
     codes: &'a [u8],
     scales: &'a [f32],
@@ -157,27 +158,43 @@ impl<'a> Maker<'a> {
         Maker { packing, level, bytes, all }
     }
 
-    /// Numbers of one group; with `R` rounded to the packing's type.
+    /// The sixteen numbers of four bits' codes, where that takes less time than each code by itself, and whether it does; with
+    /// `R` rounded to the packing's type.
     #[inline(always)]
-    fn piece<const R: bool>(&self, Piece { codes, scale, zero }: Piece<'_>, out: &mut [f32]) {
+    fn table<const R: bool>(&self, Piece { codes, scale, zero }: Piece<'_>, table: &mut [f32; 16]) -> bool {
         /// As many as it takes to make up for the table.
         const LONG: usize = 32;
-        if self.packing.bits <= 4 && codes.len() >= LONG {
-            if self.packing.layout.formula == Formula::Integer {
-                let dtype = if R { self.packing.dtype } else { DType::F32 };
-                let zero = zero.unwrap_or(self.packing.middle());
-                if let Some(table) = integers(self.level, dtype, zero, scale) {
-                    return lookup(self.level, &table, codes, out);
-                }
-            }
-            let mut table = [0f32; 16];
-            let place = &mut table[..self.all.len()];
-            self.formula(&self.all, scale, zero, place);
-            if R {
-                rounded(self.packing.dtype, place);
-            }
-            return lookup(self.level, &table, codes, out);
+        if self.packing.bits > 4 || codes.len() < LONG {
+            return false;
         }
+        if self.packing.layout.formula == Formula::Integer {
+            let dtype = if R { self.packing.dtype } else { DType::F32 };
+            let zero = zero.unwrap_or(self.packing.middle());
+            if integers(self.level, dtype, zero, scale, table) {
+                return true;
+            }
+        }
+        let place = &mut table[..self.all.len()];
+        self.formula(&self.all, scale, zero, place);
+        if R {
+            rounded(self.packing.dtype, place);
+        }
+        true
+    }
+
+    /// Numbers of one group; with `R` rounded to the packing's type.
+    #[inline(always)]
+    fn piece<const R: bool>(&self, piece: Piece<'_>, out: &mut [f32]) {
+        let mut table = Sixteen::default();
+        match self.table::<R>(piece, &mut table.0) {
+            true => lookup(self.level, &table.0, piece.codes, out),
+            false => self.plain::<R>(piece, out),
+        }
+    }
+
+    /// The same, code by code.
+    #[inline(always)]
+    fn plain<const R: bool>(&self, Piece { codes, scale, zero }: Piece<'_>, out: &mut [f32]) {
         self.formula(codes, scale, zero, out);
         if R {
             rounded(self.packing.dtype, out);
@@ -216,42 +233,100 @@ impl<'a> Maker<'a> {
     }
 }
 
-/// The numbers that a reader finds for a band, in order and some at a time: what is looked at once need not be kept.
-pub(in crate::transform) struct Stretches<'a> {
+/// The numbers that a reader finds for a band, rounded to [`Packing::dtype`], in order and some at a time: what is looked at once
+/// need not be kept.
+pub(in crate::transform) struct Reader<'a> {
     maker: Maker<'a>,
+    start: Place<'a>,
+}
+
+/// How far a reader is.
+#[derive(Clone)]
+pub(in crate::transform) struct Place<'a> {
     pieces: Pieces<'a>,
+    /// What is left of the group that was begun.
     piece: Piece<'a>,
 }
 
-impl Stretches<'_> {
-    /// Those of a band; `None` where it lacks a part of what its codes need, or scales are codes themselves, or columns have
+/// The next numbers.
+pub(in crate::transform) enum Found<'a> {
+    /// The band ends.
+    Nothing,
+    /// `table[code & 15]` for each of these codes.
+    Picked(&'a [u8]),
+    /// So many are where they were to be put.
+    Made(usize),
+}
+
+impl Found<'_> {
+    /// How many.
+    #[inline(always)]
+    pub(in crate::transform) fn count(&self) -> usize {
+        match *self {
+            Found::Nothing => 0,
+            Found::Picked(codes) => codes.len(),
+            Found::Made(count) => count,
+        }
+    }
+}
+
+impl<'a> Place<'a> {
+    /// Codes of one group, `count` at most; `None` at the end.
+    #[inline(always)]
+    fn take(&mut self, count: usize) -> Option<Piece<'a>> {
+        if self.piece.codes.is_empty() {
+            self.piece = self.pieces.next()?;
+        }
+        let (codes, behind) = self.piece.codes.split_at(self.piece.codes.len().min(count));
+        self.piece.codes = behind;
+        Some(Piece { codes, ..self.piece })
+    }
+}
+
+impl<'a> Reader<'a> {
+    /// That of a band; `None` where it lacks a part of what its codes need, or scales are codes themselves, or columns have
     /// groups of their own. `level` is one that the machine has.
     #[inline(always)]
-    pub(in crate::transform) fn of<'a>(
-        packing: &'a Packing,
-        level: Level,
-        band: &'a Band,
-    ) -> Option<Stretches<'a>> {
+    pub(in crate::transform) fn of(packing: &'a Packing, level: Level, band: &'a Band) -> Option<Reader<'a>> {
         packing.whole_groups(band).filter(|_| band.groups.is_none() && band.nested.is_none())?;
-        let pieces = packing.pieces(band, &band.scales);
-        Some(Stretches { maker: Maker::new(packing, level), pieces, piece: Piece::default() })
+        let start = Place { pieces: packing.pieces(band, &band.scales), piece: Piece::default() };
+        Some(Reader { maker: Maker::new(packing, level), start })
     }
 
-    /// Fills `out` with the next ones, rounded to [`Packing::dtype`]. How many there were: fewer only at the end.
+    /// Before the first number.
     #[inline(always)]
-    pub(in crate::transform) fn fill(&mut self, out: &mut [f32]) -> usize {
+    pub(in crate::transform) fn start(&self) -> Place<'a> {
+        self.start.clone()
+    }
+
+    /// The next numbers, as many as `out` has or fewer. Short groups are put there one behind the other.
+    #[inline(always)]
+    pub(in crate::transform) fn next(
+        &self,
+        place: &mut Place<'a>,
+        table: &mut [f32; 16],
+        out: &mut [f32],
+    ) -> Found<'a> {
         let mut filled = 0;
         while filled < out.len() {
-            if self.piece.codes.is_empty() {
-                let Some(piece) = self.pieces.next() else { break };
-                self.piece = piece;
+            let Some(piece) = place.take(out.len() - filled) else { break };
+            if filled == 0 && self.maker.table::<true>(piece, table) {
+                return Found::Picked(piece.codes);
             }
-            let (codes, behind) = self.piece.codes.split_at(self.piece.codes.len().min(out.len() - filled));
-            let place = &mut out[filled..filled + codes.len()];
-            self.maker.piece::<true>(Piece { codes, ..self.piece }, place);
-            (self.piece.codes, filled) = (behind, filled + codes.len());
+            let end = filled + piece.codes.len();
+            self.maker.plain::<true>(piece, &mut out[filled..end]);
+            filled = end;
         }
-        filled
+        if filled == 0 { Found::Nothing } else { Found::Made(filled) }
+    }
+
+    /// The next numbers, as many as `out` has if there are.
+    pub(in crate::transform) fn fill(&self, place: &mut Place<'a>, mut out: &mut [f32]) {
+        while let Some(piece) = place.take(out.len()).filter(|piece| !piece.codes.is_empty()) {
+            let (now, behind) = out.split_at_mut(piece.codes.len());
+            self.maker.piece::<true>(piece, now);
+            out = behind;
+        }
     }
 }
 
