@@ -353,6 +353,29 @@ fn faults_that_stay() {
     }
 }
 
+/// A wish beyond what is granted ends the run, though others had progress when it was heard; nobody waits for it.
+#[test]
+fn wishes_beyond_all_patience() {
+    let wish = Duration::from_secs(20);
+    let pause = Duration::from_millis(1);
+    let error = Some((0, ErrorKind::RateLimited, Some(wish)));
+    for round in 0..5 {
+        let place = tempfile::tempdir().unwrap();
+        let good = |n: u64| Source::new(content(4 * MIB, n), move |_| Fault { pause, ..Fault::default() });
+        // The smallest is asked for last: the connections of the others are at work.
+        let bad = Source::new(content(MIB, 6), move |_| Fault { error, ..Fault::default() });
+        let sources = (0..3).map(good).chain([bad]).enumerate();
+        let items =
+            sources.map(|(n, source)| item(&Arc::new(source), place.path().join(n.to_string()), None));
+        let mut options = quick();
+        options.policy.granted_max = wish / 2;
+        let started = Instant::now();
+        let (result, _) = run(items.collect(), options);
+        assert_eq!(result.unwrap_err().kind(), ErrorKind::RateLimited);
+        assert!(started.elapsed() < wish, "round {round}: {:?}", started.elapsed());
+    }
+}
+
 /// Wrong bytes once are fetched again; wrong bytes always are an error, and nothing of them is left.
 #[test]
 fn wrong_bytes() {

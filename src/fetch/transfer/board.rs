@@ -176,6 +176,8 @@ pub(super) struct Board {
     state: Mutex<State>,
     changed: Condvar,
     files_max: usize,
+    /// The longest wish that is waited for.
+    granted_max: Duration,
 }
 
 impl Board {
@@ -197,7 +199,9 @@ impl Board {
             pace: Pace::new(options.connections_max.max(1), Instant::now()),
             hold_until: None,
         };
-        Board { state: Mutex::new(state), changed: Condvar::new(), files_max: options.files_max.max(1) }
+        let (state, changed) = (Mutex::new(state), Condvar::new());
+        let granted_max = options.policy.granted_max;
+        Board { state, changed, files_max: options.files_max.max(1), granted_max }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -331,8 +335,9 @@ impl Board {
             state.running -= 1;
             return Verdict::Left;
         }
-        if let Some(wish) = error.retry_after() {
-            let until = now + wish.min(Duration::from_secs(3600));
+        // What is longer than anybody waits ends the attempts of whoever heard it; nobody else waits for it either.
+        if let Some(wish) = error.retry_after().filter(|wish| *wish <= self.granted_max) {
+            let until = now + wish;
             state.hold_until = Some(state.hold_until.map_or(until, |other| other.max(until)));
         }
         if error.retry_after().is_some() || !had_progress {
