@@ -139,10 +139,17 @@ fn farthest<const N: usize, const L: usize>(x: &[[f32; L]; N]) -> ([f32; L], [f3
     (far, signed)
 }
 
-/// The code of `x` as a float, between 0 and `top`.
+/// The nearest integer, for what is [`SAFE`]; its zero may be a negative one. Whoever is given sixteen
+/// lanes or more has an instruction for it.
 #[inline(always)]
-fn code(x: f32, top: f32) -> f32 {
-    least(most((x + ROUNDS) - ROUNDS, 0.0), top)
+fn rounded<const L: usize>(x: f32) -> f32 {
+    if L >= 16 { x.round_ties_even() } else { (x + ROUNDS) - ROUNDS }
+}
+
+/// The code of `x` as a float, between 0 and `top`; no negative zero.
+#[inline(always)]
+fn code<const L: usize>(x: f32, top: f32) -> f32 {
+    least(most(rounded::<L>(x), 0.0), top)
 }
 
 /// `make_qkx2_quants`, and `make_qkx3_quants` with weights.
@@ -174,7 +181,7 @@ pub(super) fn affine<const N: usize, const L: usize, const ABSOLUTE: bool>(
     let mut best = [0.0f32; L];
     for (x, w) in x.iter().zip(w) {
         for l in 0..L {
-            let code = code(factor[l] * (x[l] - minimum[l]), top);
+            let code = code::<L>(factor[l] * (x[l] - minimum[l]), top);
             best[l] += w[l] * error(scale[l] * code + minimum[l] - x[l]);
         }
     }
@@ -185,7 +192,7 @@ pub(super) fn affine<const N: usize, const L: usize, const ABSOLUTE: bool>(
         let (mut sum_l, mut sum_l2, mut sum_xl) = ([0.0f32; L], [0.0f32; L], [0.0f32; L]);
         for ((x, w), codes) in x.iter().zip(w).zip(&mut codes.0) {
             for l in 0..L {
-                let code = code(trial[l] * (x[l] - minimum[l]), top);
+                let code = code::<L>(trial[l] * (x[l] - minimum[l]), top);
                 codes[l] = code;
                 let weighed = w[l] * code;
                 sum_l[l] += weighed;
@@ -253,7 +260,7 @@ pub(super) fn even<const N: usize, const L: usize>(
         let (mut sum_lx, mut sum_l2) = ([0.0f32; L], [0.0f32; L]);
         for ((x, w), weighed) in x.iter().zip(w).zip(&weighed.0) {
             for l in 0..L {
-                let code = least(most((trial[l] * x[l] + ROUNDS) - ROUNDS, -top), top - 1.0);
+                let code = least(most(rounded::<L>(trial[l] * x[l]), -top), top - 1.0);
                 sum_lx[l] += weighed[l] * code;
                 sum_l2[l] += w[l] * code * code;
             }
