@@ -101,7 +101,7 @@ struct File {
     checksums: Mutex<Vec<(usize, u64, u64, u32)>>,
     hash: Option<FileHash>,
     /// Bytes may be changed after they were written: nothing is hashed before the end.
-    is_sealed: bool,
+    is_sealed_later: bool,
     hash_count: AtomicUsize,
     flushed_bytes: AtomicU64,
 }
@@ -479,7 +479,7 @@ impl File {
             open_count: AtomicUsize::new(1),
             checksums,
             hash: (of.hashes && of.size_bytes > 0).then(|| FileHash::new(of.size_bytes)),
-            is_sealed: of.checksums,
+            is_sealed_later: of.checksums,
             hash_count: AtomicUsize::new(0),
             flushed_bytes: AtomicU64::new(0),
         }
@@ -493,7 +493,7 @@ impl File {
     /// Writes bytes that are written once.
     fn put(&self, bytes: &[u8], at: u64) -> Result<()> {
         self.with(|sink| sink.write_all_at(bytes, at))?;
-        if let (Some(hash), false) = (&self.hash, self.is_sealed) {
+        if let (Some(hash), false) = (&self.hash, self.is_sealed_later) {
             hash.note(bytes, at);
         }
         Ok(())

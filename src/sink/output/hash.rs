@@ -5,7 +5,7 @@
 //!
 //! It finds what a crash or a bad disk did to a file. It is not for telling friend from foe.
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::sink::file::read_exact_at;
 use crate::text::grouped;
 use std::fmt;
@@ -55,6 +55,11 @@ pub fn combine(blocks: &[u64]) -> Hash {
 /// # Errors
 /// What reading gives; a file that is shorter.
 pub fn hash_file(file: &File, size_bytes: u64) -> Result<Hash> {
+    let found = file.metadata().map_err(|e| Error::io("cannot be looked at", e))?.len();
+    if found < size_bytes {
+        let message = format!("has {} bytes, expected {}", grouped(found), grouped(size_bytes));
+        return Err(Error::new(ErrorKind::Io, message));
+    }
     let whole = FileHash::new(size_bytes);
     whole.read_back(0..size_bytes, &mut Vec::new(), &mut |piece, at| {
         read_exact_at(file, piece, at).map_err(|e| Error::io("cannot be read back", e).at(at))

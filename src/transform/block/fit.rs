@@ -4,7 +4,8 @@
 //! `ggml-quants.c`).
 //!
 //! The reference rounds by adding 1.5 · 2^23 and reading the integer from the sum's bits, which gives nonsense for what
-//! is above 2^22. The lanes round by the same sum but stay with floats, where an overflow gives other nonsense. So a lane
+//! is above 2^22. The lanes round by the same sum, or by an instruction, and stay with floats: above 2^22 they find other
+//! numbers. So a lane
 //! that might see such numbers, or one that is not finite, is *odd*: its factor is a NaN, and its results are those of
 //! the sequential twin in `fit/one.rs`, which does exactly as the reference.
 
@@ -139,8 +140,10 @@ fn farthest<const N: usize, const L: usize>(x: &[[f32; L]; N]) -> ([f32; L], [f3
     (far, signed)
 }
 
-/// The nearest integer, for what is [`SAFE`]; its zero may be a negative one. Whoever is given sixteen
-/// lanes or more has an instruction for it.
+/// The nearest integer, for what is [`SAFE`]; its zero may be a negative one. One instruction where [`Kernel`] says that there
+/// is one.
+///
+/// [`Kernel`]: super::simd::Kernel
 #[inline(always)]
 fn rounded<const L: usize>(x: f32) -> f32 {
     if L >= 16 { x.round_ties_even() } else { (x + ROUNDS) - ROUNDS }

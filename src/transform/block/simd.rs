@@ -10,7 +10,8 @@
 pub(super) trait Kernel {
     /// What it gives back.
     type Made;
-    /// Does the work with `L` lanes: 8, 16 or 32.
+    /// Does the work with `L` lanes: 8, 16 or 32. With 16 or more (but for tests) the machine rounds in one instruction, as
+    /// AVX2 does.
     fn run<const L: usize>(self) -> Self::Made;
 }
 

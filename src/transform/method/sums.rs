@@ -34,20 +34,22 @@ impl Sums {
     #[inline(always)]
     pub(super) fn add(&mut self, xs: &[f32], ys: &[f32]) {
         let ((x_chunks, x_rest), (y_chunks, y_rest)) = (xs.as_chunks::<LANES>(), ys.as_chunks::<LANES>());
-        let mut add = |l: usize, x: f32, y: f32| {
-            let d = x - y;
-            self.squares[l] += d * d;
-            self.total[l] += x * x;
-            self.largest[l] = above(d.abs(), self.largest[l]);
-        };
         for (x, y) in x_chunks.iter().zip(y_chunks) {
             for l in 0..LANES {
-                add(l, x[l], y[l]);
+                self.add_one(l, x[l], y[l]);
             }
         }
         for (l, (&x, &y)) in x_rest.iter().zip(y_rest).enumerate() {
-            add(l, x, y);
+            self.add_one(l, x, y);
         }
+    }
+
+    #[inline(always)]
+    fn add_one(&mut self, l: usize, x: f32, y: f32) {
+        let d = x - y;
+        self.squares[l] += d * d;
+        self.total[l] += x * x;
+        self.largest[l] = above(d.abs(), self.largest[l]);
     }
 
     /// The same where a reader finds `table[code & 15]`; no more than [`STRETCH`]. `level` is one that the machine has.
@@ -115,11 +117,8 @@ mod x86 {
                 unsafe { _mm512_storeu_ps(lanes.as_mut_ptr().add(16 * half), vector) };
             }
         }
-        for (l, (x, &code)) in x_rest.iter().zip(c_rest).enumerate() {
-            let d = x - table[usize::from(code & 15)];
-            sums.squares[l] += d * d;
-            sums.total[l] += x * x;
-            sums.largest[l] = super::above(d.abs(), sums.largest[l]);
+        for (l, (&x, &code)) in x_rest.iter().zip(c_rest).enumerate() {
+            sums.add_one(l, x, table[usize::from(code & 15)]);
         }
     }
 }
